@@ -1,0 +1,283 @@
+"""The command line: parse, one call, print. Results go to standard output, the rest to error."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from basinscope.errors import BasinscopeError
+
+if TYPE_CHECKING:
+    from basinscope.landscape import Landscape
+    from basinscope.landscape import Progress as Report
+
+app = cyclopts.App(
+    name="basinscope",
+    help="How far can these weights move before a capability is lost?",
+    version_flags=["--version"],
+    result_action="return_value",
+)
+_screen = Console(stderr=True)
+
+
+@app.command
+def landscape(
+    model: str,
+    /,
+    *,
+    tasks: Annotated[str, Parameter(name=["--tasks", "-t"])] = "mini",
+    direction: Annotated[list[str] | None, Parameter(name=["--direction", "-d"])] = None,
+    draws: int = 4,
+    steps: str | None = None,
+    limit: int | None = None,
+    level: float = 0.5,
+    run: Path | None = None,
+    workers: int | None = None,
+    dtype: str = "bfloat16",
+    device: str = "auto",
+    params: str | None = None,
+    trust_remote_code: bool = False,
+    json: bool = False,
+) -> None:
+    """Score tasks along directions in weight space and measure how wide their basins are.
+
+    Running the same line again resumes it; more draws, steps or tasks extend it.
+
+    Args:
+        model: smollm2, a hub id, a folder, or a .gguf file.
+        tasks: mini (basic, math, code, safety), one of these, or overrefusal; by commas.
+        direction: random or random:SEED; may be given several times.
+        draws: independent draws of each direction.
+        steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched.
+        limit: most items of each task, the same ones at every setting.
+        level: fraction of the way down to chance at which the width is taken.
+        run: run folder; default runs/MODEL.
+        workers: processes of one thread each; default one for each core.
+        dtype: bfloat16, float32 or float16.
+        device: auto, cpu, cuda, cuda:N.
+        params: regular expression; only matching parameters are perturbed.
+        trust_remote_code: let a hub checkpoint run its own code.
+        json: print one JSON object instead of the table.
+    """
+    import basinscope as bs
+    from basinscope.weights.directions import parse
+
+    points = None if steps is None else parse_steps(steps)
+    lines = [parse(word) for word in direction or ["random"]]
+    chosen = bs.tasks(tasks, limit=limit)
+    folder = run or Path("runs") / (Path(model).stem or "run")
+    engine = bs.load(
+        model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
+    )
+    _announce(engine, chosen, points, draws * len(lines), workers)
+    with _progress() as report:
+        found = bs.landscape(
+            engine, chosen, directions=lines, steps=points, draws=draws, level=level,
+            run=folder, workers=workers, progress=report,
+        )  # fmt: skip
+    _show(found, folder, level, json)
+
+
+@app.command
+def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
+    """Draw the landscape of SmolLM2-135M-Instruct on the shipped tasks (a few minutes).
+
+    Args:
+        run: run folder.
+        json: print one JSON object instead of the table.
+    """
+    landscape("smollm2", tasks="mini", draws=DEMO_DRAWS, steps=DEMO_STEPS, limit=DEMO_LIMIT,
+              run=run, json=json)  # fmt: skip
+
+
+DEMO_DRAWS, DEMO_STEPS, DEMO_LIMIT = 4, "-0.03:0.03:13", 50
+
+
+@app.command
+def report(run: Path, /, *others: Path, level: float = 0.5, figure: Path | None = None) -> None:
+    """Draw a run's figures and page again; with further runs, draw them over each other.
+
+    Args:
+        run: run folder.
+        others: run folders to draw over it.
+        level: as in landscape.
+        figure: where the figure of several runs goes; default RUN/figures/overlay.png.
+    """
+    import basinscope as bs
+
+    first = bs.load_run(run)
+    if others:
+        path = figure or run / "figures" / "overlay.png"
+        names = [folder.name for folder in (run, *others)]
+        print(first.plot(path, *(bs.load_run(o) for o in others), names=names))
+    else:
+        from basinscope.report.page import write_report
+
+        print(write_report(first, run, level))
+
+
+@app.command
+def status(run: Path, /, *, json: bool = False) -> None:
+    """Say what a run folder holds.
+
+    Args:
+        run: run folder.
+        json: print one JSON object.
+    """
+    import basinscope as bs
+    from basinscope.report.text import summary
+
+    found = bs.load_run(run)
+    if json:
+        _print_json(summary(found, found.spec.level))
+        return
+    spec = found.spec
+    print(f"{spec.kind} of {spec.model.source} ({spec.model.d:,} parameters, {spec.model.dtype})")
+    print(f"weights {spec.model.fingerprint}")
+    for task in spec.tasks:
+        own = [t for t in found.trials if t.task == task.name]
+        steps = {t.step for t in own}
+        print(f"{task.name}: {len(own)} trials of {task.n_items} items at {len(steps)} steps")
+
+
+@app.command
+def verify(run: Path, /) -> None:
+    """Check every record of a run against its address and checksum; bad ones are set aside.
+
+    Args:
+        run: run folder.
+    """
+    import basinscope as bs
+
+    found = bs.load_run(run)
+    if found.set_aside:
+        raise BasinscopeError(
+            f"{len(found.set_aside)} records did not verify ({found.set_aside[0]})",
+            f"{len(found.trials)} did; the bad ones are set aside as .bad",
+            "run the line again: they are measured anew",
+        )
+    print(f"{len(found.trials)} records verified")
+
+
+def parse_steps(text: str) -> list[float]:
+    """Steps of ``LO:HI:N`` (inclusive) or of a comma list.
+
+    Raises:
+        BasinscopeError: for anything else.
+
+    >>> parse_steps("0:0.03:4")
+    [0.0, 0.01, 0.02, 0.03]
+    """
+    wrong = BasinscopeError(
+        f"steps {text!r}",
+        "allowed: LO:HI:N with N >= 2, or finite numbers by commas",
+        "for example --steps=-0.03:0.03:13 or --steps 0,0.005,0.01",
+    )
+    try:
+        if ":" in text:
+            low, high, count = text.split(":")
+            a, b, n = float(low), float(high), int(count)
+            if n < 2 or not a < b:
+                raise wrong
+            steps = [float(f"{a + (b - a) * i / (n - 1):.12g}") for i in range(n)]
+        else:
+            steps = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise wrong from None
+    if not all(math.isfinite(s) for s in steps):
+        raise wrong
+    return steps
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: 0 done, 2 the user's error in one line, 130 interrupted."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(given, exit_on_error=False, print_error=False)
+    except BasinscopeError as error:
+        _fail(str(error))
+    except cyclopts.CycloptsError as error:
+        _fail(" ".join(str(error).split()) + "; try: basinscope --help")
+    except KeyboardInterrupt:
+        line = shlex.join(["basinscope", *given])
+        sys.stderr.write(f"\ninterrupted; what was measured is kept; to resume: {line}\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.exit(2)
+
+
+def _announce(
+    engine: object, tasks: object, points: list[float] | None, slices: int, workers: int | None
+) -> None:
+    """Say how many evaluations there will be and roughly how long they take."""
+    import os
+
+    settings = slices * len({*(points or range(21))} - {0}) + 1
+    each = engine.estimate_s(tasks)  # type: ignore[attr-defined]
+    team = min(workers or os.cpu_count() or 1, settings)
+    about = "about" if points is not None else "the edges are searched: roughly"
+    items = sum(len(task.items) for task in tasks)  # type: ignore[attr-defined]
+    minutes = settings * each / team / 60
+    _screen.print(
+        f"{settings} settings of the weights x {items} items = {settings * items:,} evaluations, "
+        f"{about} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}",
+        highlight=False,
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    bar = Progress(
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=_screen,
+    )
+    with bar:
+        line = bar.add_task("starting", total=None)
+
+        def update(done: int, planned: int, what: str) -> None:
+            bar.update(line, completed=done, total=planned, description=what or "measuring")
+
+        yield update
+
+
+def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:
+    """Write figures and page, print the table or the JSON object."""
+    from basinscope.report.page import write_report
+    from basinscope.report.text import notes, summary, widths_table
+
+    page = write_report(found, folder, level)
+    figure = folder / "figures" / "landscape.png"
+    if as_json:
+        _print_json({**summary(found, level), "run": str(folder), "figure": str(figure)})
+    else:
+        Console(width=max(_screen.width, 110)).print(widths_table(found, level))
+        for note in notes(found, level):
+            print(f"- {note}")
+        print(f"picture: {figure}\nreport:  {page}")
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

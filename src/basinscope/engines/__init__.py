@@ -1,0 +1,1 @@
+"""Models under weights that can be set and restored: the seam to everything that answers."""

@@ -1,0 +1,148 @@
+"""The seam between weights and whoever wants to use them: a live module and its pristine copy."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from basinscope.errors import BasinscopeError
+from basinscope.tasks.base import Answer, CallableTask, Request, Task
+from basinscope.weights import selection
+from basinscope.weights.directions import Direction
+from basinscope.weights.pristine import Pristine
+
+
+class Engine:
+    """A live module whose weights can be set anywhere on a slice and restored bit for bit.
+
+    This class serves any ``nn.Module`` (for tasks that are functions of the module); subclasses
+    answer text requests as well.
+
+    Args:
+        module: live module, perturbed in place; put in evaluation mode.
+        source: what it was loaded from, for messages and records.
+        params: regular expression over canonical names; None takes every trainable parameter.
+        mapped: pristine tensors that lie somewhere unchanging, by canonical name.
+
+    Attributes:
+        kind: name and version of the way answers are computed; stands in every record's address.
+        tokenizer: None for a plain module.
+        checkpoint: folder whose safetensors hold exactly the live bytes, where there is one.
+    """
+
+    kind = "module/1"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        source: str = "module",
+        params: str | None = None,
+        mapped: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.module = module.eval()
+        self.source = source
+        self.params = params
+        self.tokenizer: object | None = None
+        self.checkpoint: str | None = None
+        live = selection.parameters(module, params)
+        self.shapes = {name: tensor.shape for name, tensor in live.items()}
+        self._pristine = Pristine(live, mapped)
+        self._open = False
+
+    @property
+    def d(self) -> int:
+        """Number of perturbed parameters, tied tensors once."""
+        return sum(shape.numel() for shape in self.shapes.values())
+
+    @property
+    def rms(self) -> float:
+        """RMS(theta0) over the perturbed parameters: the scale that raw steps are confounded by."""
+        total = 0.0
+        for theta in self._pristine.values.values():
+            flat = theta.reshape(-1)
+            for part in flat.split(1 << 22):
+                total += float(part.double().square().sum())
+        return math.sqrt(total / self.d)
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of the perturbed weights, such as ``bfloat16`` (several joined by ``+``)."""
+        kinds = {str(t.dtype).removeprefix("torch.") for t in self._pristine.live.values()}
+        return "+".join(sorted(kinds))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the first perturbed parameter."""
+        return next(iter(self._pristine.live.values())).device
+
+    @property
+    def epoch(self) -> int:
+        """Advances whenever the live weights change; nothing computed from them outlives it."""
+        return self._pristine.epoch
+
+    @contextmanager
+    def at(self, direction: Direction, *, step: float, draw: int = 0) -> Iterator[Engine]:
+        """Live weights = round(theta0 + step * delta) inside the ``with``, pristine after it.
+
+        Args:
+            direction: any object with ``delta(engine, name, draw)`` and ``label``.
+            step: position alpha on the slice, signed.
+            draw: number of the independent direction.
+
+        Raises:
+            BasinscopeError: inside another ``at``; for a step that is not finite; for a direction
+                that does not fit; if the weights were changed from outside since loading.
+
+        Guarantee: the sum is computed in float32 from the pristine copy and rounded once; on
+        leaving, also by an exception, every perturbed tensor has its pristine bytes.
+        Cost: no memory for random directions; one pass over the weights each way.
+        """
+        if self._open:
+            raise BasinscopeError(
+                "at() inside another at()",
+                "one point of one slice at a time",
+                "leave the first with-block before entering the next",
+            )
+        self._pristine.check_untouched()
+        self._open = True
+        try:
+            self._pristine.set(self, direction, step, draw)
+            yield self
+        finally:
+            self._pristine.restore()
+            self._open = False
+
+    def fingerprint(self) -> str:
+        """Sha256 over names, dtypes, shapes and live bytes of all weights and persistent buffers.
+
+        Covers what is not perturbed too: it determines the outcomes just as well.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in selection.tensors(self.module).items():
+            flat = tensor.detach().contiguous().view(-1)
+            digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+            digest.update(flat.view(torch.uint8).cpu().numpy().data)
+        return digest.hexdigest()
+
+    def estimate_s(self, tasks: Sequence[Task]) -> float:
+        """Rough seconds for one evaluation of these tasks on one thread: one call of each."""
+        start = time.perf_counter()
+        for task in tasks:
+            if isinstance(task, CallableTask):
+                task.outcomes(self.module)
+        return time.perf_counter() - start
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answer text requests under the live weights, in the order given."""
+        raise BasinscopeError(
+            f"{len(requests)} text requests to {self.source!r}, which has no tokenizer",
+            "a plain module can be scored by a CallableTask only",
+            "load a checkpoint with a tokenizer, or pass tokenizer= to bs.load",
+        )

@@ -1,0 +1,537 @@
+"""One-dimensional landscapes: scores of tasks at theta0 + alpha delta.
+
+`landscape` plans the points, has them measured, and gives a `Landscape`, which is pure: everything
+in it is computed from the records alone, with or without a model at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from basinscope import stats
+from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
+from basinscope.runs import executor
+from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.spec import (
+    RunSpec,
+    TaskSpec,
+    direction_labels,
+    model_spec,
+    sha256,
+    task_spec,
+)
+from basinscope.runs.store import Store, Trial
+from basinscope.tasks.base import Task
+from basinscope.weights.directions import Direction, Random
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[[int, int, str], None]
+"""Called with trials done, trials planned so far, and what was measured last."""
+
+
+def landscape(
+    engine: Engine,
+    tasks: Sequence[Task] | Task,
+    *,
+    directions: Sequence[Direction] | None = None,
+    steps: Sequence[float] | None = None,
+    draws: int = 4,
+    level: float = 0.5,
+    run: str | Path | None = None,
+    workers: int | None = 1,
+    progress: Progress | None = None,
+) -> Landscape:
+    """Score tasks along directions, at explicit steps or where the edges are.
+
+    Args:
+        engine: from `basinscope.load`.
+        tasks: tasks to score; all of them at each setting of the weights.
+        directions: default: random, seed 0.
+        steps: signed positions alpha; 0 is always measured too. None finds each task's edge on
+            both sides of zero: doubling until every task has fallen below the threshold, then
+            bisecting each crossing of the mean over draws to 15% of its distance.
+        draws: independent draws of each direction.
+        level: where None is given for steps, the level whose crossing is sought (see `width`).
+        run: run folder; a folder with the same model and items is resumed and may grow.
+        workers: processes to measure in, one thread each; None takes one for each core. With more
+            than one, model, tasks and directions must be ones that a word names.
+        progress: see `Progress`.
+
+    Returns:
+        The landscape of everything that the run folder holds.
+
+    Raises:
+        BasinscopeError: nothing to measure, steps that are not finite, a foreign run folder, a
+            disk that cannot be written.
+
+    Guarantee: the same spec gives the same records whatever the workers and the order.
+    Cost: one pass over the weights and one evaluation of every task for each direction, draw and
+    step that is not measured yet.
+    """
+    many = [tasks] if isinstance(tasks, Task) else list(tasks)
+    lines = [Random(0)] if directions is None else list(directions)
+    _check(many, lines, steps, draws, level)
+    bench = Bench(
+        engine, tuple(lines), tuple(many), model_spec(engine), tuple(task_spec(t) for t in many)
+    )
+    explicit = None if steps is None else tuple(sorted({float(s) for s in steps} | {0.0}))
+    spec = RunSpec(
+        kind="landscape",
+        model=bench.model,
+        tasks=bench.task_specs,
+        directions=direction_labels(lines),
+        draws=draws,
+        steps=explicit,
+        level=level,
+    )
+    store = Store(run, spec)
+    points = len(explicit or ()) or 2
+    team = executor.make(bench, workers, (points - 1) * draws * len(lines) + 1)
+    try:
+        measure = _Measure(bench, store, team, progress)
+        if explicit is not None:
+            measure(_units(bench, explicit, draws))
+        else:
+            _search(measure, draws, level)
+    finally:
+        team.close()
+    if engine.fingerprint() != bench.model.fingerprint:
+        raise AssertionError("the weights were not restored")
+    return Landscape(store.spec, store.trials(), store.set_aside)
+
+
+def load_run(run: str | Path) -> Landscape:
+    """Landscape of a run folder, without its model.
+
+    Raises:
+        BasinscopeError: if it is not a run folder or its ``run.json`` is corrupt.
+    """
+    store = Store(run)
+    return Landscape(store.spec, store.trials(), store.set_aside)
+
+
+class Landscape:
+    """Records of a run, as tables, widths and pictures.
+
+    Attributes:
+        spec: what was planned.
+        trials: what was measured, ordered by task, direction, draw and step.
+        set_aside: records that did not verify, with the reason.
+    """
+
+    def __init__(
+        self, spec: RunSpec, trials: Iterable[Trial], set_aside: Sequence[str] = ()
+    ) -> None:
+        self.spec = spec
+        self.trials = tuple(trials)
+        self.set_aside = tuple(set_aside)
+        self._tasks = {task.name: task for task in spec.tasks}
+        self._zero = {t.task: t for t in self.trials if t.direction is None}
+
+    def to_pandas(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """One row for each task, direction, draw and step.
+
+        Columns: task, direction, draw, step, n (items), correct, score, low, high. The interval is
+        exact (Clopper-Pearson) for the score on items like these *along this draw*; it says
+        nothing of other draws (see `means`). Step 0 is the same record in every draw.
+        """
+        import pandas as pd
+
+        rows = []
+        for trial, direction, draw in self._placed():
+            interval = stats.clopper_pearson(sum(trial.correct), trial.n, confidence)
+            rows.append((trial.task, direction, draw, trial.step, trial.n, sum(trial.correct),
+                         trial.score, interval.low, interval.high))  # fmt: skip
+        names = ["task", "direction", "draw", "step", "n", "correct", "score", "low", "high"]
+        return pd.DataFrame(rows, columns=names)
+
+    def items(self) -> pd.DataFrame:
+        """One row for each item besides.
+
+        Columns: task, direction, draw, step, item, outcome (0 or 1), label, margin and nll (nats;
+        NaN where a task defines none).
+        """
+        import pandas as pd
+
+        rows = [
+            (trial.task, direction, draw, trial.step, *columns)
+            for trial, direction, draw in self._placed()
+            for columns in zip(
+                trial.items, trial.correct, trial.labels, trial.margins, trial.nlls, strict=True
+            )
+        ]
+        names = ["task", "direction", "draw", "step", "item", "outcome", "label", "margin", "nll"]
+        return pd.DataFrame(rows, columns=names).astype({"margin": float, "nll": float})
+
+    def means(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """One row for each task, direction and step: the mean over draws, the draw as the unit.
+
+        Columns: task, direction, step, draws, score, low, high, T. Low and high hold the mean
+        score over all directions of the family, on these items, with at least the confidence and
+        whatever the distribution over directions (betting bound; wide for few draws). At step 0
+        and for a single draw there is no spread over draws to speak of: the interval is then the
+        exact one over items. T is the loss of arXiv 2505.17646, normalised over one curve.
+        """
+        import pandas as pd
+
+        rows = []
+        for task in self._tasks:
+            for direction in self.directions(task):
+                curve = self.curve(task, direction)
+                top = max(sum(s) / len(s) for s in curve.values())
+                bottom = min(sum(s) / len(s) for s in curve.values())
+                for step, scores in curve.items():
+                    mean = sum(scores) / len(scores)
+                    interval = self._interval(task, direction, step, scores, confidence)
+                    loss = 1 - (mean - bottom) / (top - bottom) if top > bottom else math.nan
+                    rows.append((task, direction, step, len(scores), mean, *interval, loss))
+        names = ["task", "direction", "step", "draws", "score", "low", "high", "T"]
+        return pd.DataFrame(rows, columns=names)
+
+    def compare(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Paired comparison of every point with step 0, item by item.
+
+        Columns: task, direction, step, draws, difference, low, high, gained, lost, p_value. For
+        one draw the items are the unit (exact bounds on the discordant proportions, McNemar's
+        exact p-value); for several, the draw is (gained, lost and p_value are then NaN).
+        """
+        import pandas as pd
+
+        rows: list[tuple[Any, ...]] = []
+        for task in self._tasks:
+            zero = self._zero.get(task)
+            if zero is None:
+                continue
+            for direction in self.directions(task):
+                for step, trials in self._at_steps(task, direction).items():
+                    if step == 0.0:
+                        continue
+                    head = (task, direction, step, len(trials))
+                    if len(trials) == 1:
+                        pair = stats.paired_difference(zero.correct, trials[0].correct, confidence)
+                        gap, counts = pair.difference, (pair.gained, pair.lost, pair.p_value)
+                    else:
+                        gap = stats.paired_difference_over_draws(
+                            zero.score, [t.score for t in trials], confidence
+                        )
+                        counts = (math.nan, math.nan, math.nan)  # type: ignore[assignment]
+                    rows.append((*head, gap.estimate, gap.low, gap.high, *counts))
+        names = ["task", "direction", "step", "draws", "difference", "low", "high", "gained",
+                 "lost", "p_value"]  # fmt: skip
+        return pd.DataFrame(rows, columns=names)
+
+    def width(
+        self,
+        task: str,
+        level: float = 0.5,
+        *,
+        direction: str | None = None,
+        draw: int | None = None,
+        sign: int = 1,
+        confidence: float = 0.95,
+    ) -> stats.Width:
+        """Half-width of the basin on one side of zero, in units of step.
+
+        The first step at which the score falls below ``chance + (1 - level) (S(0) - chance)``.
+        With several draws it is the mean curve over the family of directions that crosses, and
+        the draw is the unit; for one draw (or ``draw=k``) that direction's own curve, and the
+        items are the unit. See `basinscope.stats.width` for the guarantee.
+
+        Args:
+            task: name of a task of this run.
+            level: fraction of the way from the score at zero down to chance, in (0, 1).
+            direction: label; may be left out if the run has one.
+            draw: one draw alone.
+            sign: +1 or -1.
+            confidence: of the interval.
+
+        Returns:
+            ``.low .estimate .high``; ``.unresolved`` with a ``.reason`` if it is not bracketed.
+
+        Raises:
+            BasinscopeError: for a task, direction or draw that was not measured.
+        """
+        label = self._direction(task, direction)
+        zero = self._zero.get(task)
+        spec = self._tasks[task]
+        if zero is None:
+            raise BasinscopeError(f"task {task!r} was not measured at step 0", "resume the run")
+        points = {
+            abs(step): trials
+            for step, trials in self._at_steps(task, label).items()
+            if step * sign > 0
+        }
+        if draw is not None:
+            points = {a: [t for t in trials if t.draw == draw] for a, trials in points.items()}
+        points = {a: points[a] for a in sorted(points) if points[a]}
+        if not points:
+            raise BasinscopeError(
+                f"nothing of {task!r} was measured along {label!r}, draw {draw}, sign {sign:+d}",
+                "measure steps of that sign",
+            )
+        complete = max(len(trials) for trials in points.values())
+        points = {a: trials for a, trials in points.items() if len(trials) == complete}
+        common = {"chance": spec.chance, "level": level, "confidence": confidence, "sign": sign}
+        try:
+            if complete > 1:
+                return stats.width_over_draws(
+                    list(points),
+                    [[t.score for t in trials] for trials in points.values()],
+                    score_at_zero=zero.score,
+                    n_items=zero.n,
+                    **common,  # type: ignore[arg-type]
+                )
+            return stats.width_over_items(
+                list(points),
+                [trials[0].correct for trials in points.values()],
+                correct_at_zero=zero.correct,
+                **common,  # type: ignore[arg-type]
+            )
+        except ValueError as error:
+            raise BasinscopeError(str(error)) from error
+
+    def widths(self, *, level: float = 0.5, confidence: float = 0.95) -> pd.DataFrame:
+        """One row for each task, direction and sign: the summary that the command line prints.
+
+        Columns: task, chance, score (at zero), score_low, score_high, direction, sign, draws,
+        width, low, high (in alpha), width_rms, low_rms, high_rms (in alpha / RMS(theta0)), reason.
+        """
+        import pandas as pd
+
+        rows = []
+        for task, spec in self._tasks.items():
+            zero = self._zero.get(task)
+            if zero is None:
+                continue
+            at_zero = stats.clopper_pearson(sum(zero.correct), zero.n, confidence)
+            for direction in self.directions(task):
+                for sign in (1, -1):
+                    if not any(s * sign > 0 for s in self._at_steps(task, direction)):
+                        continue
+                    w = self.width(
+                        task, level, direction=direction, sign=sign, confidence=confidence
+                    )
+                    ends = (w.estimate, w.low, w.high)
+                    draws = w.n_units if w.unit == "draws" else 1
+                    rows.append((task, spec.chance, zero.score, at_zero.low, at_zero.high,
+                                 direction, sign, draws, *ends,
+                                 *(x / self.spec.model.rms for x in ends), w.reason))  # fmt: skip
+        names = ["task", "chance", "score", "score_low", "score_high", "direction", "sign", "draws",
+                 "width", "low", "high", "width_rms", "low_rms", "high_rms", "reason"]  # fmt: skip
+        return pd.DataFrame(rows, columns=names)
+
+    def plot(self, path: str | Path, *others: Landscape, names: Sequence[str] = ()) -> Path:
+        """Draw this landscape, and others over it, to a PNG or PDF with its CSV beside it."""
+        from basinscope.report.figures import plot_landscapes
+
+        return plot_landscapes(Path(path), [self, *others], names)
+
+    def directions(self, task: str | None = None) -> list[str]:
+        """Labels of the directions along which something (of a task) was measured."""
+        found = {t.direction for t in self.trials if task in (None, t.task)} - {None}
+        planned = [label for label in self.spec.directions if label in found]
+        return planned + sorted(str(label) for label in found - set(planned))
+
+    def curve(self, task: str, direction: str) -> dict[float, list[float]]:
+        """Scores of each draw, by step in ascending order, step 0 included."""
+        points = self._at_steps(task, direction)
+        return {step: [t.score for t in points[step]] for step in sorted(points)}
+
+    def task(self, name: str) -> TaskSpec:
+        """Spec of a task of this run."""
+        if name not in self._tasks:
+            raise BasinscopeError(f"task {name!r}", f"this run has: {', '.join(self._tasks)}")
+        return self._tasks[name]
+
+    def _at_steps(self, task: str, direction: str) -> dict[float, list[Trial]]:
+        points: dict[float, list[Trial]] = {}
+        if task in self._zero:
+            points[0.0] = [self._zero[task]]
+        for trial in self.trials:
+            if trial.task == task and trial.direction == direction:
+                points.setdefault(trial.step, []).append(trial)
+        return points
+
+    def _placed(self) -> Iterable[tuple[Trial, str, int]]:
+        """Every trial with its direction and draw; step 0 once for each of them."""
+        for task in self._tasks:
+            for direction in self.directions(task):
+                own = [t for t in self.trials if t.task == task and t.direction == direction]
+                for draw in sorted({t.draw for t in own}):
+                    at = [t for t in own if t.draw == draw]
+                    at += [self._zero[task]] if task in self._zero else []
+                    yield from ((t, direction, draw) for t in sorted(at, key=lambda t: t.step))
+            if not self.directions(task) and task in self._zero:
+                yield self._zero[task], "", 0
+
+    def _interval(
+        self, task: str, direction: str, step: float, scores: list[float], confidence: float
+    ) -> tuple[float, float]:
+        trials = self._at_steps(task, direction)[step]
+        if len(scores) > 1:
+            over_draws = stats.mean_over_draws(scores, confidence)
+            return over_draws.low, over_draws.high
+        exact = stats.clopper_pearson(sum(trials[0].correct), trials[0].n, confidence)
+        return exact.low, exact.high
+
+    def _direction(self, task: str, label: str | None) -> str:
+        self.task(task)
+        known = self.directions(task)
+        if label is None and len(known) == 1:
+            return known[0]
+        if label is None or label not in known:
+            raise BasinscopeError(
+                f"direction {label!r}", f"measured for {task!r}: {', '.join(known) or 'none'}"
+            )
+        return label
+
+
+# --- planning -----------------------------------------------------------------------------------
+
+
+def _check(
+    tasks: Sequence[Task],
+    directions: Sequence[Direction],
+    steps: Sequence[float] | None,
+    draws: int,
+    level: float,
+) -> None:
+    for what, names in (
+        ("tasks", [t.name for t in tasks]),
+        ("directions", [d.label for d in directions]),
+    ):
+        if not names or len(set(names)) != len(names):
+            raise BasinscopeError(f"{what}: {names}", "allowed: at least one, each named once")
+    if steps is not None and (not len(steps) or not all(math.isfinite(s) for s in steps)):
+        raise BasinscopeError(f"steps={list(steps)}", "allowed: at least one, all finite")
+    if draws < 1:
+        raise BasinscopeError(f"draws={draws}", "allowed: at least 1")
+    if not 0 < level < 1:
+        raise BasinscopeError(f"level={level}", "allowed: between 0 and 1, such as 0.5")
+    for task in tasks:
+        if not task.items:
+            raise BasinscopeError(f"task {task.name!r} has no items")
+
+
+def _units(
+    bench: Bench, steps: Iterable[float], draws: int, directions: Sequence[int] | None = None
+) -> list[Unit]:
+    """One unit for each setting of the weights; step 0 once for all directions."""
+    every = tuple(range(len(bench.tasks)))
+    units = []
+    for step in steps:
+        if step == 0.0:
+            units.append(Unit(None, 0, 0.0, every))
+            continue
+        for d in range(len(bench.directions)) if directions is None else directions:
+            units += [Unit(d, draw, step, every) for draw in range(draws)]
+    return units
+
+
+class _Measure:
+    """Have units measured that the store does not hold yet, and keep their trials."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        store: Store,
+        team: executor.Executor,
+        progress: Progress | None,
+    ) -> None:
+        self.bench, self.store, self.team, self.progress = bench, store, team, progress
+        self.done = self.planned = 0
+
+    def __call__(self, units: Sequence[Unit]) -> None:
+        left = []
+        for unit in units:
+            addresses = [sha256(self.bench.key(unit, t)) for t in unit.tasks]
+            tasks = tuple(
+                t for t, a in zip(unit.tasks, addresses, strict=True) if self.store.get(a) is None
+            )
+            self.planned += len(unit.tasks)
+            self.done += len(unit.tasks) - len(tasks)
+            if tasks:
+                left.append(Unit(unit.direction, unit.draw, unit.step, tasks))
+        self._tell("")
+        for trial in self.team.run(left) if left else ():
+            self.store.put(trial)
+            self.done += 1
+            self._tell(f"{trial.task} at {trial.step:.4g}")
+
+    def mean(self, direction: int, task: int, step: float, draws: int) -> float:
+        """Mean score over draws at a point that is measured."""
+        scores = []
+        for unit in _units(self.bench, [step], draws, [direction]):
+            trial = self.store.get(sha256(self.bench.key(unit, task)))
+            assert trial is not None
+            scores.append(trial.score)
+        return sum(scores) / len(scores)
+
+    def _tell(self, what: str) -> None:
+        if self.progress is not None:
+            self.progress(self.done, self.planned, what)
+
+
+def _search(measure: _Measure, draws: int, level: float) -> None:
+    """Find where each task's mean curve crosses its threshold, on both sides of zero."""
+    bench = measure.bench
+    measure(_units(bench, [0.0], draws))
+    threshold: dict[int, float] = {}
+    for t, spec in enumerate(bench.task_specs):
+        zero = measure.store.get(sha256(bench.key(Unit(None, 0, 0.0, (t,)), t)))
+        assert zero is not None
+        correct = sum(zero.correct)
+        # a task that is not above chance at zero has no edge to look for
+        if stats.lower_proportion(correct, zero.n, 0.95).low > spec.chance:
+            threshold[t] = stats.threshold(zero.score, spec.chance, level)
+    scale = bench.model.rms or 1.0
+    for d in range(len(bench.directions)):
+        for sign in (1.0, -1.0):
+            _search_side(measure, d, sign, scale, threshold, draws)
+
+
+def _search_side(
+    measure: _Measure, d: int, sign: float, scale: float, threshold: dict[int, float], draws: int
+) -> None:
+    fallen: dict[float, dict[int, bool]] = {}
+
+    def at(steps: Iterable[float]) -> None:
+        new = [a for a in steps if a not in fallen]
+        measure(_units(measure.bench, [sign * a for a in new], draws, [d]))
+        for a in new:
+            fallen[a] = {
+                t: measure.mean(d, t, sign * a, draws) < s for t, s in threshold.items()
+            }
+
+    first = _round(0.05 * scale)
+    at([first])
+    low = high = first
+    while any(fallen[low].values()) and low > 1e-6 * scale:
+        low = _round(low / 2)
+        at([low])
+    while not all(fallen[high].values()) and high < 16 * scale:
+        high = _round(high * 2)
+        at([high])
+    while True:
+        middles = set()
+        for t in threshold:
+            edge = min((a for a in fallen if fallen[a][t]), default=None)
+            if edge is None:
+                continue
+            inside = max((a for a in fallen if a < edge), default=0.0)
+            if edge - inside > 0.15 * edge:
+                middles.add(_round((inside + edge) / 2))
+        if not middles - fallen.keys():
+            return
+        at(sorted(middles))
+
+
+def _round(step: float) -> float:
+    """Three significant digits: steps that can be read and typed again."""
+    return float(f"{step:.3g}")

@@ -1,0 +1,66 @@
+"""The run as one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from basinscope.report.figures import plot_landscapes
+from basinscope.report.text import notes
+
+if TYPE_CHECKING:
+    from basinscope.landscape import Landscape
+
+
+def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
+    """Write ``figures/landscape.png`` and ``.pdf`` with their CSV, and ``report.html``.
+
+    Everything that comes from a model or a file is escaped by the template.
+
+    Returns:
+        Path of the page.
+    """
+    from jinja2 import Environment
+
+    figure = plot_landscapes(folder / "figures" / "landscape.png", [run])
+    plot_landscapes(folder / "figures" / "landscape.pdf", [run])
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _number
+    source = files("basinscope.report").joinpath("page.html").read_text(encoding="utf-8")
+    page = environment.from_string(source).render(
+        spec=run.spec,
+        widths=run.widths(level=level).to_dict(orient="records"),
+        means=run.means().to_dict(orient="records"),
+        compare=run.compare().to_dict(orient="records"),
+        labels=_labels(run),
+        level=level,
+        notes=notes(run, level),
+        figure=base64.b64encode(figure.read_bytes()).decode(),
+        trials=len(run.trials),
+    )
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _labels(run: Landscape) -> list[dict[str, object]]:
+    """How often each label was given at each step, for tasks that have few labels (safety)."""
+    items = run.items()
+    rows: list[dict[str, object]] = []
+    for task, own in items.groupby("task", sort=False):
+        names = sorted(own["label"].unique())
+        if len(names) > 4 or all(name.isdigit() for name in names):
+            continue
+        counts = own.groupby(["direction", "step"])["label"].value_counts(normalize=True)
+        for (direction, step), share in counts.unstack(fill_value=0.0).iterrows():  # type: ignore[misc]
+            rows.append({"task": task, "direction": direction, "step": step, **share.to_dict()})
+    return rows
+
+
+def _number(x: float) -> str:
+    if isinstance(x, float) and math.isnan(x):
+        return "–"
+    return "not reached" if isinstance(x, float) and math.isinf(x) else f"{x:.3g}"

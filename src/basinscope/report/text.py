@@ -1,0 +1,76 @@
+"""Results as text: the table on the screen and the object of ``--json``."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from basinscope.landscape import Landscape
+
+
+def widths_table(run: Landscape, level: float = 0.5) -> Table:
+    """Task, chance, score at zero, and the width on each side, in alpha and in alpha/RMS."""
+    table = Table(title=f"Basin half-width at level {level:g} (95% intervals)", title_style="bold")
+    for name in ("task", "chance", "score at zero", "side", "draws", "width alpha", "interval",
+                 "alpha/RMS", "interval"):  # fmt: skip
+        table.add_column(name, justify="left" if name in ("task", "side") else "right")
+    for row in run.widths(level=level).itertuples():
+        table.add_row(
+            str(row.task),
+            f"{row.chance:.2f}",
+            f"{row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}]",
+            f"{row.direction} {'+' if row.sign > 0 else '-'}",
+            str(row.draws),
+            _number(row.width),
+            f"[{_number(row.low)}, {_number(row.high)}]",
+            _number(row.width_rms),
+            f"[{_number(row.low_rms)}, {_number(row.high_rms)}]",
+        )
+    return table
+
+
+def notes(run: Landscape, level: float = 0.5) -> list[str]:
+    """What the table cannot say: why a width or an end of its interval is missing."""
+    rows = run.widths(level=level)
+    found = [
+        f"{row.task} {row.direction} {'+' if row.sign > 0 else '-'}: {row.reason}"
+        for row in rows.itertuples()
+        if row.reason
+    ]
+    found += [f"set aside, not believed: {reason}" for reason in run.set_aside]
+    return list(dict.fromkeys(found))
+
+
+def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
+    """Everything the table shows, as JSON: infinite and undefined numbers are null."""
+    model = run.spec.model
+    rows = run.widths(level=level).to_dict(orient="records")
+    return {
+        "model": model.source,
+        "fingerprint": model.fingerprint,
+        "dtype": model.dtype,
+        "d": model.d,
+        "rms": model.rms,
+        "level": level,
+        "trials": len(run.trials),
+        "set_aside": list(run.set_aside),
+        "widths": [{str(k): _json(v) for k, v in row.items()} for row in rows],
+        "means": [
+            {str(k): _json(v) for k, v in row.items()}
+            for row in run.means().to_dict(orient="records")
+        ],
+    }
+
+
+def _number(x: float) -> str:
+    if math.isnan(x):
+        return "-"
+    return "not reached" if math.isinf(x) else f"{x:.3g}"
+
+
+def _json(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

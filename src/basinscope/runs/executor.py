@@ -1,0 +1,214 @@
+"""Where units run: in this process, or in worker processes of one thread each.
+
+An executor knows where, not what: it hands units to a bench and gives back trials as they come.
+Workers are started as ``python -m basinscope.runs.worker`` and spoken to in lines of JSON, so
+nothing is pickled and the user's script is not run again; they memory-map the pristine weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from basinscope.engines.loading import DTYPES, snapshot
+from basinscope.engines.transformers import TransformersEngine
+from basinscope.errors import BasinscopeError
+from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.store import Trial
+from basinscope.tasks import recipe as task_recipe
+from basinscope.weights import directions
+
+MAX_DEATHS = 3
+
+
+class Executor(Protocol):
+    """Runs units and yields their trials in any order."""
+
+    def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
+        """Yield a trial as soon as it is measured."""
+        ...
+
+    def close(self) -> None:
+        """Free what was started."""
+        ...
+
+
+class Serial:
+    """Runs units one after another in this process."""
+
+    workers = 1
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
+        """Yield a trial as soon as it is measured."""
+        for unit in units:
+            for _, trial in self.bench.measure(unit):
+                yield trial
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class Processes:
+    """Runs units in worker processes, each of which takes the next when it is free.
+
+    Args:
+        bench: as in the parent; the workers rebuild it from words and check that fingerprint,
+            items and directions are the same.
+        workers: number of processes.
+
+    Raises:
+        BasinscopeError: from `run`, if workers die three times, or cannot rebuild the bench.
+    """
+
+    def __init__(self, bench: Bench, workers: int, *, token_budget: int | None = None) -> None:
+        words = recipe(bench)
+        assert words is not None, "ask recipe(bench) first"
+        self.bench, self.workers = bench, workers
+        self._snapshot = snapshot(bench.engine)
+        folder = self._snapshot.__enter__()
+        assert folder is not None
+        budget = token_budget or getattr(bench.engine, "token_budget", None)
+        self._order = json.dumps({**words, "folder": folder, "token_budget": budget})
+        self._news: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
+        self._team: list[_Worker] = []
+        self._deaths = 0
+
+    def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
+        """Yield trials as workers measure them; units of a dead worker are taken up by others."""
+        waiting = deque(units)
+        left = len(units)
+        while len(self._team) < min(self.workers, len(units)):
+            self._team.append(_Worker(self._order, self._news))
+        for worker in self._team:
+            worker.give(waiting)
+        while left:
+            worker, news = self._news.get()
+            if worker not in self._team:
+                continue
+            if news is None:
+                self._replace(worker, waiting)
+            elif "trial" in news:
+                assert worker.unit is not None
+                yield Trial.model_validate(news["trial"])
+            elif "error" in news:
+                raise BasinscopeError(news["error"])
+            elif "done" in news:
+                worker.unit = None
+                left -= 1
+                worker.give(waiting)
+
+    def close(self) -> None:
+        """End the workers and remove the copy of the weights."""
+        for worker in self._team:
+            worker.end()
+        self._team = []
+        self._snapshot.__exit__(None, None, None)
+
+    def _replace(self, dead: _Worker, waiting: deque[Unit]) -> None:
+        self._team.remove(dead)
+        self._deaths += 1
+        if self._deaths >= MAX_DEATHS:
+            raise BasinscopeError(
+                f"{self._deaths} workers died (the last with exit code {dead.process.wait()})",
+                "what was measured before is kept",
+                "run the same line with fewer --workers, or with more memory",
+            )
+        if dead.unit is not None:
+            waiting.appendleft(dead.unit)
+        new = _Worker(self._order, self._news)
+        self._team.append(new)
+        new.give(waiting)
+
+
+class _Worker:
+    """One process, the unit it has, and a thread that reads what it says."""
+
+    def __init__(self, order: str, news: queue.SimpleQueue[Any]) -> None:
+        threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "basinscope.runs.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **dict.fromkeys(threads, "1"), "TOKENIZERS_PARALLELISM": "false"},
+            text=True,
+            # the terminal's interrupt is for the parent, which ends its workers
+            start_new_session=True,
+        )
+        self.unit: Unit | None = None
+        self._say(order)
+        threading.Thread(target=self._listen, args=(news,), daemon=True).start()
+
+    def give(self, waiting: deque[Unit]) -> None:
+        """Hand over the next unit if this worker is free and one is left."""
+        if self.unit is None and waiting:
+            self.unit = waiting.popleft()
+            self._say(json.dumps(asdict(self.unit)))
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the listener reports the death
+
+    def _listen(self, news: queue.SimpleQueue[Any]) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                news.put((self, json.loads(line)))
+        news.put((self, None))
+
+
+def recipe(bench: Bench) -> dict[str, Any] | None:
+    """Words from which a worker can rebuild the bench; None if it is made of live objects."""
+    tasks = [task_recipe(task) for task in bench.tasks]
+    labels = []
+    for direction in bench.directions:
+        try:
+            same = directions.parse(direction.label) == direction
+        except BasinscopeError:
+            same = False
+        if not same:
+            return None
+        labels.append(direction.label)
+    if any(task is None for task in tasks) or bench.engine.device.type != "cpu":
+        return None
+    if bench.engine.checkpoint is None and not hasattr(bench.engine.module, "config"):
+        return None
+    if type(bench.engine) is not TransformersEngine or bench.engine.dtype not in DTYPES:
+        return None
+    return {
+        "tasks": tasks,
+        "directions": labels,
+        "dtype": bench.engine.dtype,
+        "params": bench.engine.params,
+        "model": bench.model.model_dump(mode="json"),
+        "task_specs": [spec.model_dump(mode="json") for spec in bench.task_specs],
+    }
+
+
+def make(bench: Bench, workers: int | None, units: int) -> Serial | Processes:
+    """Executor for a number of units: processes where asked for and possible."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    wanted = min(workers or cores or 1, max(units, 1))
+    if workers is not None and workers < 1:
+        raise BasinscopeError(f"workers={workers}", "allowed: at least 1")
+    if wanted > 1 and recipe(bench) is not None:
+        return Processes(bench, wanted)
+    return Serial(bench)

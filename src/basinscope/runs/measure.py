@@ -1,0 +1,95 @@
+"""One trial: answers of the live weights, scored by a task's oracle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from basinscope.engines.base import Engine
+from basinscope.runs.spec import ModelSpec, TaskSpec, sha256, trial_key
+from basinscope.runs.store import Trial
+from basinscope.tasks.base import CallableTask, Outcome, Task
+from basinscope.weights.directions import Direction, identity
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Weights to be set once and every task to be measured there.
+
+    ``direction`` indexes the run's directions; None at step 0, where ``draw`` is 0.
+    """
+
+    direction: int | None
+    draw: int
+    step: float
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything a unit refers to: engine, directions, tasks, and their descriptions."""
+
+    engine: Engine
+    directions: tuple[Direction, ...]
+    tasks: tuple[Task, ...]
+    model: ModelSpec
+    task_specs: tuple[TaskSpec, ...]
+
+    def key(self, unit: Unit, task: int) -> dict[str, object]:
+        """What determines the trial of one task of a unit."""
+        name = None
+        if unit.direction is not None:
+            name = identity(self.directions[unit.direction], self.engine, unit.draw)
+        return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step)
+
+    def measure(self, unit: Unit) -> Iterator[tuple[int, Trial]]:
+        """Set the weights once and yield a trial for every task as it is measured."""
+        where = (
+            nullcontext()
+            if unit.direction is None
+            else self.engine.at(self.directions[unit.direction], step=unit.step, draw=unit.draw)
+        )
+        label = None if unit.direction is None else self.directions[unit.direction].label
+        with where:
+            for t in unit.tasks:
+                task, key = self.tasks[t], self.key(unit, t)
+                outcomes = score(self.engine, task)
+                yield t, Trial(
+                    address=sha256(key),
+                    key=key,
+                    task=task.name,
+                    direction=label,
+                    draw=unit.draw,
+                    step=unit.step,
+                    items=tuple(item.id for item in task.items),
+                    correct=tuple(int(o.correct) for o in outcomes),
+                    labels=tuple(o.label for o in outcomes),
+                    margins=tuple(_finite(o.margin) for o in outcomes),
+                    nlls=tuple(_finite(o.nll) for o in outcomes),
+                )
+
+
+def score(engine: Engine, task: Task) -> list[Outcome]:
+    """Outcome of every item under the live weights.
+
+    An item without an answer (non-finite logits, a prompt that does not fit) is wrong, labelled
+    with the reason: a failed evaluation is never missing.
+    """
+    if isinstance(task, CallableTask):
+        return task.outcomes(engine.module)
+    answers = engine.answer([request for item in task.items for request in item.requests])
+    outcomes: list[Outcome] = []
+    start = 0
+    for item in task.items:
+        own: Sequence[object] = answers[start : start + len(item.requests)]
+        start += len(item.requests)
+        failure = next((a.failure for a in own if getattr(a, "failure", "")), "")  # type: ignore[attr-defined]
+        outcomes.append(Outcome(False, failure) if failure else task.oracle(item, own))  # type: ignore[arg-type]
+    return outcomes
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN; what is not a number is not there."""
+    return value if value is not None and math.isfinite(value) else None

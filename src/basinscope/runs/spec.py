@@ -1,0 +1,166 @@
+"""What is measured, frozen and hashed: the run's spec, and the address of every trial.
+
+An address hashes exactly what determines the outcome. Where two runs agree on that, they share the
+record; what does not change an outcome (batch, workers, device, machine) does not stand in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from basinscope.engines.base import Engine
+from basinscope.tasks.base import Task, items_hash
+from basinscope.weights import noise
+from basinscope.weights.directions import Direction
+
+
+class Frozen(BaseModel):
+    """A record that never changes and knows no other fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(Frozen):
+    """The weights that are perturbed, and how answers are computed from them."""
+
+    source: str  # as the user named it; not part of any address
+    fingerprint: str  # sha256 of all live weights
+    dtype: str
+    engine: str  # kind and version of the engine
+    params: str | None  # regular expression of the selection
+    selection: str  # sha256 of the selected names and shapes
+    noise: str  # scheme
+    d: int
+    rms: float  # RMS(theta0) over the selection
+
+
+class TaskSpec(Frozen):
+    """A task and the sha256 of everything that it asks."""
+
+    name: str
+    chance: float
+    scoring: str
+    items: str
+    n_items: int
+
+
+class RunSpec(Frozen):
+    """One line of the command line: model, tasks, directions and steps."""
+
+    kind: str
+    model: ModelSpec
+    tasks: tuple[TaskSpec, ...]
+    directions: tuple[str, ...]  # labels
+    draws: int
+    steps: tuple[float, ...] | None  # None: the edges are bracketed and bisected
+    level: float
+
+    @property
+    def hash(self) -> str:
+        """Sha256 of the canonical JSON."""
+        return sha256(self.model_dump(mode="json"))
+
+
+def model_spec(engine: Engine) -> ModelSpec:
+    """Describe an engine under its present weights."""
+    shapes = {name: tuple(shape) for name, shape in engine.shapes.items()}
+    return ModelSpec(
+        source=engine.source,
+        fingerprint=engine.fingerprint(),
+        dtype=engine.dtype,
+        engine=engine.kind,
+        params=engine.params,
+        selection=sha256(shapes),
+        noise=noise.SCHEME,
+        d=engine.d,
+        rms=engine.rms,
+    )
+
+
+def task_spec(task: Task) -> TaskSpec:
+    """Describe a task."""
+    return TaskSpec(
+        name=task.name,
+        chance=task.chance,
+        scoring=task.scoring,
+        items=items_hash(task),
+        n_items=len(task.items),
+    )
+
+
+def trial_key(
+    model: ModelSpec, task: TaskSpec, direction: str | None, draw: int, step: float
+) -> dict[str, Any]:
+    """Everything that determines a trial's outcome.
+
+    Args:
+        model: the engine's description.
+        task: the task's description.
+        direction: the direction's identity; None at step 0, where all directions are the same.
+        draw: number of the independent direction; 0 at step 0.
+        step: position on the slice.
+    """
+    assert (direction is None) == (step == 0.0)
+    return {
+        "fingerprint": model.fingerprint,
+        "selection": model.selection,
+        "dtype": model.dtype,
+        "engine": model.engine,
+        "task": task.model_dump(),
+        "direction": direction,
+        "draw": draw,
+        "step": step,
+    }
+
+
+def sha256(value: Any) -> str:
+    """Hash of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and without spaces: the same text for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
+    """Why two specs cannot share a run folder, in words; empty if they can.
+
+    The plan (steps, draws, directions, further tasks) may grow, since every trial has its own
+    address. The model and the items of a task may not change.
+    """
+    found = []
+    for field in ("fingerprint", "selection", "dtype", "engine", "noise"):
+        was, now = getattr(old.model, field), getattr(new.model, field)
+        if was != now:
+            found.append(f"{field} {was[:12]} -> {now[:12]}")
+    before = {task.name: task for task in old.tasks}
+    for task in new.tasks:
+        was_task = before.get(task.name)
+        if was_task is not None and was_task != task:
+            found.append(f"items of {task.name!r} ({was_task.n_items} -> {task.n_items})")
+    return found
+
+
+def merged(old: RunSpec, new: RunSpec) -> RunSpec:
+    """The new plan, with the tasks and directions that only the old one names kept."""
+
+    def join(first: Sequence[Any], second: Sequence[Any]) -> tuple[Any, ...]:
+        return (*first, *(x for x in second if x not in first))
+
+    return new.model_copy(
+        update={
+            "tasks": join(old.tasks, new.tasks),
+            "directions": join(old.directions, new.directions),
+        }
+    )
+
+
+def direction_labels(directions: Sequence[Direction]) -> tuple[str, ...]:
+    """Labels of the directions, which must differ: they name rows in every table."""
+    return tuple(direction.label for direction in directions)

@@ -1,0 +1,273 @@
+"""The store: one immutable record per trial, under the hash of what determines it.
+
+A record is written to a temporary file, fsynced and renamed, so it is there whole or not at all:
+killing the program at any instant loses the trial in flight and nothing else (defect 3 of earlier
+code: saving only at the end). A record that does not verify is set aside, not believed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from basinscope.errors import BasinscopeError
+from basinscope.runs.spec import Frozen, RunSpec, canonical, conflicts, merged, sha256
+
+FORMAT = 1
+
+
+class Trial(Frozen):
+    """Outcomes of one task at one point of one slice.
+
+    Columns are parallel: item ``items[i]`` was answered ``correct[i]`` (0 or 1).
+    """
+
+    address: str
+    key: dict[str, Any]
+    task: str
+    direction: str | None  # label; None at step 0
+    draw: int
+    step: float
+    items: tuple[str, ...]
+    correct: tuple[int, ...]
+    labels: tuple[str, ...]
+    margins: tuple[float | None, ...]  # nats
+    nlls: tuple[float | None, ...]  # nats
+
+    @property
+    def n(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    @property
+    def score(self) -> float:
+        """Mean of the 0-1 outcomes."""
+        return sum(self.correct) / self.n
+
+    def verify(self) -> None:
+        """Raise ValueError unless the record is consistent with its address."""
+        if sha256(self.key) != self.address:
+            raise ValueError("its address is not the hash of its key")
+        columns = (self.items, self.correct, self.labels, self.margins, self.nlls)
+        if not self.items or len({len(column) for column in columns}) != 1:
+            raise ValueError("its columns differ in length")
+        if not set(self.correct) <= {0, 1}:
+            raise ValueError("an outcome is neither 0 nor 1")
+        if (self.step, self.draw) != (self.key["step"], self.key["draw"]):
+            raise ValueError("its step or draw is not that of its key")
+        if self.task != self.key["task"]["name"] or self.n != self.key["task"]["n_items"]:
+            raise ValueError("its task is not that of its key")
+
+
+class Store:
+    """Trials of one run, in a folder or (``folder=None``) in memory.
+
+    Args:
+        folder: run folder; made where it is missing.
+        spec: what will be measured into it; None to read only.
+
+    Raises:
+        BasinscopeError: a folder with something else in it, a corrupt or foreign ``run.json``, a
+            disk that cannot be written.
+    """
+
+    def __init__(self, folder: str | Path | None, spec: RunSpec | None = None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self._memory: dict[str, Trial] = {}
+        self.set_aside: list[str] = []
+        if self.folder is None:
+            assert spec is not None
+            self.spec = spec
+            return
+        old = self._read_spec(must_exist=spec is None)
+        if spec is None:
+            assert old is not None
+            self.spec = old
+            return
+        if old is not None and (differences := conflicts(old, spec)):
+            raise BasinscopeError(
+                f"{self.folder} holds another run ({'; '.join(differences)})",
+                "a run folder holds one model and one set of items",
+                "give another --run, or run the old line again",
+            )
+        self.spec = spec if old is None else merged(old, spec)
+        if old != self.spec:
+            _write(self.folder / "run.json", json.dumps(self._header(), indent=1, sort_keys=True))
+
+    def get(self, address: str) -> Trial | None:
+        """Verified record at an address, or None; one that fails is set aside."""
+        if self.folder is None:
+            return self._memory.get(address)
+        path = self._path(address)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            self._set_aside(path, str(error))
+            return None
+        try:
+            trial = _parse(text)
+            if trial.address != address:
+                raise ValueError("it lies at another's address")
+        except ValueError as error:
+            self._set_aside(path, str(error))
+            return None
+        return trial
+
+    def put(self, trial: Trial) -> None:
+        """Keep a record for good; writing the same one twice is harmless."""
+        trial.verify()
+        if self.folder is None:
+            self._memory[trial.address] = trial
+            return
+        body = trial.model_dump(mode="json")
+        _write(self._path(trial.address), canonical({**body, "checksum": sha256(body)}))
+
+    def trials(self) -> Iterator[Trial]:
+        """Every verified record of the spec's tasks, ordered by task, direction, draw and step."""
+        if self.folder is None:
+            found = list(self._memory.values())
+        else:
+            names = sorted(path.stem for path in (self.folder / "trials").glob("*.json"))
+            found = [trial for name in names if (trial := self.get(name)) is not None]
+        tasks = {task.name: (n, task.model_dump()) for n, task in enumerate(self.spec.tasks)}
+        mine = [
+            trial
+            for trial in found
+            if trial.task in tasks
+            and trial.key["task"] == tasks[trial.task][1]
+            and trial.key["fingerprint"] == self.spec.model.fingerprint
+        ]
+        mine.sort(key=lambda t: (tasks[t.task][0], t.direction or "", t.draw, t.step))
+        yield from mine
+
+    def _path(self, address: str) -> Path:
+        assert self.folder is not None
+        return self.folder / "trials" / f"{address}.json"
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "spec": self.spec.model_dump(mode="json"),
+            "hash": self.spec.hash,
+            "fingerprint": self.spec.model.fingerprint,
+            "versions": _versions(),
+            "machine": platform.machine(),
+        }
+
+    def _read_spec(self, *, must_exist: bool) -> RunSpec | None:
+        assert self.folder is not None
+        path = self.folder / "run.json"
+        if not path.exists():
+            if must_exist:
+                raise BasinscopeError(
+                    f"{self.folder} is not a run folder (it has no run.json)",
+                    "allowed: the folder given to --run of a landscape",
+                )
+            if self.folder.exists() and not self.folder.is_dir():
+                raise BasinscopeError(f"{self.folder} is a file", "--run names a folder")
+            foreign = [p.name for p in self.folder.glob("*") if p.name != "trials"]
+            if foreign:
+                raise BasinscopeError(
+                    f"{self.folder} is not empty and not a run folder (it holds {foreign[0]!r})",
+                    "--run names a new folder or one that a run has made",
+                    "give another --run",
+                )
+            return None
+        try:
+            header = json.loads(path.read_text(encoding="utf-8"))
+            spec = RunSpec.model_validate(header["spec"])
+            if header["hash"] != spec.hash or header["format"] != FORMAT:
+                raise ValueError("its hash or format does not fit its spec")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = "not a spec" if isinstance(error, ValidationError) else str(error)
+            raise BasinscopeError(
+                f"{path} is corrupt ({reason.splitlines()[0] if reason else 'empty'})",
+                "the trials beside it are kept",
+                "delete run.json and run the same line again",
+            ) from None
+        return spec
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        """Move a bad record out of the way; its point is then measured again."""
+        self.set_aside.append(f"{path.name}: {reason.splitlines()[0]}")
+        bad = path.with_suffix(".bad")
+        n = 0
+        while bad.exists():
+            n += 1
+            bad = path.with_suffix(f".bad{n}")
+        try:
+            path.rename(bad)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _disk_error(path, error) from error
+
+
+def _parse(text: str) -> Trial:
+    """Trial from its file, verified; raises ValueError with a reason."""
+    body = json.loads(text)
+    if not isinstance(body, dict):
+        raise ValueError("it is not a JSON object")
+    checksum = body.pop("checksum", None)
+    try:
+        trial = Trial.model_validate(body)
+    except ValidationError as error:
+        raise ValueError(f"{error.error_count()} of its fields are malformed") from None
+    if sha256(body) != checksum:
+        raise ValueError("its checksum does not match")
+    try:
+        trial.verify()
+    except (KeyError, TypeError):
+        raise ValueError("its key is incomplete") from None
+    return trial
+
+
+def _write(path: Path, text: str) -> None:
+    """Write to a temporary file, fsync, rename, fsync the folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(draft).replace(path)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+
+
+def _disk_error(path: Path, error: OSError) -> BasinscopeError:
+    return BasinscopeError(
+        f"cannot write {path} ({error.strerror or error})",
+        "what was measured before is kept",
+        "free some space or mend the permissions, then run the same line again",
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("basinscope", "torch", "transformers", "numpy", "numba"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,72 @@
+"""A worker process: rebuilds the bench from words, then measures the units it is given.
+
+Speaks lines of JSON on standard input and output; ends when its parent does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, TextIO
+
+from basinscope.engines.loading import load
+from basinscope.errors import BasinscopeError
+from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.spec import ModelSpec, TaskSpec, model_spec, task_spec
+from basinscope.tasks import from_recipe
+from basinscope.weights import directions
+
+
+def main() -> None:
+    """Read the order and the units, write trials."""
+    import torch
+
+    # only our own lines may reach the parent: whatever a library prints goes to standard error
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    torch.set_num_threads(1)
+    try:
+        bench = rebuild(json.loads(sys.stdin.readline()))
+        for line in sys.stdin:
+            unit = json.loads(line)
+            unit["tasks"] = tuple(unit["tasks"])
+            for _, trial in bench.measure(Unit(**unit)):
+                _say(out, {"trial": trial.model_dump(mode="json")})
+            _say(out, {"done": True})
+    except BasinscopeError as error:
+        _say(out, {"error": str(error)})
+    except (BrokenPipeError, KeyboardInterrupt):
+        sys.exit(1)
+
+
+def rebuild(order: dict[str, Any]) -> Bench:
+    """Bench of the order, checked against the parent's description of it.
+
+    Raises:
+        BasinscopeError: if the weights or the items are not the parent's.
+    """
+    dtype = order["dtype"]
+    engine = load(order["folder"], dtype=dtype, device="cpu", params=order["params"])
+    if order["token_budget"]:
+        engine.token_budget = order["token_budget"]  # type: ignore[attr-defined]
+    tasks = tuple(from_recipe(task) for task in order["tasks"])
+    model, expected = model_spec(engine), ModelSpec.model_validate(order["model"])
+    if model.model_copy(update={"source": expected.source}) != expected:
+        raise BasinscopeError(
+            "a worker loaded other weights than its parent", "this is a bug: please report it"
+        )
+    specs = tuple(task_spec(task) for task in tasks)
+    if specs != tuple(TaskSpec.model_validate(spec) for spec in order["task_specs"]):
+        raise BasinscopeError("a worker built other items than its parent", "please report it")
+    words = tuple(directions.parse(word) for word in order["directions"])
+    return Bench(engine, words, tasks, expected, specs)
+
+
+def _say(out: TextIO, news: dict[str, Any]) -> None:
+    out.write(json.dumps(news) + "\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""The seam between benchmarks and engines: what a task asks, and how an answer becomes 0 or 1.
+
+A task knows its items, the requests each item makes, and the oracle that turns the answers to them
+into an outcome. It knows nothing of engines, tokenizers or weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from basinscope.errors import BasinscopeError
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Rank ``continuations`` by their log-likelihood given ``context`` (plain text, no template).
+
+    What the contexts of one task have in common at their start (few-shot examples) an engine may
+    run once for each set of weights.
+    """
+
+    context: str
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue ``prompt`` greedily for at most ``max_tokens`` tokens.
+
+    ``chat`` asks for the model's own chat template around the prompt (a model without one gets the
+    plain text). Generation ends at the model's end-of-sequence token, at any ``stop`` string (cut
+    off), or as soon as ``decided(text)`` is true: only if the score can then no longer change.
+    """
+
+    prompt: str
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    chat: bool = False
+    decided: Callable[[str], bool] | None = field(default=None, compare=False)
+
+
+Request = Choices | Generate
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Answer to `Choices`: the total log-likelihood in nats of each continuation.
+
+    ``failure`` is non-empty where there is no answer (non-finite logits, a prompt that does not fit
+    the model's context) and says why; the item then counts as wrong without asking the oracle.
+    """
+
+    loglik: tuple[float, ...]
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Answer to `Generate`; ``finished`` is false where the cap ended it.
+
+    ``failure`` as in `Ranking`.
+    """
+
+    text: str
+    finished: bool
+    failure: str = ""
+
+
+Answer = Ranking | Generation
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The score of one item: ``correct`` is the 0-1 oracle, the rest describes it.
+
+    ``margin`` is in nats, positive where correct (None: not defined); ``nll`` is the negative
+    log-likelihood in nats of the reference answer (None: not defined).
+    """
+
+    correct: bool
+    label: str = ""
+    margin: float | None = None
+    nll: float | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question: its identity, the requests it makes and the reference answer."""
+
+    id: str
+    requests: tuple[Request, ...]
+    answer: int | str | None = None
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A benchmark whose score is the mean of a 0-1 oracle over its items.
+
+    Attributes:
+        name: word that names it on the command line and labels it in every table.
+        chance: score of an answer without knowledge, in [0, 1].
+        scoring: version of the oracle; stands in the address of every record.
+        items: the items, in a fixed order.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def chance(self) -> float: ...
+    @property
+    def scoring(self) -> str: ...
+    @property
+    def items(self) -> Sequence[Item]: ...
+
+    def oracle(self, item: Item, answers: Sequence[Answer]) -> Outcome:
+        """Score the answers to ``item.requests`` (same order)."""
+        ...
+
+
+@dataclass(frozen=True)
+class CallableTask:
+    """A task scored by a function of the live module: no tokenizer, no text.
+
+    Args:
+        name: label in tables.
+        fn: ``fn(module)`` under the live weights; returns ``n_items`` values 0 or 1 (sequence,
+            array or tensor). Anything else, NaN included, counts as wrong.
+        n_items: number of items.
+        chance: score without knowledge.
+        version: change it when ``fn`` changes: it stands in the address of every record, because
+            code itself cannot be hashed reliably.
+    """
+
+    name: str
+    fn: Callable[[Any], Any]
+    n_items: int
+    chance: float = 0.0
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be scored."""
+        if self.n_items < 1:
+            raise BasinscopeError(
+                f"n_items={self.n_items} for task {self.name!r}",
+                "n_items is the number of 0-1 values that fn returns, at least 1",
+            )
+        check_chance(self.name, self.chance)
+
+    @property
+    def scoring(self) -> str:
+        """Version of the oracle."""
+        return f"callable/{self.version}"
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Items without requests: the function answers all of them at once."""
+        return tuple(Item(str(i), ()) for i in range(self.n_items))
+
+    def oracle(self, item: Item, answers: Sequence[Answer]) -> Outcome:
+        """Not used: `outcomes` scores all items at once."""
+        raise TypeError("a CallableTask scores its items with outcomes(module)")
+
+    def outcomes(self, module: Any) -> list[Outcome]:
+        """Call ``fn`` on the live module; values other than 0 and 1 count as wrong."""
+        values = self.fn(module)
+        values = values.tolist() if hasattr(values, "tolist") else values
+        values = list(values) if isinstance(values, Sequence) else [values]
+        if len(values) != self.n_items:
+            raise BasinscopeError(
+                f"task {self.name!r}: fn returned {len(values)} values",
+                f"n_items={self.n_items} were promised",
+                "return one 0 or 1 for each item",
+            )
+        return [
+            Outcome(bool(v == 1), "1" if v == 1 else "0" if v == 0 else "invalid") for v in values
+        ]
+
+
+def check_chance(name: str, chance: float) -> None:
+    """Raise unless the chance level of a task is a score."""
+    if not 0.0 <= chance < 1.0:
+        raise BasinscopeError(f"chance={chance} for task {name!r}", "allowed: 0 <= chance < 1")
+
+
+def items_hash(task: Task) -> str:
+    """Sha256 over everything the task asks: its name, scoring, and the text of every item."""
+    items = [dataclasses.asdict(_plain(item)) for item in task.items]
+    text = json.dumps([task.name, task.scoring, task.chance, items], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(item: Item) -> Item:
+    """Return the item without its callables, which have no text to hash."""
+    requests = tuple(
+        dataclasses.replace(r, decided=None) if isinstance(r, Generate) else r
+        for r in item.requests
+    )
+    return dataclasses.replace(item, requests=requests)
+
+
+def limited(task: Task, limit: int | None, seed: int = 0) -> Task:
+    """Take ``limit`` items of a task, the same ones for every weight setting.
+
+    The sample is drawn once by hashing (seed, item id), so it depends neither on the number of
+    items that follow nor on any generator; the items keep their order.
+    """
+    if limit is None or limit >= len(task.items):
+        return task
+    if limit < 1:
+        raise BasinscopeError(f"limit={limit}", "allowed: at least 1 item, or no limit at all")
+    if isinstance(task, CallableTask):
+        return task
+
+    def rank(item: Item) -> str:
+        return hashlib.sha256(f"{seed}:{item.id}".encode()).hexdigest()
+
+    chosen = {item.id for item in sorted(task.items, key=rank)[:limit]}
+    return Subset(task, tuple(item for item in task.items if item.id in chosen), seed)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some of the items of a task, under the same name; ``seed`` drew them."""
+
+    whole: Task
+    items: tuple[Item, ...]
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name of the whole task."""
+        return self.whole.name
+
+    @property
+    def chance(self) -> float:
+        """Chance level of the whole task."""
+        return self.whole.chance
+
+    @property
+    def scoring(self) -> str:
+        """Scoring of the whole task."""
+        return self.whole.scoring
+
+    def oracle(self, item: Item, answers: Sequence[Answer]) -> Outcome:
+        """Oracle of the whole task."""
+        return self.whole.oracle(item, answers)

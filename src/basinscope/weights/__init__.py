@@ -1,0 +1,1 @@
+"""Noise, exact weights, and the directions they move along."""

@@ -1,0 +1,142 @@
+"""Which tensors are perturbed, and what they are called in the checkpoint.
+
+The default is every trainable parameter of the checkpoint, norms and embeddings included; tied
+tensors once; nothing that a wrapper (torch.compile, DDP, FSDP, PEFT) adds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from basinscope.errors import BasinscopeError
+
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_PEFT_ADDS = ("modules_to_save", "ranknum", "token_adapter", "trainable_tokens_delta")
+
+
+def parameters(module: nn.Module, pattern: str | None = None) -> dict[str, nn.Parameter]:
+    """Parameters to perturb, by canonical checkpoint name, in the module's order.
+
+    Args:
+        module: bare or wrapped module.
+        pattern: regular expression; a parameter is taken where it matches anywhere in the name
+            (``re.search``), trainable or not. None takes every parameter with ``requires_grad``
+            (every one where none has it, as in a model frozen for inference or under PEFT).
+
+    Raises:
+        BasinscopeError: empty selection, bad expression, NaN or infinite weights, or two parameters
+            that overlap in memory without being the same tensor.
+    """
+    named = checkpoint_parameters(module)
+    if pattern is None:
+        trainable = {n: p for n, p in named.items() if p.requires_grad}
+        chosen = named if _is_peft(module) or not trainable else trainable
+    else:
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise BasinscopeError(
+                f"params={pattern!r} is not a regular expression ({error})",
+                r"allowed: Python's re syntax, such as 'mlp|norm' or 'layers\.0\.'",
+            ) from None
+        chosen = {n: p for n, p in named.items() if expression.search(n)}
+    chosen = {n: p for n, p in chosen.items() if p.is_floating_point() and p.numel()}
+    if not chosen:
+        some = ", ".join(list(named)[:3]) or "none"
+        raise BasinscopeError(
+            f"params={pattern!r} selects no parameter" if pattern else "the model has no parameter",
+            f"the model has {len(named)} named like: {some}",
+            "a regular expression that matches some of them, such as 'weight'",
+        )
+    for name, parameter in chosen.items():
+        if not bool(torch.isfinite(parameter.detach()).all()):
+            raise BasinscopeError(
+                f"the weights of {name} are not finite (NaN or infinity)",
+                "every weight must be a finite number",
+                "check the checkpoint, or load it in float32",
+            )
+    return chosen
+
+
+def checkpoint_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter of the checkpoint inside ``module``, tied ones once, by canonical name.
+
+    Tied means: the same memory seen with the same shape and strides, also where two Parameter
+    objects share it (defect 8 of earlier code: tied weights perturbed twice, a wrapper's extra
+    parameters counted).
+    """
+    found: dict[str, nn.Parameter] = {}
+    views: set[tuple[object, ...]] = set()
+    spans: dict[int, list[tuple[int, int, str]]] = {}
+    for raw, parameter in module.named_parameters():
+        name = canonical_name(module, raw)
+        if name is None:
+            continue
+        view = (_memory(parameter), parameter.dtype, parameter.shape, parameter.stride())
+        if view in views and parameter.numel():
+            continue
+        views.add(view)
+        found[name] = parameter
+        if not parameter.is_meta:
+            start = parameter.data_ptr()
+            last = sum(
+                (n - 1) * s for n, s in zip(parameter.shape, parameter.stride(), strict=True)
+            )
+            end = start + (last + 1) * parameter.element_size() if parameter.numel() else start
+            storage = parameter.untyped_storage().data_ptr()
+            spans.setdefault(storage, []).append((start, end, name))
+    for ranges in spans.values():
+        ranges.sort()
+        for (_, end, first), (start, _, second) in zip(ranges, ranges[1:], strict=False):
+            if start < end:
+                raise BasinscopeError(
+                    f"{first} and {second} overlap in memory without being the same tensor",
+                    "parameters must be tied wholly or not at all",
+                    "select one of them with params=",
+                )
+    return found
+
+
+def canonical_name(module: nn.Module, raw: str) -> str | None:
+    """Name of a parameter in the checkpoint; None for what a wrapper added."""
+    parts = raw.split(".")
+    if any(part.startswith("lora_") or part in _PEFT_ADDS for part in parts):
+        return None
+    if _is_peft(module) and parts[:2] == ["base_model", "model"]:
+        parts = parts[2:]
+    if type(module).__name__ in ("DistributedDataParallel", "DataParallel"):
+        parts = parts[1:]
+    skip = (*_WRAPPERS, "base_layer", "original_module")
+    return ".".join(part for part in parts if part not in skip)
+
+
+def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers of the checkpoint: what the fingerprint covers."""
+    state: dict[str, torch.Tensor] = dict(checkpoint_parameters(module))
+    memory = {_memory(p) for p in state.values()}
+    persistent = module.state_dict().keys()
+    for raw, buffer in module.named_buffers():
+        name = canonical_name(module, raw)
+        if name is not None and raw in persistent and _memory(buffer) not in memory:
+            state[name] = buffer
+    return state
+
+
+def names_of_ties(module: nn.Module, kept: Mapping[str, object]) -> tuple[str, ...]:
+    """Names in the module that are other names of a kept tensor (``lm_head.weight``)."""
+    raw = [canonical_name(module, n) for n, _ in module.named_parameters(remove_duplicate=False)]
+    return tuple(n for n in raw if n is not None and n not in kept)
+
+
+def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
+    if tensor.is_meta or not tensor.numel():
+        return (id(tensor),)
+    return (str(tensor.device), tensor.data_ptr())
+
+
+def _is_peft(module: nn.Module) -> bool:
+    return hasattr(module, "peft_config") and hasattr(module, "base_model")
