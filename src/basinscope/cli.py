@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,14 +20,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
+    from basinscope.engines.base import Engine
     from basinscope.landscape import Landscape
     from basinscope.landscape import Progress as Report
+    from basinscope.tasks.base import Task
 
 app = cyclopts.App(
     name="basinscope",
     help="How far can these weights move before a capability is lost?",
     version_flags=["--version"],
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `main` says how to resume
 )
 _screen = Console(stderr=True)
 
@@ -39,7 +43,7 @@ def landscape(
     tasks: Annotated[str, Parameter(name=["--tasks", "-t"])] = "mini",
     direction: Annotated[list[str] | None, Parameter(name=["--direction", "-d"])] = None,
     draws: int = 4,
-    steps: str | None = None,
+    steps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     limit: int | None = None,
     level: float = 0.5,
     run: Path | None = None,
@@ -76,12 +80,12 @@ def landscape(
     points = None if steps is None else parse_steps(steps)
     lines = [parse(word) for word in direction or ["random"]]
     chosen = bs.tasks(tasks, limit=limit)
-    folder = run or Path("runs") / (Path(model).stem or "run")
+    folder = run or Path("runs") / (Path(model).resolve().name.removesuffix(".gguf") or "run")
     engine = bs.load(
         model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
     )
-    _announce(engine, chosen, points, draws * len(lines), workers)
-    with _progress() as report:
+    plan = _plan(engine, chosen, points, draws * len(lines), workers)
+    with _progress(plan) as report:
         found = bs.landscape(
             engine, chosen, directions=lines, steps=points, draws=draws, level=level,
             run=folder, workers=workers, progress=report,
@@ -112,14 +116,17 @@ def report(run: Path, /, *others: Path, level: float = 0.5, figure: Path | None 
         run: run folder.
         others: run folders to draw over it.
         level: as in landscape.
-        figure: where the figure of several runs goes; default RUN/figures/overlay.png.
+        figure: draw this figure alone; default for several runs RUN/figures/overlay.png.
     """
     import basinscope as bs
 
     first = bs.load_run(run)
-    if others:
+    if others or figure:
         path = figure or run / "figures" / "overlay.png"
-        names = [folder.name for folder in (run, *others)]
+        folders = (run, *others)
+        names = [folder.resolve().name for folder in folders]
+        if len(set(names)) < len(names):
+            names = [str(folder) for folder in folders]
         print(first.plot(path, *(bs.load_run(o) for o in others), names=names))
     else:
         from basinscope.report.page import write_report
@@ -170,6 +177,9 @@ def verify(run: Path, /) -> None:
     print(f"{len(found.trials)} records verified")
 
 
+MOST_STEPS = 10_000
+
+
 def parse_steps(text: str) -> list[float]:
     """Steps of ``LO:HI:N`` (inclusive) or of a comma list.
 
@@ -181,14 +191,14 @@ def parse_steps(text: str) -> list[float]:
     """
     wrong = BasinscopeError(
         f"steps {text!r}",
-        "allowed: LO:HI:N with N >= 2, or finite numbers by commas",
-        "for example --steps=-0.03:0.03:13 or --steps 0,0.005,0.01",
+        f"allowed: LO:HI:N with LO < HI and N from 2 to {MOST_STEPS}, or finite numbers by commas",
+        "for example --steps -0.03:0.03:13 or --steps 0,0.005,0.01",
     )
     try:
         if ":" in text:
             low, high, count = text.split(":")
             a, b, n = float(low), float(high), int(count)
-            if n < 2 or not a < b:
+            if not 2 <= n <= MOST_STEPS or not a < b:
                 raise wrong
             steps = [float(f"{a + (b - a) * i / (n - 1):.12g}") for i in range(n)]
         else:
@@ -205,6 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         app(given, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except BasinscopeError as error:
         _fail(str(error))
     except cyclopts.CycloptsError as error:
@@ -214,6 +225,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.write(f"\ninterrupted; what was measured is kept; to resume: {line}\n")
         sys.exit(130)
     except BrokenPipeError:
+        # whoever read (head, less) has gone: let the flush at exit go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 
 
@@ -222,41 +235,52 @@ def _fail(message: str) -> None:
     sys.exit(2)
 
 
-def _announce(
-    engine: object, tasks: object, points: list[float] | None, slices: int, workers: int | None
-) -> None:
-    """Say how many evaluations there will be and roughly how long they take."""
-    import os
+def _plan(
+    engine: Engine,
+    tasks: Sequence[Task],
+    points: list[float] | None,
+    slices: int,
+    workers: int | None,
+) -> str:
+    """How many evaluations there will be and roughly how long they take."""
+    from basinscope.runs.executor import cores
 
-    settings = slices * len({*(points or range(21))} - {0}) + 1
-    each = engine.estimate_s(tasks)  # type: ignore[attr-defined]
-    team = min(workers or os.cpu_count() or 1, settings)
+    each = engine.estimate_s(tasks)
+    settings = slices * len(set(points or range(21)) - {0}) + 1
+    team = min(workers or cores(), settings)
     about = "about" if points is not None else "the edges are searched: roughly"
-    items = sum(len(task.items) for task in tasks)  # type: ignore[attr-defined]
+    items = sum(len(task.items) for task in tasks)
     minutes = settings * each / team / 60
-    _screen.print(
+    return (
         f"{settings} settings of the weights x {items} items = {settings * items:,} evaluations, "
-        f"{about} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}",
-        highlight=False,
+        f"{about} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}"
     )
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
+def _progress(plan: str) -> Iterator[Report]:
+    """Print the plan and show a bar, as soon as the run has passed its checks."""
     bar = Progress(
-        TextColumn("{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=_screen,
     )
-    with bar:
-        line = bar.add_task("starting", total=None)
+    line = bar.add_task("starting", total=None)
 
-        def update(done: int, planned: int, what: str) -> None:
-            bar.update(line, completed=done, total=planned, description=what or "measuring")
+    def update(done: int, planned: int, what: str) -> None:
+        if not bar.live.is_started:
+            kept = f"; {done} of {planned} trials are there already" if done else ""
+            _screen.print(plan + kept, highlight=False, markup=False, soft_wrap=True)
+            bar.start()
+        bar.update(line, completed=done, total=planned, description=what or "measuring")
 
+    try:
         yield update
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:

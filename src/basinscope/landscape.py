@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,11 +77,11 @@ def landscape(
     """
     many = [tasks] if isinstance(tasks, Task) else list(tasks)
     lines = [Random(0)] if directions is None else list(directions)
-    _check(many, lines, steps, draws, level)
+    _check(many, lines, steps, draws, level, workers)
     bench = Bench(
         engine, tuple(lines), tuple(many), model_spec(engine), tuple(task_spec(t) for t in many)
     )
-    explicit = None if steps is None else tuple(sorted({float(s) for s in steps} | {0.0}))
+    explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
     spec = RunSpec(
         kind="landscape",
         model=bench.model,
@@ -91,6 +92,7 @@ def landscape(
         level=level,
     )
     store = Store(run, spec)
+    _check_labels(bench, store, draws)
     points = len(explicit or ()) or 2
     team = executor.make(bench, workers, (points - 1) * draws * len(lines) + 1)
     try:
@@ -133,6 +135,11 @@ class Landscape:
         self.set_aside = tuple(set_aside)
         self._tasks = {task.name: task for task in spec.tasks}
         self._zero = {t.task: t for t in self.trials if t.direction is None}
+        self._points: dict[tuple[str, str], dict[float, list[Trial]]] = {}
+        for trial in self.trials:
+            if trial.direction is not None:
+                curve = self._points.setdefault((trial.task, trial.direction), {})
+                curve.setdefault(trial.step, []).append(trial)
 
     def to_pandas(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """One row for each task, direction, draw and step.
@@ -144,8 +151,9 @@ class Landscape:
         import pandas as pd
 
         rows = []
+        exact = cache(stats.clopper_pearson)
         for trial, direction, draw in self._placed():
-            interval = stats.clopper_pearson(sum(trial.correct), trial.n, confidence)
+            interval = exact(sum(trial.correct), trial.n, confidence)
             rows.append((trial.task, direction, draw, trial.step, trial.n, sum(trial.correct),
                          trial.score, interval.low, interval.high))  # fmt: skip
         names = ["task", "direction", "draw", "step", "n", "correct", "score", "low", "high"]
@@ -176,21 +184,24 @@ class Landscape:
         score over all directions of the family, on these items, with at least the confidence and
         whatever the distribution over directions (betting bound; wide for few draws). At step 0
         and for a single draw there is no spread over draws to speak of: the interval is then the
-        exact one over items. T is the loss of arXiv 2505.17646, normalised over one curve.
+        exact one over items. A task measured at step 0 alone has one row, with no direction. T
+        is the loss of arXiv 2505.17646, normalised over one curve.
         """
         import pandas as pd
 
         rows = []
         for task in self._tasks:
-            for direction in self.directions(task):
-                curve = self.curve(task, direction)
-                top = max(sum(s) / len(s) for s in curve.values())
-                bottom = min(sum(s) / len(s) for s in curve.values())
-                for step, scores in curve.items():
-                    mean = sum(scores) / len(scores)
-                    interval = self._interval(task, direction, step, scores, confidence)
+            for direction in self.directions(task) or [""]:
+                curve = {
+                    step: (sum(t.score for t in trials) / len(trials), trials)
+                    for step, trials in self._at_steps(task, direction).items()
+                }
+                top = max((mean for mean, _ in curve.values()), default=0.0)
+                bottom = min((mean for mean, _ in curve.values()), default=0.0)
+                for step, (mean, trials) in curve.items():
                     loss = 1 - (mean - bottom) / (top - bottom) if top > bottom else math.nan
-                    rows.append((task, direction, step, len(scores), mean, *interval, loss))
+                    interval = _interval(trials, confidence)
+                    rows.append((task, direction, step, len(trials), mean, *interval, loss))
         names = ["task", "direction", "step", "draws", "score", "low", "high", "T"]
         return pd.DataFrame(rows, columns=names)
 
@@ -301,6 +312,7 @@ class Landscape:
 
         Columns: task, chance, score (at zero), score_low, score_high, direction, sign, draws,
         width, low, high (in alpha), width_rms, low_rms, high_rms (in alpha / RMS(theta0)), reason.
+        A task measured at step 0 alone has one row, with no direction and sign 0.
         """
         import pandas as pd
 
@@ -310,6 +322,9 @@ class Landscape:
             if zero is None:
                 continue
             at_zero = stats.clopper_pearson(sum(zero.correct), zero.n, confidence)
+            head = (task, spec.chance, zero.score, at_zero.low, at_zero.high)
+            if not self.directions(task):
+                rows.append((*head, "", 0, 0, *[math.nan] * 6, "nothing but step 0 was measured"))
             for direction in self.directions(task):
                 for sign in (1, -1):
                     if not any(s * sign > 0 for s in self._at_steps(task, direction)):
@@ -319,9 +334,8 @@ class Landscape:
                     )
                     ends = (w.estimate, w.low, w.high)
                     draws = w.n_units if w.unit == "draws" else 1
-                    rows.append((task, spec.chance, zero.score, at_zero.low, at_zero.high,
-                                 direction, sign, draws, *ends,
-                                 *(x / self.spec.model.rms for x in ends), w.reason))  # fmt: skip
+                    in_rms = (x / (self.spec.model.rms or math.nan) for x in ends)
+                    rows.append((*head, direction, sign, draws, *ends, *in_rms, w.reason))
         names = ["task", "chance", "score", "score_low", "score_high", "direction", "sign", "draws",
                  "width", "low", "high", "width_rms", "low_rms", "high_rms", "reason"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
@@ -334,14 +348,23 @@ class Landscape:
 
     def directions(self, task: str | None = None) -> list[str]:
         """Labels of the directions along which something (of a task) was measured."""
-        found = {t.direction for t in self.trials if task in (None, t.task)} - {None}
+        found = {label for name, label in self._points if task in (None, name)}
         planned = [label for label in self.spec.directions if label in found]
-        return planned + sorted(str(label) for label in found - set(planned))
+        return planned + sorted(found - set(planned))
 
     def curve(self, task: str, direction: str) -> dict[float, list[float]]:
         """Scores of each draw, by step in ascending order, step 0 included."""
         points = self._at_steps(task, direction)
-        return {step: [t.score for t in points[step]] for step in sorted(points)}
+        return {step: [t.score for t in trials] for step, trials in points.items()}
+
+    def draws(self, task: str, direction: str) -> dict[int, list[Trial]]:
+        """Trials of each draw in ascending order of the step, step 0 included."""
+        points = self._at_steps(task, direction)
+        zero = points.pop(0.0, [])
+        found: dict[int, list[Trial]] = {}
+        for trial in (t for trials in points.values() for t in trials):
+            found.setdefault(trial.draw, []).append(trial)
+        return {n: sorted(zero + found[n], key=lambda t: t.step) for n in sorted(found)}
 
     def task(self, name: str) -> TaskSpec:
         """Spec of a task of this run."""
@@ -350,35 +373,20 @@ class Landscape:
         return self._tasks[name]
 
     def _at_steps(self, task: str, direction: str) -> dict[float, list[Trial]]:
-        points: dict[float, list[Trial]] = {}
+        """Trials of each draw, by step in ascending order, step 0 included."""
+        points = dict(self._points.get((task, direction), {}))
         if task in self._zero:
             points[0.0] = [self._zero[task]]
-        for trial in self.trials:
-            if trial.task == task and trial.direction == direction:
-                points.setdefault(trial.step, []).append(trial)
-        return points
+        return dict(sorted(points.items()))
 
     def _placed(self) -> Iterable[tuple[Trial, str, int]]:
         """Every trial with its direction and draw; step 0 once for each of them."""
         for task in self._tasks:
             for direction in self.directions(task):
-                own = [t for t in self.trials if t.task == task and t.direction == direction]
-                for draw in sorted({t.draw for t in own}):
-                    at = [t for t in own if t.draw == draw]
-                    at += [self._zero[task]] if task in self._zero else []
-                    yield from ((t, direction, draw) for t in sorted(at, key=lambda t: t.step))
+                for draw, trials in self.draws(task, direction).items():
+                    yield from ((trial, direction, draw) for trial in trials)
             if not self.directions(task) and task in self._zero:
                 yield self._zero[task], "", 0
-
-    def _interval(
-        self, task: str, direction: str, step: float, scores: list[float], confidence: float
-    ) -> tuple[float, float]:
-        trials = self._at_steps(task, direction)[step]
-        if len(scores) > 1:
-            over_draws = stats.mean_over_draws(scores, confidence)
-            return over_draws.low, over_draws.high
-        exact = stats.clopper_pearson(sum(trials[0].correct), trials[0].n, confidence)
-        return exact.low, exact.high
 
     def _direction(self, task: str, label: str | None) -> str:
         self.task(task)
@@ -392,6 +400,15 @@ class Landscape:
         return label
 
 
+def _interval(trials: Sequence[Trial], confidence: float) -> tuple[float, float]:
+    """Of the mean score over draws; over items where there is one draw."""
+    if len(trials) > 1:
+        over_draws = stats.mean_over_draws([t.score for t in trials], confidence)
+        return over_draws.low, over_draws.high
+    exact = stats.clopper_pearson(sum(trials[0].correct), trials[0].n, confidence)
+    return exact.low, exact.high
+
+
 # --- planning -----------------------------------------------------------------------------------
 
 
@@ -401,6 +418,7 @@ def _check(
     steps: Sequence[float] | None,
     draws: int,
     level: float,
+    workers: int | None,
 ) -> None:
     for what, names in (
         ("tasks", [t.name for t in tasks]),
@@ -412,11 +430,41 @@ def _check(
         raise BasinscopeError(f"steps={list(steps)}", "allowed: at least one, all finite")
     if draws < 1:
         raise BasinscopeError(f"draws={draws}", "allowed: at least 1")
+    if workers is not None and workers < 1:
+        raise BasinscopeError(f"workers={workers}", "allowed: at least 1")
     if not 0 < level < 1:
         raise BasinscopeError(f"level={level}", "allowed: between 0 and 1, such as 0.5")
     for task in tasks:
         if not task.items:
             raise BasinscopeError(f"task {task.name!r} has no items")
+
+
+def _check_labels(bench: Bench, store: Store, draws: int) -> None:
+    """Refuse two directions of one label, or two labels of one direction, in a run folder."""
+    labels: dict[tuple[str, int], str] = {}
+    for d, direction in enumerate(bench.directions):
+        for draw in range(draws):
+            first = labels.setdefault((bench.identity(d, draw), draw), direction.label)
+            if first != direction.label:
+                raise BasinscopeError(
+                    f"directions {first!r} and {direction.label!r} are the same", "give one of them"
+                )
+    for trial in store.trials():
+        if trial.direction is None or trial.draw >= draws:
+            continue
+        label = labels.get((trial.key["direction"], trial.draw))
+        if label is None and trial.direction in labels.values():
+            raise BasinscopeError(
+                f"{store.folder} holds another direction called {trial.direction!r}",
+                "a label names one direction in a run folder",
+                "give another --run, or the direction another label",
+            )
+        if label not in (None, trial.direction):
+            raise BasinscopeError(
+                f"{store.folder} holds the direction {label!r} as {trial.direction!r}",
+                "a direction has one label in a run folder",
+                "give another --run, or the direction its old label",
+            )
 
 
 def _units(
@@ -505,14 +553,12 @@ def _search_side(
         new = [a for a in steps if a not in fallen]
         measure(_units(measure.bench, [sign * a for a in new], draws, [d]))
         for a in new:
-            fallen[a] = {
-                t: measure.mean(d, t, sign * a, draws) < s for t, s in threshold.items()
-            }
+            fallen[a] = {t: measure.mean(d, t, sign * a, draws) < s for t, s in threshold.items()}
 
-    first = _round(0.05 * scale)
+    first, least = _round(0.05 * scale), 1e-6 * scale
     at([first])
     low = high = first
-    while any(fallen[low].values()) and low > 1e-6 * scale:
+    while any(fallen[low].values()) and low > least:
         low = _round(low / 2)
         at([low])
     while not all(fallen[high].values()) and high < 16 * scale:
@@ -522,7 +568,7 @@ def _search_side(
         middles = set()
         for t in threshold:
             edge = min((a for a in fallen if fallen[a][t]), default=None)
-            if edge is None:
+            if edge is None or edge <= least:
                 continue
             inside = max((a for a in fallen if a < edge), default=0.0)
             if edge - inside > 0.15 * edge:

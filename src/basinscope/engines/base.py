@@ -53,7 +53,7 @@ class Engine:
         self.checkpoint: str | None = None
         live = selection.parameters(module, params)
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
-        self._pristine = Pristine(live, mapped)
+        self._pristine = Pristine(live, mapped, lambda: selection.tensors(module))
         self._open = False
 
     @property
@@ -67,8 +67,8 @@ class Engine:
         total = 0.0
         for theta in self._pristine.values.values():
             flat = theta.reshape(-1)
-            for part in flat.split(1 << 22):
-                total += float(part.double().square().sum())
+            for a in range(0, flat.numel(), 1 << 22):
+                total += float(flat[a : a + (1 << 22)].double().square().sum())
         return math.sqrt(total / self.d)
 
     @property
@@ -98,10 +98,12 @@ class Engine:
 
         Raises:
             BasinscopeError: inside another ``at``; for a step that is not finite; for a direction
-                that does not fit; if the weights were changed from outside since loading.
+                that does not fit; if the weights were changed from outside since loading; on
+                leaving, if the body replaced tensors or changed parameters that are not perturbed.
 
         Guarantee: the sum is computed in float32 from the pristine copy and rounded once; on
-        leaving, also by an exception, every perturbed tensor has its pristine bytes.
+        leaving, also by an exception, every perturbed tensor and every persistent buffer has its
+        pristine bytes.
         Cost: no memory for random directions; one pass over the weights each way.
         """
         if self._open:
@@ -118,6 +120,7 @@ class Engine:
         finally:
             self._pristine.restore()
             self._open = False
+        self._pristine.check_untouched()
 
     def fingerprint(self) -> str:
         """Sha256 over names, dtypes, shapes and live bytes of all weights and persistent buffers.

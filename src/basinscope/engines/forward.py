@@ -1,8 +1,10 @@
 """Rows of tokens through a causal model, with a key-value cache that rows can branch from.
 
-Rows are padded on the right to a multiple of ``ROUND`` and told apart by a mask over the cache's
-slots, so a row's numbers do not depend on which rows share its batch: every reduction over slots
-adds exact zeros for slots that are not the row's, at places that keep their lane.
+Rows are padded on the right and told apart by a mask over the cache's slots, each batch of new
+tokens beginning at a multiple of ``ROUND``. So a row's numbers do not depend on which rows share
+its batch: every reduction over slots adds exact zeros for slots that are not the row's, at places
+that keep their lane, and matrix products sum over features in an order of their own (checked by the
+tests on the CPU; a GPU's library may choose another kernel for another batch).
 
 Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocabulary.
 """
@@ -10,53 +12,43 @@ Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocab
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-ROUND = 32  # lanes of the widest bfloat16 vector in use
-SHORT = 16  # rows appended to a cache are padded less below this, see `padded`
+from basinscope.engines.cache import ROUND, Past, Slots
+
+SHORT = 16  # rows of fewer new tokens are padded less, see `padded`
 LEAST_ROWS = 4  # fewer rows than this may take a matrix-vector path that sums in another order
 # settings by which a model changes its logits after the output head
 _AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def padded(tokens: int) -> int:
-    """Width of a row of new tokens behind a cache.
+    """Width of a row of new tokens.
 
-    The last few slots of an attention row are summed outside the vector loop, so which slots those
-    are must not depend on the batch: new tokens shorter than `SHORT` always lie among them, longer
-    ones never do, and the two are not mixed.
+    The cache before them ends at a multiple of `ROUND` (`Past.align`). The last few slots of an
+    attention row are summed outside the vector loop, so which slots those are must not depend on
+    the batch: new tokens fewer than `SHORT` always lie among them, more never do, and the two are
+    not mixed.
     """
     return _up(tokens, 4) if tokens < SHORT else _up(tokens, ROUND)
 
 
+def _branch(
+    seen_LL: torch.Tensor, ahead_L: torch.Tensor, start: int, tails: Sequence[Sequence[int]]
+) -> None:
+    """Make tails behind position ``start`` blind to each other and count on from ``start``."""
+    first = start
+    for tail in tails:
+        seen_LL[first : first + len(tail), start:first] = False
+        ahead_L[first : first + len(tail)] = start + torch.arange(len(tail), device=ahead_L.device)
+        first += len(tail)
+
+
 def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
-
-
-@dataclass
-class Past:
-    """Cache of B rows: keys and values per layer, which slots are real, how many those are."""
-
-    layers: list[tuple[torch.Tensor, torch.Tensor]]  # each (B, heads, S, head size)
-    mask_BS: torch.Tensor
-    length_B: torch.Tensor
-
-    def rows(self, index: torch.Tensor) -> Past:
-        """Copy of the given rows; an index may repeat, which branches the row."""
-        return Past(
-            [(k.index_select(0, index), v.index_select(0, index)) for k, v in self.layers],
-            self.mask_BS.index_select(0, index),
-            self.length_B.index_select(0, index),
-        )
-
-    @property
-    def slots(self) -> int:
-        """Number of slots, real or padding."""
-        return self.mask_BS.shape[1]
 
 
 class Forward:
@@ -78,7 +70,8 @@ class Forward:
     @property
     def device(self) -> torch.device:
         """Where tokens go."""
-        return next(self.module.parameters()).device
+        device: torch.device = next(self.module.parameters()).device
+        return device
 
     @property
     def context(self) -> int:
@@ -91,45 +84,64 @@ class Forward:
         return 1 << 30
 
     def extend(
-        self, past: Past | None, rows: Sequence[Sequence[int]], *, decode: bool = False
+        self,
+        past: Past | None,
+        rows: Sequence[Sequence[int]],
+        tails: Sequence[Sequence[Sequence[int]]] | None = None,
+        *,
+        decode: bool = False,
     ) -> tuple[torch.Tensor, Past]:
         """Append tokens to each row (at least one each).
 
         Args:
-            past: what the rows hold already; None for nothing.
-            rows: new tokens; either all shorter than `SHORT` or none (see `padded`).
+            past: what the rows hold already, which is written into; None for nothing.
+            rows: new tokens; with their tails either all shorter than `SHORT` or none (`padded`).
+            tails: for each row, continuations that all branch off its end and do not see each
+                other; they lie behind the row one after another, and cannot be extended further.
             decode: one token for each of at least `LEAST_ROWS` rows, without padding.
 
         Returns:
-            Hidden states (B, L, D) and the longer cache. Position ``len(rows[b]) - 1`` of row b
-            belongs to its last token; later positions are padding and mean nothing.
+            Hidden states (B, L, D), and what the rows hold then. Position ``len(rows[b]) - 1``
+            belongs to the last token of row b; later ones are its tails, then padding, which means
+            nothing.
         """
-        from transformers import DynamicCache
+        from transformers import Cache
 
-        longest = max(len(row) for row in rows)
+        full = rows if tails is None else [
+            [*row, *(token for tail in own for token in tail)]
+            for row, own in zip(rows, tails, strict=True)
+        ]  # fmt: skip
+        longest = max(len(row) for row in full)
         assert not decode or (longest == 1 and len(rows) >= LEAST_ROWS)
-        width = 1 if decode else padded(longest) if past is not None else _up(longest, ROUND)
-        ids_BL, new_BL = self._pad(rows, width)
-        count_B = new_BL.sum(1)
+        width = 1 if decode else padded(longest)
+        ids_BL, new_BL = self._pad(full, width)
         ahead_BL = (new_BL.cumsum(1) - 1).clamp(min=0)
+        seen_BLL = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+        if tails is not None:
+            seen_BLL = seen_BLL.repeat(len(rows), 1, 1)
+            for b, (row, own) in enumerate(zip(rows, tails, strict=True)):
+                _branch(seen_BLL[b], ahead_BL[b], len(row), own)
         if past is None:
-            # nothing but right padding: the causal mask alone keeps it from every real token
-            mask, positions_BL, cache, mask_BS, length_B = (
-                None, ahead_BL, DynamicCache(), new_BL, count_B,
-            )  # fmt: skip
+            # nothing but right padding: causality alone keeps it from every real token
+            mask = None if tails is None else seen_BLL[:, None]
+            mask_BS, length_B = new_BL, new_BL.sum(1)
+            cache = Cache(layer_class_to_replicate=Slots)
         else:
+            held_BLS = past.mask_BS.bool()[:, None, :].expand(-1, width, -1)
+            own_BLL = seen_BLL.expand(len(rows), -1, -1)
+            mask = torch.cat([held_BLS, own_BLL], dim=2)[:, None]
+            ahead_BL = past.length_B[:, None] + ahead_BL
             mask_BS = torch.cat([past.mask_BS, new_BL], dim=1)
-            mask, positions_BL = mask_BS, past.length_B[:, None] + ahead_BL
-            cache, length_B = DynamicCache(past.layers), past.length_B + count_B
+            length_B, cache = past.length_B + new_BL.sum(1), Cache(layers=past.layers)
         out = self.trunk(
             input_ids=ids_BL,
             attention_mask=mask,
-            position_ids=positions_BL,
+            position_ids=ahead_BL,
             past_key_values=cache,
             use_cache=True,
         )
-        layers = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
-        return out.last_hidden_state, Past(layers, mask_BS, length_B)
+        after = Past(cache.layers, mask_BS, length_B)
+        return out.last_hidden_state, after if decode or tails is not None else after.align()
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Float32 logits (N, V) of chosen hidden states."""
@@ -163,7 +175,9 @@ class Forward:
             _, past = self.extend(past.rows(branch), news)
             hidden, _ = self.extend(past, [rows[0][8:], [0], [0], [0]], decode=True)
             fast = self.logits(hidden[0, :1])
-            second = self.logits(self.extend(None, [rows[1]])[0][:, 4])
+            # the same two rows as tails behind one token
+            hidden, _ = self.extend(None, [rows[1][:1]], [[rows[0][1:3], rows[1][1:]]])
+            second = self.logits(hidden[:, 6])
         except (TypeError, AttributeError, RuntimeError, ValueError, IndexError):
             return False
         slow = self.plain(rows[:1])[:, 8].float()
@@ -175,11 +189,10 @@ class Forward:
     def fits_cache(self, slots: int) -> bool:
         """Whether a cache of so many slots means what full attention means in every layer."""
         window = getattr(self.config, "sliding_window", None)
-        return self.cached and not (isinstance(window, int) and slots > window)
+        most = slots + 3 * ROUND  # each of head, body and tails may leave slots empty
+        return self.cached and not (isinstance(window, int) and most > window)
 
-    def _pad(
-        self, rows: Sequence[Sequence[int]], width: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pad(self, rows: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.zeros(len(rows), width, dtype=torch.int64)
         mask = torch.zeros(len(rows), width, dtype=torch.int64)
         for b, row in enumerate(rows):

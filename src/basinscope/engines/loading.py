@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ def snapshot(engine: Engine) -> Iterator[str | None]:
     if type(engine) is not TransformersEngine or not hasattr(engine.module, "config"):
         yield None
         return
+    if selection.added(engine.module):
+        raise BasinscopeError(
+            f"{engine.source!r} carries adapters, which a checkpoint of its config cannot hold",
+            "allowed with several workers: a model without adapters",
+            "merge them, or use one worker",
+        )
     with tempfile.TemporaryDirectory(prefix="basinscope-") as folder:
         save(engine.module, engine.tokenizer, Path(folder))
         yield folder
@@ -104,6 +111,7 @@ def snapshot(engine: Engine) -> Iterator[str | None]:
 def save(module: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint: safetensors with tied tensors once, config, tokenizer."""
     from safetensors.torch import save_file
+    from transformers import GenerationConfig
 
     state = {n: t.detach().cpu().contiguous() for n, t in selection.tensors(module).items()}
     config = module.config
@@ -112,6 +120,9 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        ends = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
+        if ends is not None:  # a chat model may end its texts with other tokens than its config's
+            GenerationConfig(eos_token_id=ends).save_pretrained(folder)
     except Exception as error:
         raise BasinscopeError(
             f"cannot write the weights to {folder} ({error})",
@@ -126,10 +137,11 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
 def _device(word: str) -> torch.device:
     if word == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+    device = None
+    with suppress(RuntimeError):
         device = torch.device(word)
-    except RuntimeError:
-        raise BasinscopeError(f"device {word!r}", "allowed: auto, cpu, cuda, cuda:N") from None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise BasinscopeError(f"device {word!r}", "allowed: auto, cpu, cuda, cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BasinscopeError(f"device {word!r}", "torch sees no CUDA device", "--device cpu")
     return device
@@ -225,7 +237,7 @@ def _mapped(folder: Path, module: nn.Module) -> dict[str, torch.Tensor]:
     live = selection.checkpoint_parameters(module)
     found: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as shelf:  # type: ignore[no-untyped-call]
+        with safe_open(file, framework="pt") as shelf:
             for name in shelf.keys() & live.keys():
                 tensor = shelf.get_tensor(name)
                 if tensor.dtype == live[name].dtype and torch.equal(tensor, live[name]):
@@ -242,7 +254,9 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        # the conversion of GGUF files has a bar of its own that no switch reaches
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from basinscope.errors import BasinscopeError
+from basinscope.runs.store import disk_error
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
 
 # Okabe and Ito's colours, which the colour-blind can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
-STYLES = ("-", "--", ":", "-.")
+STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
 def plot_landscapes(path: Path, runs: Sequence[Landscape], names: Sequence[str] = ()) -> Path:
@@ -39,8 +40,10 @@ def plot_landscapes(path: Path, runs: Sequence[Landscape], names: Sequence[str] 
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise BasinscopeError(f"figure {str(path)!r}", "allowed: a name in .png, .pdf or .svg")
     labels = list(names) or [f"run {i + 1}" if len(runs) > 1 else "" for i in range(len(runs))]
-    if len(labels) != len(runs):
-        raise BasinscopeError(f"{len(labels)} names for {len(runs)} runs", "one name for each run")
+    if len(labels) != len(runs) or len(set(labels)) != len(labels):
+        raise BasinscopeError(
+            f"names {labels} for {len(runs)} runs", "one name for each run, all different"
+        )
     tables = [run.means() for run in runs]
     table = pd.concat([t.assign(run=n) for t, n in zip(tables, labels, strict=True)])
     if table.empty:
@@ -52,9 +55,7 @@ def plot_landscapes(path: Path, runs: Sequence[Landscape], names: Sequence[str] 
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     raw, loss = figure.subplots(1, 2)
-    for (run_name, task, direction), own in table.groupby(
-        ["run", "task", "direction"], sort=False
-    ):
+    for (run_name, task, direction), own in table.groupby(["run", "task", "direction"], sort=False):
         run = runs[labels.index(run_name)]
         look: dict[str, Any] = {"color": colour[task], "linestyle": style[run_name, direction]}
         own = own.sort_values("step")
@@ -71,32 +72,32 @@ def plot_landscapes(path: Path, runs: Sequence[Landscape], names: Sequence[str] 
              xlabel=r"step $\alpha$ along $\delta$")  # fmt: skip
     raw.set_title("score with 95% band; dotted: chance", fontsize=10)
     loss.set_title("loss normalised over each curve (hides the level)", fontsize=10)
+    rms = runs[0].spec.model.rms
     for axis in (raw, loss):
         axis.axvline(0, color="#999999", linewidth=0.6)
         axis.grid(alpha=0.25)
-        if len({run.spec.model.rms for run in runs}) == 1:
-            rms = runs[0].spec.model.rms
+        if rms > 0 and all(run.spec.model.rms == rms for run in runs):
             upper = axis.secondary_xaxis("top", (lambda a: a / rms, lambda a: a * rms))
             upper.set_xlabel(r"$\alpha$ / RMS($\theta_0$)", fontsize=9)
     _legend(raw, colour, style, table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    table.to_csv(path.with_suffix(".csv"), index=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        table.to_csv(path.with_suffix(".csv"), index=False)
+    except OSError as error:
+        raise disk_error(path, error) from error
     return path
 
 
 def _thin(axis: Any, run: Landscape, task: str, direction: str, look: dict[str, Any]) -> None:
     """One thin line for each draw."""
-    rows = run.to_pandas()
-    own = rows[(rows["task"] == task) & (rows["direction"] == direction)]
-    if own["draw"].nunique() < 2:
-        return
-    for _, draw in own.groupby("draw"):
-        draw = draw.sort_values("step")
-        axis.plot(draw["step"], draw["score"], linewidth=0.5, alpha=0.35, color=look["color"])
+    draws = run.draws(task, direction)
+    for trials in draws.values() if len(draws) > 1 else ():
+        axis.plot([t.step for t in trials], [t.score for t in trials],
+                  linewidth=0.5, alpha=0.35, color=look["color"])  # fmt: skip
 
 
-def _legend(axis: Any, colour: dict[str, str], style: dict[Any, str], table: pd.DataFrame) -> None:
+def _legend(axis: Any, colour: dict[str, str], style: dict[Any, Any], table: pd.DataFrame) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=c, lw=2, label=task) for task, c in colour.items()]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basinscope.report.figures import plot_landscapes
-from basinscope.report.text import notes
+from basinscope.report.text import notes, side
+from basinscope.runs.store import disk_error
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
@@ -29,6 +30,7 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
     plot_landscapes(folder / "figures" / "landscape.pdf", [run])
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
+    environment.filters["side"] = side
     source = files("basinscope.report").joinpath("page.html").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
         spec=run.spec,
@@ -42,22 +44,28 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
         trials=len(run.trials),
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise disk_error(path, error) from error
     return path
 
 
 def _labels(run: Landscape) -> list[dict[str, object]]:
     """How often each label was given at each step, for tasks that have few labels (safety)."""
-    items = run.items()
-    rows: list[dict[str, object]] = []
-    for task, own in items.groupby("task", sort=False):
+    tables: list[dict[str, object]] = []
+    for task, own in run.items().groupby("task", sort=False):
         names = sorted(own["label"].unique())
         if len(names) > 4 or all(name.isdigit() for name in names):
             continue
         counts = own.groupby(["direction", "step"])["label"].value_counts(normalize=True)
-        for (direction, step), share in counts.unstack(fill_value=0.0).iterrows():  # type: ignore[misc]
-            rows.append({"task": task, "direction": direction, "step": step, **share.to_dict()})
-    return rows
+        shares = counts.unstack(fill_value=0.0)[names]
+        rows = [
+            (*place, *share)
+            for place, share in zip(shares.index, shares.to_numpy().tolist(), strict=True)
+        ]
+        tables.append({"task": task, "names": names, "rows": rows})
+    return tables
 
 
 def _number(x: float) -> str:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
@@ -19,15 +20,15 @@ def widths_table(run: Landscape, level: float = 0.5) -> Table:
         table.add_column(name, justify="left" if name in ("task", "side") else "right")
     for row in run.widths(level=level).itertuples():
         table.add_row(
-            str(row.task),
+            Text(row.task),
             f"{row.chance:.2f}",
-            f"{row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}]",
-            f"{row.direction} {'+' if row.sign > 0 else '-'}",
+            Text(f"{row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}]"),
+            Text(f"{row.direction} {side(row.sign)}"),
             str(row.draws),
             _number(row.width),
-            f"[{_number(row.low)}, {_number(row.high)}]",
+            Text(f"[{_number(row.low)}, {_number(row.high)}]"),
             _number(row.width_rms),
-            f"[{_number(row.low_rms)}, {_number(row.high_rms)}]",
+            Text(f"[{_number(row.low_rms)}, {_number(row.high_rms)}]"),
         )
     return table
 
@@ -36,7 +37,7 @@ def notes(run: Landscape, level: float = 0.5) -> list[str]:
     """What the table cannot say: why a width or an end of its interval is missing."""
     rows = run.widths(level=level)
     found = [
-        f"{row.task} {row.direction} {'+' if row.sign > 0 else '-'}: {row.reason}"
+        f"{' '.join(filter(None, (row.task, row.direction, side(row.sign))))}: {row.reason}"
         for row in rows.itertuples()
         if row.reason
     ]
@@ -63,6 +64,11 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
             for row in run.means().to_dict(orient="records")
         ],
     }
+
+
+def side(sign: int) -> str:
+    """Which side of zero; nothing where only zero itself was measured."""
+    return {1: "+", -1: "-"}.get(sign, "")
 
 
 def _number(x: float) -> str:

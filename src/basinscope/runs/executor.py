@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from basinscope.engines.loading import DTYPES, snapshot
@@ -100,6 +102,7 @@ class Processes:
                 self._replace(worker, waiting)
             elif "trial" in news:
                 assert worker.unit is not None
+                worker.unit = replace(worker.unit, tasks=worker.unit.tasks[1:])
                 yield Trial.model_validate(news["trial"])
             elif "error" in news:
                 raise BasinscopeError(news["error"])
@@ -117,10 +120,13 @@ class Processes:
 
     def _replace(self, dead: _Worker, waiting: deque[Unit]) -> None:
         self._team.remove(dead)
+        with suppress(subprocess.TimeoutExpired):  # its own exit code says more than our signal's
+            dead.process.wait(5)
+        dead.end()
         self._deaths += 1
         if self._deaths >= MAX_DEATHS:
             raise BasinscopeError(
-                f"{self._deaths} workers died (the last with exit code {dead.process.wait()})",
+                f"{self._deaths} workers died (the last with exit code {dead.process.returncode})",
                 "what was measured before is kept",
                 "run the same line with fewer --workers, or with more memory",
             )
@@ -147,7 +153,8 @@ class _Worker:
         )
         self.unit: Unit | None = None
         self._say(order)
-        threading.Thread(target=self._listen, args=(news,), daemon=True).start()
+        self._ear = threading.Thread(target=self._listen, args=(news,), daemon=True)
+        self._ear.start()
 
     def give(self, waiting: deque[Unit]) -> None:
         """Hand over the next unit if this worker is free and one is left."""
@@ -156,8 +163,18 @@ class _Worker:
             self._say(json.dumps(asdict(self.unit)))
 
     def end(self) -> None:
-        self.process.kill()
+        """Kill the process with whatever it has started, and free its pipes."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        if self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        with suppress(BrokenPipeError):  # what it did not read any more
+            self.process.stdin.close()
+        self._ear.join(timeout=1)
+        if not self._ear.is_alive():
+            self.process.stdout.close()
 
     def _say(self, line: str) -> None:
         assert self.process.stdin is not None
@@ -170,7 +187,8 @@ class _Worker:
     def _listen(self, news: queue.SimpleQueue[Any]) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith("{"):
+            # a library may print while it is imported; a worker that is killed leaves half a line
+            if line.startswith("{") and line.endswith("\n"):
                 news.put((self, json.loads(line)))
         news.put((self, None))
 
@@ -203,12 +221,16 @@ def recipe(bench: Bench) -> dict[str, Any] | None:
     }
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def make(bench: Bench, workers: int | None, units: int) -> Serial | Processes:
     """Executor for a number of units: processes where asked for and possible."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    wanted = min(workers or cores or 1, max(units, 1))
-    if workers is not None and workers < 1:
-        raise BasinscopeError(f"workers={workers}", "allowed: at least 1")
+    wanted = min(workers or cores(), max(units, 1))
     if wanted > 1 and recipe(bench) is not None:
         return Processes(bench, wanted)
     return Serial(bench)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from basinscope.engines.base import Engine
 from basinscope.runs.spec import ModelSpec, TaskSpec, sha256, trial_key
@@ -36,12 +36,20 @@ class Bench:
     tasks: tuple[Task, ...]
     model: ModelSpec
     task_specs: tuple[TaskSpec, ...]
+    _identities: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
+
+    def identity(self, direction: int, draw: int) -> str:
+        """Text that determines delta; worked out once, since it may hash all of delta."""
+        if (direction, draw) not in self._identities:
+            found = identity(self.directions[direction], self.engine, draw)
+            self._identities[direction, draw] = found
+        return self._identities[direction, draw]
 
     def key(self, unit: Unit, task: int) -> dict[str, object]:
         """What determines the trial of one task of a unit."""
         name = None
         if unit.direction is not None:
-            name = identity(self.directions[unit.direction], self.engine, unit.draw)
+            name = self.identity(unit.direction, unit.draw)
         return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step)
 
     def measure(self, unit: Unit) -> Iterator[tuple[int, Trial]]:
@@ -56,18 +64,21 @@ class Bench:
             for t in unit.tasks:
                 task, key = self.tasks[t], self.key(unit, t)
                 outcomes = score(self.engine, task)
-                yield t, Trial(
-                    address=sha256(key),
-                    key=key,
-                    task=task.name,
-                    direction=label,
-                    draw=unit.draw,
-                    step=unit.step,
-                    items=tuple(item.id for item in task.items),
-                    correct=tuple(int(o.correct) for o in outcomes),
-                    labels=tuple(o.label for o in outcomes),
-                    margins=tuple(_finite(o.margin) for o in outcomes),
-                    nlls=tuple(_finite(o.nll) for o in outcomes),
+                yield (
+                    t,
+                    Trial(
+                        address=sha256(key),
+                        key=key,
+                        task=task.name,
+                        direction=label,
+                        draw=unit.draw,
+                        step=unit.step,
+                        items=tuple(item.id for item in task.items),
+                        correct=tuple(int(o.correct) for o in outcomes),
+                        labels=tuple(o.label for o in outcomes),
+                        margins=tuple(_finite(o.margin) for o in outcomes),
+                        nlls=tuple(_finite(o.nll) for o in outcomes),
+                    ),
                 )
 
 

@@ -93,6 +93,10 @@ def task_spec(task: Task) -> TaskSpec:
     )
 
 
+MODEL = ("fingerprint", "selection", "dtype", "engine")
+"""What of the model stands in every address."""
+
+
 def trial_key(
     model: ModelSpec, task: TaskSpec, direction: str | None, draw: int, step: float
 ) -> dict[str, Any]:
@@ -107,10 +111,7 @@ def trial_key(
     """
     assert (direction is None) == (step == 0.0)
     return {
-        "fingerprint": model.fingerprint,
-        "selection": model.selection,
-        "dtype": model.dtype,
-        "engine": model.engine,
+        **{field: getattr(model, field) for field in MODEL},
         "task": task.model_dump(),
         "direction": direction,
         "draw": draw,
@@ -135,7 +136,7 @@ def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
     address. The model and the items of a task may not change.
     """
     found = []
-    for field in ("fingerprint", "selection", "dtype", "engine", "noise"):
+    for field in (*MODEL, "noise"):
         was, now = getattr(old.model, field), getattr(new.model, field)
         if was != now:
             found.append(f"{field} {was[:12]} -> {now[:12]}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
+import uuid
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,9 +19,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from basinscope.errors import BasinscopeError
-from basinscope.runs.spec import Frozen, RunSpec, canonical, conflicts, merged, sha256
+from basinscope.runs.spec import MODEL, Frozen, RunSpec, canonical, conflicts, merged, sha256
 
 FORMAT = 1
+OWN = ("trials", "figures", "report.html")  # beside run.json
+_DRAFT = ".draft-"
 
 
 class Trial(Frozen):
@@ -111,14 +113,20 @@ class Store:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
+        except (IsADirectoryError, UnicodeDecodeError) as error:
             self._set_aside(path, str(error))
             return None
+        except OSError as error:  # not the record's fault: nothing is set aside
+            raise BasinscopeError(
+                f"cannot read {path} ({error.strerror or error})",
+                "a run folder must be readable",
+                "mend the permissions, or delete that record: it is then measured again",
+            ) from error
         try:
             trial = _parse(text)
             if trial.address != address:
                 raise ValueError("it lies at another's address")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._set_aside(path, str(error))
             return None
         return trial
@@ -145,7 +153,7 @@ class Store:
             for trial in found
             if trial.task in tasks
             and trial.key["task"] == tasks[trial.task][1]
-            and trial.key["fingerprint"] == self.spec.model.fingerprint
+            and all(trial.key.get(field) == getattr(self.spec.model, field) for field in MODEL)
         ]
         mine.sort(key=lambda t: (tasks[t.task][0], t.direction or "", t.draw, t.step))
         yield from mine
@@ -167,15 +175,18 @@ class Store:
     def _read_spec(self, *, must_exist: bool) -> RunSpec | None:
         assert self.folder is not None
         path = self.folder / "run.json"
-        if not path.exists():
+        if not _exists(path):
             if must_exist:
                 raise BasinscopeError(
                     f"{self.folder} is not a run folder (it has no run.json)",
                     "allowed: the folder given to --run of a landscape",
                 )
             if self.folder.exists() and not self.folder.is_dir():
-                raise BasinscopeError(f"{self.folder} is a file", "--run names a folder")
-            foreign = [p.name for p in self.folder.glob("*") if p.name != "trials"]
+                raise BasinscopeError(
+                    f"{self.folder} is a file", "--run names a folder", "give another --run"
+                )
+            names = sorted(p.name for p in self.folder.glob("*"))
+            foreign = [n for n in names if n not in OWN and not n.startswith(_DRAFT)]
             if foreign:
                 raise BasinscopeError(
                     f"{self.folder} is not empty and not a run folder (it holds {foreign[0]!r})",
@@ -199,7 +210,7 @@ class Store:
 
     def _set_aside(self, path: Path, reason: str) -> None:
         """Move a bad record out of the way; its point is then measured again."""
-        self.set_aside.append(f"{path.name}: {reason.splitlines()[0]}")
+        self.set_aside.append(f"{path.name}: {(reason.splitlines() or ['unreadable'])[0]}")
         bad = path.with_suffix(".bad")
         n = 0
         while bad.exists():
@@ -210,7 +221,7 @@ class Store:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise _disk_error(path, error) from error
+            raise disk_error(path, error) from error
 
 
 def _parse(text: str) -> Trial:
@@ -233,18 +244,21 @@ def _parse(text: str) -> Trial:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write to a temporary file, fsync, rename, fsync the folder."""
+    """Write to a temporary file, fsync, rename, fsync the folder.
+
+    The file has the permissions of any other new file, so that a group can share a run folder.
+    """
+    draft = path.parent / f"{_DRAFT}{uuid.uuid4().hex}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with draft.open("x", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(draft).replace(path)
+            draft.replace(path)
         except BaseException:
-            Path(draft).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
             raise
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -252,10 +266,22 @@ def _write(path: Path, text: str) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise _disk_error(path, error) from error
+        raise disk_error(path, error) from error
 
 
-def _disk_error(path: Path, error: OSError) -> BasinscopeError:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # no right to look, or a name that is too long
+        raise BasinscopeError(
+            f"cannot read {path} ({error.strerror or error})",
+            "--run names a folder",
+            "give another --run or mend the permissions",
+        ) from error
+
+
+def disk_error(path: Path, error: OSError) -> BasinscopeError:
+    """What to say when a file of the run folder cannot be written."""
     return BasinscopeError(
         f"cannot write {path} ({error.strerror or error})",
         "what was measured before is kept",

@@ -1,13 +1,15 @@
 """A worker process: rebuilds the bench from words, then measures the units it is given.
 
-Speaks lines of JSON on standard input and output; ends when its parent does.
+Speaks lines of JSON on standard input and output; ends when its parent does, at once.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
+import threading
 from typing import Any, TextIO
 
 from basinscope.engines.loading import load
@@ -26,10 +28,12 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     torch.set_num_threads(1)
+    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     try:
-        bench = rebuild(json.loads(sys.stdin.readline()))
-        for line in sys.stdin:
-            unit = json.loads(line)
+        bench = rebuild(json.loads(orders.get()))
+        while True:
+            unit = json.loads(orders.get())
             unit["tasks"] = tuple(unit["tasks"])
             for _, trial in bench.measure(Unit(**unit)):
                 _say(out, {"trial": trial.model_dump(mode="json")})
@@ -61,6 +65,13 @@ def rebuild(order: dict[str, Any]) -> Bench:
         raise BasinscopeError("a worker built other items than its parent", "please report it")
     words = tuple(directions.parse(word) for word in order["directions"])
     return Bench(engine, words, tasks, expected, specs)
+
+
+def _listen(orders: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        orders.put(line)
+    # the parent has gone: nobody waits for what is being measured
+    os._exit(0)
 
 
 def _say(out: TextIO, news: dict[str, Any]) -> None:

@@ -18,14 +18,22 @@ from basinscope.errors import BasinscopeError
 
 @dataclass(frozen=True)
 class Choices:
-    """Rank ``continuations`` by their log-likelihood given ``context`` (plain text, no template).
+    """Rank ``continuations`` by their log-likelihood after ``prefix + context`` (plain text).
 
-    What the contexts of one task have in common at their start (few-shot examples) an engine may
-    run once for each set of weights.
+    ``prefix`` is what the items of a task have in common (few-shot examples): an engine may run it
+    once for each set of weights.
     """
 
     context: str
     continuations: tuple[str, ...]
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what has no likelihood."""
+        if not self.continuations or not all(self.continuations):
+            raise BasinscopeError(
+                f"continuations {self.continuations!r}", "allowed: at least one, none of them empty"
+            )
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,11 @@ class Generate:
     stop: tuple[str, ...] = ()
     chat: bool = False
     decided: Callable[[str], bool] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a stop that every text contains."""
+        if not all(self.stop) or isinstance(self.stop, str):
+            raise BasinscopeError(f"stop={self.stop!r}", "allowed: a tuple of non-empty strings")
 
 
 Request = Choices | Generate

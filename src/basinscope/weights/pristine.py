@@ -1,5 +1,8 @@
 """The pristine copy of the weights: set them anywhere on a slice, get them back bit for bit.
 
+Persistent buffers (running statistics) come back as well: a body may change them by running the
+module. Parameters that are not perturbed have no copy; a change of them is noticed and refused.
+
 The live weights are always computed from the pristine copy, never from the previous point, and
 restored by copying, never by subtraction (defect 2 of earlier code: after 300 bfloat16
 add-subtract cycles 59-67% of the weights had changed).
@@ -7,10 +10,10 @@ add-subtract cycles 59-67% of the weights had changed).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+from torch import nn
 from torch.autograd.graph import increment_version
 
 from basinscope.errors import BasinscopeError
@@ -27,6 +30,9 @@ class Pristine:
         live: tensors to perturb, by canonical name; written in place.
         pristine: their values, where they lie already somewhere unchanging (a memory-mapped
             checkpoint of the same dtype); copied from ``live`` otherwise.
+        walk: gives every tensor that the module holds at present, by name: ``live`` (found anew,
+            since a module may be given other tensors), other parameters, and buffers, which are
+            copied and restored too.
 
     Attributes:
         epoch: advances with every change of the live weights; whatever was computed from them is
@@ -37,8 +43,15 @@ class Pristine:
         self,
         live: Mapping[str, torch.Tensor],
         pristine: Mapping[str, torch.Tensor] | None = None,
+        walk: Callable[[], Mapping[str, torch.Tensor]] | None = None,
     ) -> None:
         self.live = {name: tensor.detach() for name, tensor in live.items()}
+        self._walk = (lambda: self.live) if walk is None else walk
+        self._buffers = {
+            name: (tensor, tensor.clone())
+            for name, tensor in self._walk().items()
+            if not isinstance(tensor, nn.Parameter) and name not in self.live
+        }
         self.values: dict[str, torch.Tensor] = {}
         for name, tensor in self.live.items():
             given = None if pristine is None else pristine.get(name)
@@ -49,17 +62,18 @@ class Pristine:
             else:
                 self.values[name] = tensor.clone(memory_format=torch.contiguous_format)
         self.epoch = 0
-        self._seen = self._versions()
+        self._seen = {name: _state(tensor) for name, tensor in self._walk().items()}
 
+    @torch.no_grad()
     def set(self, engine: Shapes, direction: Direction, step: float, draw: int) -> None:
         """Live weights = round(theta0 + step * delta): one float32 sum, rounded once.
 
         Raises:
-            BasinscopeError: if step is not finite, if delta has another shape or is not finite, or
-                if somebody else has changed the weights since they were last pristine.
+            BasinscopeError: if step is not a finite float32, if delta has another shape or is not
+                finite, or if somebody else has changed the weights since they were last pristine.
         """
-        if not math.isfinite(step):
-            raise BasinscopeError(f"step={step}", "allowed: a finite number")
+        if not abs(step) <= torch.finfo(torch.float32).max:
+            raise BasinscopeError(f"step={step}", "allowed: a finite number (float32)")
         self.check_untouched()
         self.epoch += 1
         if step == 0.0:
@@ -73,27 +87,28 @@ class Pristine:
             else:
                 self._add(name, theta, live, step, _delta(engine, direction, name, draw))
             increment_version(live)
-        self._seen = self._versions()
 
+    @torch.no_grad()
     def restore(self) -> None:
-        """Live weights = the pristine bytes."""
+        """Live weights and buffers = the pristine bytes."""
         self.epoch += 1
-        with torch.no_grad():
-            for name, live in self.live.items():
-                live.copy_(self.values[name])
-        self._seen = self._versions()
+        for name, live in self.live.items():
+            live.copy_(self.values[name])
+            self._seen[name] = _state(live)
+        for name, (buffer, value) in self._buffers.items():
+            buffer.copy_(value)  # always: batch normalisation writes without counting a version
+            self._seen[name] = _state(buffer)
 
     def check_untouched(self) -> None:
-        """Raise if the live tensors were written or moved by others since the last call here."""
-        if self._versions() != self._seen:
+        """Raise if a tensor was written, moved or replaced by others since the last `restore`."""
+        now = {name: _state(tensor) for name, tensor in self._walk().items()}
+        if now != self._seen:
+            name = next(n for n in {**self._seen, **now} if now.get(n) != self._seen.get(n))
             raise BasinscopeError(
-                "the weights were changed or moved since the engine was loaded",
+                f"the weights were changed or moved since the engine was loaded ({name})",
                 "an engine measures the weights that it was loaded with",
                 "load the changed module anew: bs.load(engine.module)",
             )
-
-    def _versions(self) -> list[tuple[int, int]]:
-        return [(t.data_ptr(), t._version) for t in self.live.values()]
 
     @staticmethod
     def _add(
@@ -105,15 +120,20 @@ class Pristine:
         old, add = theta.view(-1), delta.reshape(-1)
         for a in range(0, old.numel(), _CHUNK):
             part = slice(a, min(a + _CHUNK, old.numel()))
-            move = add[part].to(device=theta.device, dtype=wide) * step
+            move = add[part].to(device=theta.device, dtype=wide)
             if not bool(torch.isfinite(move).all()):
                 raise BasinscopeError(
-                    f"the direction of {name} is not finite at step={step}",
-                    "allowed: finite directions and steps",
+                    f"the direction of {name} is not finite (NaN or infinity)",
+                    "allowed: finite directions",
                 )
-            target[part] = (old[part].to(wide) + move).to(theta.dtype)
+            target[part] = (old[part].to(wide) + move * step).to(theta.dtype)
         if not live.is_contiguous():
             live.copy_(target.view(live.shape))
+
+
+def _state(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Where a tensor lies and how often it was written: tells a change without reading it."""
+    return tensor.data_ptr(), tensor.dtype, 0 if tensor.is_inference() else tensor._version
 
 
 def _has_kernel(live: torch.Tensor) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -34,7 +35,8 @@ def parameters(module: nn.Module, pattern: str | None = None) -> dict[str, nn.Pa
     named = checkpoint_parameters(module)
     if pattern is None:
         trainable = {n: p for n, p in named.items() if p.requires_grad}
-        chosen = named if _is_peft(module) or not trainable else trainable
+        frozen = not trainable or hasattr(module, "peft_config")
+        chosen = named if frozen else trainable
     else:
         try:
             expression = re.compile(pattern)
@@ -79,6 +81,12 @@ def checkpoint_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
         view = (_memory(parameter), parameter.dtype, parameter.shape, parameter.stride())
         if view in views and parameter.numel():
             continue
+        if name in found:
+            raise BasinscopeError(
+                f"two parameters are both called {name!r} in the checkpoint",
+                "names must differ once what wrappers add to them is taken off",
+                "unwrap the module, or merge its adapters",
+            )
         views.add(view)
         found[name] = parameter
         if not parameter.is_meta:
@@ -91,39 +99,58 @@ def checkpoint_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
             spans.setdefault(storage, []).append((start, end, name))
     for ranges in spans.values():
         ranges.sort()
-        for (_, end, first), (start, _, second) in zip(ranges, ranges[1:], strict=False):
+        for (_, end, first), (start, _, second) in pairwise(ranges):
             if start < end:
                 raise BasinscopeError(
                     f"{first} and {second} overlap in memory without being the same tensor",
                     "parameters must be tied wholly or not at all",
-                    "select one of them with params=",
+                    "give each its own memory: parameter.data = parameter.data.clone()",
                 )
     return found
 
 
 def canonical_name(module: nn.Module, raw: str) -> str | None:
     """Name of a parameter in the checkpoint; None for what a wrapper added."""
-    parts = raw.split(".")
-    if any(part.startswith("lora_") or part in _PEFT_ADDS for part in parts):
+    parts, added = raw.split("."), ["lora_"]
+    while True:  # a wrapper may lie inside another
+        if type(module).__name__ in ("DistributedDataParallel", "DataParallel"):
+            module, parts = module.module, parts[1:]  # type: ignore[assignment]
+        elif parts[0] in _WRAPPERS:
+            module, parts = getattr(module, parts[0]), parts[1:]
+        elif _is_peft(module):
+            if parts[0] != "base_model":  # a prompt encoder
+                return None
+            module, parts = module.base_model, parts[1:]  # type: ignore[assignment]
+            if hasattr(module, "peft_config"):  # the tuner between
+                added.append(str(getattr(module, "prefix", "lora_")))
+                module, parts = module.model, parts[1:]  # type: ignore[assignment]
+        else:
+            break
+    if any(part.startswith(tuple(added)) or part in _PEFT_ADDS for part in parts):
         return None
-    if _is_peft(module) and parts[:2] == ["base_model", "model"]:
-        parts = parts[2:]
-    if type(module).__name__ in ("DistributedDataParallel", "DataParallel"):
-        parts = parts[1:]
     skip = (*_WRAPPERS, "base_layer", "original_module")
     return ".".join(part for part in parts if part not in skip)
 
 
 def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers of the checkpoint: what the fingerprint covers."""
+    """Parameters and persistent buffers: what the fingerprint covers.
+
+    Those of the checkpoint by canonical name, then those that a wrapper added (an adapter changes
+    outcomes too) by their own.
+    """
     state: dict[str, torch.Tensor] = dict(checkpoint_parameters(module))
+    state |= added(module)
     memory = {_memory(p) for p in state.values()}
     persistent = module.state_dict().keys()
     for raw, buffer in module.named_buffers():
-        name = canonical_name(module, raw)
-        if name is not None and raw in persistent and _memory(buffer) not in memory:
-            state[name] = buffer
+        if raw in persistent and _memory(buffer) not in memory:
+            state[canonical_name(module, raw) or raw] = buffer
     return state
+
+
+def added(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that wrappers added, by their raw names."""
+    return {n: p for n, p in module.named_parameters() if canonical_name(module, n) is None}
 
 
 def names_of_ties(module: nn.Module, kept: Mapping[str, object]) -> tuple[str, ...]:
@@ -139,4 +166,4 @@ def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
 
 
 def _is_peft(module: nn.Module) -> bool:
-    return hasattr(module, "peft_config") and hasattr(module, "base_model")
+    return hasattr(module, "peft_config") and "base_model" in module._modules

@@ -1,0 +1,62 @@
+"""Which rows go through the model together: as many as the token budget allows, alike in length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from basinscope.engines.forward import SHORT, padded
+from basinscope.engines.tokens import Row
+
+
+def by_head(rows: dict[int, Row]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """Heads, each with the keys of the rows that begin with it."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for key, row in rows.items():
+        groups.setdefault(row.head, []).append(key)
+    yield from groups.items()
+
+
+def batches(
+    keys: Iterable[int], length: Callable[[int], int], budget: int, held: int = 0
+) -> Iterator[list[int]]:
+    """Keys sorted by length, cut so that rows times padded length stays within the budget.
+
+    Args:
+        keys: what to pack.
+        length: new tokens of a key's row.
+        budget: most tokens, padding included, in one pass.
+        held: slots of cache that each row brings along: they cost memory but no arithmetic, and
+            count for a quarter.
+
+    Rows shorter than `SHORT` are not mixed with longer ones (see `padded`).
+    """
+    batch: list[int] = []
+    for key in sorted(keys, key=lambda k: (-length(k), k)):
+        longest = length(batch[0]) if batch else 0
+        full = (len(batch) + 1) * (padded(longest) + held // 4) > budget
+        if batch and (full or (longest >= SHORT) != (length(key) >= SHORT)):
+            yield batch
+            batch = []
+        batch.append(key)
+    if batch:
+        yield batch
+
+
+def split_fitting(rows: Sequence[Row], extra: Sequence[int], context: int) -> tuple[
+    dict[int, Row], dict[int, str]
+]:  # fmt: skip
+    """Rows that fit the model's context, and the failure of each that does not.
+
+    Args:
+        rows: prompts.
+        extra: tokens to be generated after each.
+        context: most tokens that a row may hold.
+    """
+    fitting, failures = {}, {}
+    for i, (row, more) in enumerate(zip(rows, extra, strict=True)):
+        tokens = row.longest + more
+        if tokens > context:
+            failures[i] = f"prompt of {tokens} tokens does not fit the context of {context}"
+        else:
+            fitting[i] = row
+    return fitting, failures

@@ -1,0 +1,91 @@
+"""Log-likelihood of continuations: each distinct context run once, continuations branch off it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from basinscope.engines.forward import Forward
+from basinscope.engines.packing import batches, by_head, split_fitting
+from basinscope.engines.tokens import Row
+from basinscope.tasks.base import Ranking
+
+STATES = 256  # hidden states whose logits are held at once: 50 MB for 49,152 tokens
+
+
+def rank(forward: Forward, rows: Sequence[Row], budget: int) -> list[Ranking]:
+    """Total log-likelihood in nats of every row's continuations, in the order given."""
+    fitting, failures = split_fitting(rows, [0] * len(rows), forward.context)
+    slots = max((row.longest for row in rows), default=0)
+    method = _cached if forward.fits_cache(slots) else _plain
+    found = {i: Ranking((), failure) for i, failure in failures.items()}
+    for i, loglik in method(forward, fitting, budget).items():
+        bad = not all(math.isfinite(x) for x in loglik)
+        found[i] = Ranking(tuple(loglik), "non-finite logits" if bad else "")
+    return [found[i] for i in range(len(rows))]
+
+
+def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[float]]:
+    """Each context once with all its continuations behind it, blind to each other."""
+    found: dict[int, list[float]] = {}
+
+    def width(key: int) -> int:
+        return len(rows[key].body) + sum(len(tail) - 1 for tail in rows[key].tails)
+
+    for head, keys in by_head(rows):
+        past = forward.extend(None, [head])[1] if head else None
+        for batch in batches(keys, width, budget, len(head)):
+            own = [rows[k] for k in batch]
+            hidden_BLD, _ = forward.extend(
+                past.repeated(len(own)) if past is not None else None,
+                [row.body for row in own],
+                [[tail[:-1] for tail in row.tails] for row in own],
+            )
+            found.update(zip(batch, _score(forward, own, hidden_BLD), strict=True))
+    return found
+
+
+def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[list[float]]:
+    """Log-likelihood of each row's tails, from the hidden states of the row and its tails."""
+    # which state foretells which token: a tail's first token is foretold by the context's last,
+    # each other one by the token before it
+    places: list[tuple[int, int]] = []
+    targets: list[tuple[int, int]] = []
+    spans: list[list[tuple[int, int]]] = []
+    for b, row in enumerate(rows):
+        last, nth = len(row.body) - 1, len(places)
+        places += [(b, last + k) for k in range(1 + sum(len(t) - 1 for t in row.tails))]
+        start, own = nth + 1, []
+        for tail, skip in zip(row.tails, row.skips, strict=True):
+            states = [nth, *range(start, start + len(tail) - 1)]
+            start += len(tail) - 1
+            own.append((len(targets), len(targets) + len(tail) - skip))
+            targets += list(zip(states, tail, strict=True))[skip:]
+        spans.append(own)
+    index = torch.tensor(places, device=hidden_BLD.device)
+    states_ND = hidden_BLD[index[:, 0], index[:, 1]]
+    logp = torch.empty(len(targets))
+    wanted = torch.tensor(targets, device=hidden_BLD.device)
+    for a in range(0, len(places), STATES):
+        table = forward.logits(states_ND[a : a + STATES]).log_softmax(-1)
+        here = (wanted[:, 0] >= a) & (wanted[:, 0] < a + STATES)
+        logp[here.cpu()] = table[wanted[here, 0] - a, wanted[here, 1]].cpu()
+    return [[float(logp[a:b].sum()) for a, b in own] for own in spans]
+
+
+def _plain(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[float]]:
+    """Every continuation as a row of its own through the module's forward."""
+    flat = [(k, c) for k, row in rows.items() for c in range(len(row.tails))]
+    full = [(*rows[k].head, *rows[k].body, *rows[k].tails[c]) for k, c in flat]
+    found: dict[int, list[float]] = {k: [0.0] * len(row.tails) for k, row in rows.items()}
+    for batch in batches(range(len(flat)), lambda n: len(full[n]), budget):
+        logits = forward.plain([full[n] for n in batch])
+        for r, n in enumerate(batch):
+            k, c = flat[n]
+            start = len(rows[k].head) + len(rows[k].body) + rows[k].skips[c]
+            logp = logits[r, start - 1 : len(full[n]) - 1].float().log_softmax(-1)
+            target = torch.tensor(full[n][start:], device=logp.device)
+            found[k][c] = float(logp.gather(1, target[:, None]).sum())
+    return found

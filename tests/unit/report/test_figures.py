@@ -1,0 +1,128 @@
+"""Figures with the CSV they were drawn from."""
+
+from __future__ import annotations
+
+import errno
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+import basinscope as bs
+from basinscope.report import figures
+from basinscope.report.figures import plot_landscapes
+
+STARTS = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+
+
+@pytest.mark.parametrize("suffix", STARTS)
+def test_figure_and_its_csv(suffix, draw, tmp_path):
+    land = draw(("a", ("x", "y"), 0.5), ("b", ("x", "y"), 0.1))
+    path = land.plot(tmp_path / "new" / f"x{suffix}")
+    assert path == tmp_path / "new" / f"x{suffix}"
+    assert path.read_bytes().startswith(STARTS[suffix])
+    table = pd.read_csv(path.with_suffix(".csv"), keep_default_na=True)
+    pd.testing.assert_frame_equal(
+        table.drop(columns="run"), land.means().reset_index(drop=True), check_dtype=False
+    )
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures in the order in which they were saved."""
+    saved = []
+    real = Figure.savefig
+
+    def keep(self, *args, **kwargs):
+        saved.append(self)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
+
+
+def lines(figure, axis=0, thicker_than=1.5):
+    return [
+        (line.get_xdata().tolist(), line.get_ydata().tolist())
+        for line in figure.axes[axis].lines
+        if line.get_linewidth() > thicker_than
+    ]
+
+
+def test_curves_are_the_measured_points_and_nothing_else(draw, drawn, tmp_path):
+    land = draw(("a", ("x", "y"), 0.5), steps=(-1.0, 0.25, 2.0), draws=3)
+    land.plot(tmp_path / "x.svg")
+    assert lines(drawn[0]) == [([-1.0, 0.0, 0.25, 2.0], [0.0, 1.0, 1.0, 0.0])]
+    assert lines(drawn[0], axis=1) == [([-1.0, 0.0, 0.25, 2.0], [1.0, 0.0, 0.0, 1.0])]
+    thin = [line for line in drawn[0].axes[0].lines if line.get_linewidth() == 0.5]
+    assert len(thin) == 3 + 0, "one thin line for each draw (zero's line is thicker)"
+    chance = [line for line in drawn[0].axes[0].lines if list(line.get_ydata()) == [0.25, 0.25]]
+    assert len(chance) == 1
+
+
+def test_overlay_of_several_runs(draw, drawn, tmp_path):
+    one, two = draw(("a", ("x", "y"), 0.5)), draw(("a", ("x", "y"), 0.1), weight=1.0)
+    path = one.plot(tmp_path / "x.svg", two, names=["before", "after"])
+    table = pd.read_csv(path.with_suffix(".csv"))
+    assert table.groupby("run", sort=False)["score"].apply(list).to_dict() == {
+        "before": [0.0, 1.0, 1.0, 1.0, 0.0], "after": [0.0, 0.0, 1.0, 0.0, 0.0]
+    }  # fmt: skip
+    assert len(lines(drawn[0])) == 2
+    legend = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert legend == ["a", "before axis", "after axis"]
+    one.plot(tmp_path / "y.svg", two)
+    assert set(pd.read_csv(tmp_path / "y.csv")["run"]) == {"run 1", "run 2"}
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], ["same", "same"]])
+def test_every_run_needs_its_own_name(names, draw, tmp_path):
+    land = draw()
+    with pytest.raises(bs.BasinscopeError, match="one name for each run, all different"):
+        land.plot(tmp_path / "x.png", land, names=names)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x", "x.csv", "x.png.gz"])
+def test_other_kinds_of_figures_are_refused(name, draw, tmp_path):
+    with pytest.raises(bs.BasinscopeError, match=r"allowed: a name in \.png, \.pdf or \.svg"):
+        draw().plot(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_draw(draw, tmp_path):
+    land = draw()
+    empty = bs.Landscape(land.spec, [])
+    with pytest.raises(bs.BasinscopeError, match="nothing to draw: no point was measured"):
+        empty.plot(tmp_path / "x.png")
+
+
+def test_one_point_and_flat_curves_and_weights_of_zero(draw, tmp_path):
+    draw(steps=(0.0,)).plot(tmp_path / "zero.png")
+    draw(("a", ("x", "y"), 9.0), steps=(0.1,), draws=1).plot(tmp_path / "flat.png")
+    draw(weight=0.0).plot(tmp_path / "no-rms.png")
+    assert len(pd.read_csv(tmp_path / "zero.csv")) == 1
+    assert pd.read_csv(tmp_path / "flat.csv")["T"].isna().all()
+
+
+def test_many_tasks_and_runs_run_out_of_colours_gracefully(draw, drawn, tmp_path):
+    tasks = [(f"t{i}", ("x", "y"), 0.5) for i in range(len(figures.COLOURS) + 2)]
+    lands = [draw(*tasks, steps=(1.0,), draws=1) for _ in range(len(figures.STYLES) + 1)]
+    plot_landscapes(tmp_path / "x.svg", lands)
+    assert len(lines(drawn[0])) == len(tasks) * len(lands)
+
+
+def test_a_label_with_mathematics_is_drawn_as_it_is(draw, tmp_path):
+    draw(("under_score $x^{2", ("x", "y"), 0.5), label="to:$HOME_{").plot(tmp_path / "x.png")
+
+
+def test_a_disk_that_is_full(draw, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    land = draw()
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(bs.BasinscopeError, match=r"cannot write .*x\.png \(No space left"):
+        land.plot(tmp_path / "x.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(bs.BasinscopeError, match=r"cannot write .*x\.png"):
+        land.plot(tmp_path / "file" / "x.png")

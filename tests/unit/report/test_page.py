@@ -1,0 +1,151 @@
+"""The HTML page: escaped, self-contained, and every table in its place."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import basinscope as bs
+from basinscope.report.page import write_report
+
+
+class Page(HTMLParser):
+    """What a browser would load and show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.loads: list[str] = []
+        self.handlers: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.loads += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
+        self.handlers += [k for k, _ in attrs if k.startswith("on")]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, data):
+        self.text += data
+        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += data.strip()
+
+
+@pytest.fixture
+def page(tmp_path):
+    def write(land, **options) -> Page:
+        path = write_report(land, tmp_path, **options)
+        assert path == tmp_path / "report.html"
+        return Page(path.read_text(encoding="utf-8"))
+
+    return write
+
+
+def test_the_page_stands_alone(draw, page, tmp_path):
+    found = page(draw())
+    assert all(url.startswith("data:image/png;base64,") for url in found.loads)
+    assert len(found.loads) == 1
+    assert not found.tags & {"script", "link", "iframe", "object", "base", "form"}
+    source = (tmp_path / "report.html").read_text()
+    assert not re.search(r"https?://|//cdn|@import|url\(", source)
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == [
+        "landscape.csv", "landscape.pdf", "landscape.png",
+    ]  # fmt: skip
+
+
+def test_names_and_labels_are_escaped(draw, page, hostile):
+    nasty = '"><img src=x onerror=alert(1)>'
+    found = page(draw((hostile, (nasty, "{{ 7*7 }}"), 0.5), label=f"to:{hostile}"))
+    assert "script" not in found.tags
+    assert not found.handlers
+    assert len(found.loads) == 1
+    assert hostile in found.text
+    assert nasty in found.text
+    assert "{{ 7*7 }}" in found.text
+
+
+def test_rows_of_the_tables(draw, page):
+    land = draw(("a", ("x", "y"), 0.5), draws=1)
+    widths, _, means, compare = page(land).tables
+    assert [row[0] for row in widths] == ["task", "a", "a"]
+    assert [row[3] for row in widths[1:]] == ["axis +", "axis -"]
+    assert len({len(row) for row in widths}) == 1
+    assert [row[2] for row in means[1:]] == ["-1", "-0.2", "0", "0.2", "1"]
+    assert [row[2] for row in compare[1:]] == ["-1", "-0.2", "0.2", "1"]
+    assert means[1][-1] == "1"
+
+
+def test_kinds_of_answers_stand_under_their_own_task(draw, page):
+    tasks = [("safety", ("refuses", "complies"), 0.5), ("other", ("yes", "no"), 0.1)]
+    tables = page(draw(*tasks, steps=(-0.2, 1.0), draws=1)).tables
+    kinds = tables[1:3]
+    assert kinds[0] == [
+        ["direction", "α", "complies", "refuses"],
+        ["axis", "-0.2", "0", "1"],
+        ["axis", "0", "0", "1"],
+        ["axis", "1", "1", "0"],
+    ]
+    assert kinds[1] == [
+        ["direction", "α", "no", "yes"],
+        ["axis", "-0.2", "1", "0"],
+        ["axis", "0", "0", "1"],
+        ["axis", "1", "1", "0"],
+    ]
+
+
+def test_a_label_called_like_a_column(draw, page):
+    (table,) = page(draw(("a", ("task", "step"), 0.5), steps=(1.0,), draws=1)).tables[1:2]
+    assert table[0] == ["direction", "α", "step", "task"]
+    assert table[2] == ["axis", "1", "1", "0"]
+
+
+def test_numeric_labels_have_no_table(draw, page):
+    assert len(page(draw(("a", ("1", "0"), 0.5))).tables) == 3
+
+
+def test_missing_numbers_are_dashes_with_a_reason(draw, page):
+    found = page(draw(("a", ("x", "y"), 9.0), steps=(1.0,), draws=1))
+    assert "nan" not in found.text.lower()
+    assert "measure further out" in found.text
+    assert found.tables[0][1][5:7] == ["–", "[1, not reached]"]
+
+
+def test_step_zero_alone(draw, page):
+    found = page(draw(steps=(0.0,)))
+    assert found.tables[0][1][:3] == ["t", "0.25", "1 [0.735, 1]"]
+    assert "nothing but step 0 was measured" in found.text
+
+
+def test_level_is_that_of_the_call(draw, page):
+    assert "at level 0.25" in page(draw(), level=0.25).text
+
+
+def test_the_page_of_a_loaded_run_is_the_same(draw, tmp_path):
+    land = draw(run=tmp_path / "run")
+    one = write_report(land, tmp_path / "one").read_text()
+    two = write_report(bs.load_run(tmp_path / "run"), tmp_path / "two").read_text()
+    assert one == two
+
+
+def test_a_disk_that_is_full(draw, tmp_path, monkeypatch):
+    land = draw()
+    real = Path.write_text
+
+    def full(self, *args, **kwargs):
+        if self.name == "report.html":
+            raise OSError(28, "No space left on device")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(bs.BasinscopeError, match=r"cannot write .*report\.html \(No space left"):
+        write_report(land, tmp_path)
