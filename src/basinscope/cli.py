@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from basinscope.errors import BasinscopeError
 if TYPE_CHECKING:
     from basinscope.engines.base import Engine
     from basinscope.landscape import Landscape
-    from basinscope.landscape import Progress as Report
+    from basinscope.runs.plan import Progress as Report
     from basinscope.tasks.base import Task
 
 app = cyclopts.App(
@@ -31,8 +32,10 @@ app = cyclopts.App(
     version_flags=["--version"],
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `main` says how to resume
+    default_parameter=Parameter(negative=()),  # no --no-json, no --empty-direction
 )
 _screen = Console(stderr=True)
+LOG_EVERY_S = 30.0
 
 
 @app.command
@@ -45,6 +48,7 @@ def landscape(
     draws: int = 4,
     steps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     limit: int | None = None,
+    data_dir: Path | None = None,
     level: float = 0.5,
     run: Path | None = None,
     workers: int | None = None,
@@ -60,11 +64,15 @@ def landscape(
 
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
-        tasks: mini (basic, math, code, safety), one of these, or overrefusal; by commas.
+        tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
+            mmlu-gen, gsm8k, gsm8k-flexible, advbench, advbench-substring, xstest or xstest-unsafe;
+            by commas.
         direction: random or random:SEED; may be given several times.
         draws: independent draws of each direction.
         steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched.
         limit: most items of each task, the same ones at every setting.
+        data_dir: folder with the data of mmlu, gsm8k, advbench and xstest; default
+            $BASINSCOPE_DATA, else the Hugging Face hub.
         level: fraction of the way down to chance at which the width is taken.
         run: run folder; default runs/MODEL.
         workers: processes of one thread each; default one for each core.
@@ -79,7 +87,7 @@ def landscape(
 
     points = None if steps is None else parse_steps(steps)
     lines = [parse(word) for word in direction or ["random"]]
-    chosen = bs.tasks(tasks, limit=limit)
+    chosen = bs.tasks(tasks, limit=limit, data_dir=data_dir)
     folder = run or Path("runs") / (Path(model).resolve().name.removesuffix(".gguf") or "run")
     engine = bs.load(
         model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
@@ -105,7 +113,8 @@ def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
               run=run, json=json)  # fmt: skip
 
 
-DEMO_DRAWS, DEMO_STEPS, DEMO_LIMIT = 4, "-0.03:0.03:13", 50
+DEMO_DRAWS, DEMO_LIMIT = 12, 24
+DEMO_STEPS = "-0.04,-0.03,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.03,0.04"
 
 
 @app.command
@@ -267,14 +276,21 @@ def _progress(plan: str) -> Iterator[Report]:
         TimeRemainingColumn(),
         console=_screen,
     )
-    line = bar.add_task("starting", total=None)
+    line, said = bar.add_task("starting", total=None), time.monotonic()
 
     def update(done: int, planned: int, what: str) -> None:
+        nonlocal said
         if not bar.live.is_started:
             kept = f"; {done} of {planned} trials are there already" if done else ""
             _screen.print(plan + kept, highlight=False, markup=False, soft_wrap=True)
             bar.start()
         bar.update(line, completed=done, total=planned, description=what or "measuring")
+        # a log has no bar: a line now and then instead
+        if not _screen.is_terminal and time.monotonic() - said > LOG_EVERY_S:
+            said = time.monotonic()
+            left = bar.tasks[0].time_remaining
+            rest = f", about {left / 60:.1f} min left" if left is not None else ""
+            _screen.print(f"{done} of {planned} trials{rest}", highlight=False)
 
     try:
         yield update
@@ -293,7 +309,7 @@ def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:
     if as_json:
         _print_json({**summary(found, level), "run": str(folder), "figure": str(figure)})
     else:
-        Console(width=max(_screen.width, 110)).print(widths_table(found, level))
+        Console(width=max(_screen.width, 106)).print(widths_table(found, level))
         for note in notes(found, level):
             print(f"- {note}")
         print(f"picture: {figure}\nreport:  {page}")

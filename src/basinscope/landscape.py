@@ -7,7 +7,7 @@ in it is computed from the records alone, with or without a model at hand.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ from basinscope import stats
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs import executor
-from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.measure import Bench
+from basinscope.runs.plan import Measure, Progress, check, check_labels, search, units_at
 from basinscope.runs.spec import (
     RunSpec,
     TaskSpec,
     direction_labels,
     model_spec,
-    sha256,
     task_spec,
 )
 from basinscope.runs.store import Store, Trial
@@ -31,9 +31,6 @@ from basinscope.weights.directions import Direction, Random
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Progress = Callable[[int, int, str], None]
-"""Called with trials done, trials planned so far, and what was measured last."""
 
 
 def landscape(
@@ -77,7 +74,7 @@ def landscape(
     """
     many = [tasks] if isinstance(tasks, Task) else list(tasks)
     lines = [Random(0)] if directions is None else list(directions)
-    _check(many, lines, steps, draws, level, workers)
+    check(many, lines, steps, draws, level, workers)
     bench = Bench(
         engine, tuple(lines), tuple(many), model_spec(engine), tuple(task_spec(t) for t in many)
     )
@@ -92,15 +89,15 @@ def landscape(
         level=level,
     )
     store = Store(run, spec)
-    _check_labels(bench, store, draws)
+    check_labels(bench, store, draws)
     points = len(explicit or ()) or 2
     team = executor.make(bench, workers, (points - 1) * draws * len(lines) + 1)
     try:
-        measure = _Measure(bench, store, team, progress)
+        measure = Measure(bench, store, team, progress)
         if explicit is not None:
-            measure(_units(bench, explicit, draws))
+            measure(units_at(bench, explicit, draws))
         else:
-            _search(measure, draws, level)
+            search(measure, draws, level)
     finally:
         team.close()
     if engine.fingerprint() != bench.model.fingerprint:
@@ -182,10 +179,11 @@ class Landscape:
 
         Columns: task, direction, step, draws, score, low, high, T. Low and high hold the mean
         score over all directions of the family, on these items, with at least the confidence and
-        whatever the distribution over directions (betting bound; wide for few draws). At step 0
-        and for a single draw there is no spread over draws to speak of: the interval is then the
-        exact one over items. A task measured at step 0 alone has one row, with no direction. T
-        is the loss of arXiv 2505.17646, normalised over one curve.
+        whatever the distribution over directions (betting bound; wide for few draws); at step 0
+        all directions give the same score on these items, which is then known exactly. For a
+        single draw the interval is the exact one over items, at step 0 as well. A task measured at
+        step 0 alone has one row, with no direction. T is the loss of arXiv 2505.17646, normalised
+        over one curve.
         """
         import pandas as pd
 
@@ -198,9 +196,11 @@ class Landscape:
                 }
                 top = max((mean for mean, _ in curve.values()), default=0.0)
                 bottom = min((mean for mean, _ in curve.values()), default=0.0)
+                several = any(len(trials) > 1 for _, trials in curve.values())
                 for step, (mean, trials) in curve.items():
                     loss = 1 - (mean - bottom) / (top - bottom) if top > bottom else math.nan
-                    interval = _interval(trials, confidence)
+                    known = several and step == 0.0
+                    interval = (mean, mean) if known else _interval(trials, confidence)
                     rows.append((task, direction, step, len(trials), mean, *interval, loss))
         names = ["task", "direction", "step", "draws", "score", "low", "high", "T"]
         return pd.DataFrame(rows, columns=names)
@@ -407,177 +407,3 @@ def _interval(trials: Sequence[Trial], confidence: float) -> tuple[float, float]
         return over_draws.low, over_draws.high
     exact = stats.clopper_pearson(sum(trials[0].correct), trials[0].n, confidence)
     return exact.low, exact.high
-
-
-# --- planning -----------------------------------------------------------------------------------
-
-
-def _check(
-    tasks: Sequence[Task],
-    directions: Sequence[Direction],
-    steps: Sequence[float] | None,
-    draws: int,
-    level: float,
-    workers: int | None,
-) -> None:
-    for what, names in (
-        ("tasks", [t.name for t in tasks]),
-        ("directions", [d.label for d in directions]),
-    ):
-        if not names or len(set(names)) != len(names):
-            raise BasinscopeError(f"{what}: {names}", "allowed: at least one, each named once")
-    if steps is not None and (not len(steps) or not all(math.isfinite(s) for s in steps)):
-        raise BasinscopeError(f"steps={list(steps)}", "allowed: at least one, all finite")
-    if draws < 1:
-        raise BasinscopeError(f"draws={draws}", "allowed: at least 1")
-    if workers is not None and workers < 1:
-        raise BasinscopeError(f"workers={workers}", "allowed: at least 1")
-    if not 0 < level < 1:
-        raise BasinscopeError(f"level={level}", "allowed: between 0 and 1, such as 0.5")
-    for task in tasks:
-        if not task.items:
-            raise BasinscopeError(f"task {task.name!r} has no items")
-
-
-def _check_labels(bench: Bench, store: Store, draws: int) -> None:
-    """Refuse two directions of one label, or two labels of one direction, in a run folder."""
-    labels: dict[tuple[str, int], str] = {}
-    for d, direction in enumerate(bench.directions):
-        for draw in range(draws):
-            first = labels.setdefault((bench.identity(d, draw), draw), direction.label)
-            if first != direction.label:
-                raise BasinscopeError(
-                    f"directions {first!r} and {direction.label!r} are the same", "give one of them"
-                )
-    for trial in store.trials():
-        if trial.direction is None or trial.draw >= draws:
-            continue
-        label = labels.get((trial.key["direction"], trial.draw))
-        if label is None and trial.direction in labels.values():
-            raise BasinscopeError(
-                f"{store.folder} holds another direction called {trial.direction!r}",
-                "a label names one direction in a run folder",
-                "give another --run, or the direction another label",
-            )
-        if label not in (None, trial.direction):
-            raise BasinscopeError(
-                f"{store.folder} holds the direction {label!r} as {trial.direction!r}",
-                "a direction has one label in a run folder",
-                "give another --run, or the direction its old label",
-            )
-
-
-def _units(
-    bench: Bench, steps: Iterable[float], draws: int, directions: Sequence[int] | None = None
-) -> list[Unit]:
-    """One unit for each setting of the weights; step 0 once for all directions."""
-    every = tuple(range(len(bench.tasks)))
-    units = []
-    for step in steps:
-        if step == 0.0:
-            units.append(Unit(None, 0, 0.0, every))
-            continue
-        for d in range(len(bench.directions)) if directions is None else directions:
-            units += [Unit(d, draw, step, every) for draw in range(draws)]
-    return units
-
-
-class _Measure:
-    """Have units measured that the store does not hold yet, and keep their trials."""
-
-    def __init__(
-        self,
-        bench: Bench,
-        store: Store,
-        team: executor.Executor,
-        progress: Progress | None,
-    ) -> None:
-        self.bench, self.store, self.team, self.progress = bench, store, team, progress
-        self.done = self.planned = 0
-
-    def __call__(self, units: Sequence[Unit]) -> None:
-        left = []
-        for unit in units:
-            addresses = [sha256(self.bench.key(unit, t)) for t in unit.tasks]
-            tasks = tuple(
-                t for t, a in zip(unit.tasks, addresses, strict=True) if self.store.get(a) is None
-            )
-            self.planned += len(unit.tasks)
-            self.done += len(unit.tasks) - len(tasks)
-            if tasks:
-                left.append(Unit(unit.direction, unit.draw, unit.step, tasks))
-        self._tell("")
-        for trial in self.team.run(left) if left else ():
-            self.store.put(trial)
-            self.done += 1
-            self._tell(f"{trial.task} at {trial.step:.4g}")
-
-    def mean(self, direction: int, task: int, step: float, draws: int) -> float:
-        """Mean score over draws at a point that is measured."""
-        scores = []
-        for unit in _units(self.bench, [step], draws, [direction]):
-            trial = self.store.get(sha256(self.bench.key(unit, task)))
-            assert trial is not None
-            scores.append(trial.score)
-        return sum(scores) / len(scores)
-
-    def _tell(self, what: str) -> None:
-        if self.progress is not None:
-            self.progress(self.done, self.planned, what)
-
-
-def _search(measure: _Measure, draws: int, level: float) -> None:
-    """Find where each task's mean curve crosses its threshold, on both sides of zero."""
-    bench = measure.bench
-    measure(_units(bench, [0.0], draws))
-    threshold: dict[int, float] = {}
-    for t, spec in enumerate(bench.task_specs):
-        zero = measure.store.get(sha256(bench.key(Unit(None, 0, 0.0, (t,)), t)))
-        assert zero is not None
-        correct = sum(zero.correct)
-        # a task that is not above chance at zero has no edge to look for
-        if stats.lower_proportion(correct, zero.n, 0.95).low > spec.chance:
-            threshold[t] = stats.threshold(zero.score, spec.chance, level)
-    scale = bench.model.rms or 1.0
-    for d in range(len(bench.directions)):
-        for sign in (1.0, -1.0):
-            _search_side(measure, d, sign, scale, threshold, draws)
-
-
-def _search_side(
-    measure: _Measure, d: int, sign: float, scale: float, threshold: dict[int, float], draws: int
-) -> None:
-    fallen: dict[float, dict[int, bool]] = {}
-
-    def at(steps: Iterable[float]) -> None:
-        new = [a for a in steps if a not in fallen]
-        measure(_units(measure.bench, [sign * a for a in new], draws, [d]))
-        for a in new:
-            fallen[a] = {t: measure.mean(d, t, sign * a, draws) < s for t, s in threshold.items()}
-
-    first, least = _round(0.05 * scale), 1e-6 * scale
-    at([first])
-    low = high = first
-    while any(fallen[low].values()) and low > least:
-        low = _round(low / 2)
-        at([low])
-    while not all(fallen[high].values()) and high < 16 * scale:
-        high = _round(high * 2)
-        at([high])
-    while True:
-        middles = set()
-        for t in threshold:
-            edge = min((a for a in fallen if fallen[a][t]), default=None)
-            if edge is None or edge <= least:
-                continue
-            inside = max((a for a in fallen if a < edge), default=0.0)
-            if edge - inside > 0.15 * edge:
-                middles.add(_round((inside + edge) / 2))
-        if not middles - fallen.keys():
-            return
-        at(sorted(middles))
-
-
-def _round(step: float) -> float:
-    """Three significant digits: steps that can be read and typed again."""
-    return float(f"{step:.3g}")

@@ -139,6 +139,7 @@ def test_intervals_over_items_for_one_draw_and_over_draws_for_several():
     assert several.loc[0.5, "low"] > several.loc[2.0, "high"]
     assert several.loc[0.5, "high"] == 1.0
     assert several.loc[2.0, "low"] == 0.0
+    assert several.loc[0.0, "low"] == several.loc[0.0, "high"] == 1.0, "known on these items"
     more, less = land.means(confidence=0.99), land.means(confidence=0.5)
     assert (more["low"] <= less["low"]).all()
 

@@ -134,6 +134,20 @@ class Engine:
             digest.update(flat.view(torch.uint8).cpu().numpy().data)
         return digest.hexdigest()
 
+    def setup(self) -> str:
+        """Sha256 of what beside the weights turns them into answers.
+
+        The module's structure, and buffers that no checkpoint holds (rotary frequencies).
+        """
+        digest = hashlib.sha256(repr(self.module).encode())
+        persistent = self.module.state_dict().keys()
+        for name, buffer in self.module.named_buffers():
+            if name not in persistent:
+                digest.update(f"{name}\0{buffer.dtype}\0{tuple(buffer.shape)}\0".encode())
+                flat = buffer.detach().contiguous().view(-1)
+                digest.update(flat.view(torch.uint8).cpu().numpy().data)
+        return digest.hexdigest()
+
     def estimate_s(self, tasks: Sequence[Task]) -> float:
         """Rough seconds for one evaluation of these tasks on one thread: one call of each."""
         start = time.perf_counter()

@@ -1,18 +1,41 @@
 """Key-value cache of a batch of rows, kept in slots that grow in place.
 
+Attention sums over slots, so how many there are can change a row's rounding. Empty slots add exact
+zeros; they leave no trace as long as the kernel sums the others in the same order. The CPU's was
+found to do so for any multiple of `ROUND` slots up to `NEAR`, and for one query at any number; many
+queries over more slots were not. So rows share a batch only if their number of slots is alike
+(`alike`). The tests check it on the machine they run on.
+
 Shape legend: B rows, S slots, H key-value heads, E head size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import pad
 
-ROUND = 32  # lanes of the widest bfloat16 vector in use
-GROWTH = 64  # slots added at once when a cache is full
+ROUND = 16  # lanes of the widest float32 vector
+NEAR = 192  # slots up to which attention is summed in one way
+GROWTH = 64  # slots added at once when a cache is full, and by which longer rows are told apart
+
+
+def slots_for(tokens: int) -> int:
+    """Slots that attention runs over for so many slots in use."""
+    return up(tokens, ROUND if tokens <= NEAR else GROWTH)
+
+
+def alike(tokens: int) -> int:
+    """Class of a row of so many slots in use: rows of one class may share a batch."""
+    return 0 if tokens <= NEAR else up(tokens, GROWTH)
+
+
+def up(n: int, multiple: int) -> int:
+    """Least multiple that is not below n."""
+    return -(-n // multiple) * multiple
 
 
 class Slots:
@@ -27,76 +50,100 @@ class Slots:
     is_initialized = True
 
     def __init__(
-        self, keys: torch.Tensor | None = None, values: torch.Tensor | None = None
+        self,
+        keys: torch.Tensor | None = None,
+        values: torch.Tensor | None = None,
+        held: int = 0,
     ) -> None:
         self.keys: Any = keys
         self.values: Any = values
-        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.held = held
+        self._own = keys is None
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append, and return everything."""
-        held, total = self.get_seq_length(), self.get_seq_length() + keys.shape[-2]
-        if self._room is None or total > self._room[0].shape[-2]:
-            size = -(-total // ROUND) * ROUND + (GROWTH if self._room is not None else 0)
-            shape = (*keys.shape[:2], size, keys.shape[-1])
-            room = keys.new_zeros(shape), values.new_zeros((*shape[:-1], values.shape[-1]))
-            if held:
-                room[0][:, :, :held], room[1][:, :, :held] = self.keys, self.values
-            self._room = room
-        self._room[0][:, :, held:total], self._room[1][:, :, held:total] = keys, values
-        self.keys, self.values = self._room[0][:, :, :total], self._room[1][:, :, :total]
-        return self.keys, self.values
-
-    def align(self, empty: int) -> None:
-        """Append empty slots."""
-        keys = self.keys.new_zeros((*self.keys.shape[:2], empty, self.keys.shape[-1]))
-        values = self.values.new_zeros((*self.values.shape[:2], empty, self.values.shape[-1]))
-        self.update(keys, values)
+        """Append, and return `slots_for` what is then in use: the last ones are empty."""
+        total = self.held + keys.shape[-2]
+        shown = slots_for(total)
+        if not self._own or self.keys is None or shown > self.keys.shape[-2]:
+            self._move(keys, values, shown + (GROWTH if self.held and self._own else 0))
+        self.keys[:, :, self.held : total], self.values[:, :, self.held : total] = keys, values
+        self.held = total
+        return self.keys[:, :, :shown], self.values[:, :, :shown]
 
     def get_seq_length(self) -> int:
         """Slots in use."""
-        return 0 if self.keys is None else int(self.keys.shape[-2])
+        return self.held
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Slots after the next tokens, and the first of them."""
-        return self.get_seq_length() + query_length, 0
+        return slots_for(self.held + query_length), 0
+
+    def _move(self, keys: torch.Tensor, values: torch.Tensor, size: int) -> None:
+        """Move what is held to memory of our own with room for ``size`` slots."""
+        more_keys = keys.new_zeros((*keys.shape[:2], size, keys.shape[-1]))
+        more_values = values.new_zeros((*values.shape[:2], size, values.shape[-1]))
+        if self.held:
+            more_keys[:, :, : self.held] = self.keys[:, :, : self.held]
+            more_values[:, :, : self.held] = self.values[:, :, : self.held]
+        self.keys, self.values, self._own = more_keys, more_values, True
 
 
 @dataclass
 class Past:
     """What B rows hold: a layer's slots each, which slots are real, and how many those are.
 
-    Extending it writes into it: a row that is to be extended twice is copied (`rows`) or viewed
-    (`repeated`) before.
+    Extending it writes into it: a row that is to be extended twice is viewed (`repeated`) before.
     """
 
     layers: list[Slots]
     mask_BS: torch.Tensor
     length_B: torch.Tensor
 
+    @property
+    def held(self) -> int:
+        """Slots in use, real or empty: the next tokens begin there."""
+        return self.mask_BS.shape[1]
+
     def rows(self, index: torch.Tensor) -> Past:
         """Copy of the given rows; an index may repeat."""
         layers = [
-            Slots(s.keys.index_select(0, index), s.values.index_select(0, index))
-            for s in self.layers
+            Slots(
+                layer.keys[:, :, : self.held].index_select(0, index),
+                layer.values[:, :, : self.held].index_select(0, index),
+                self.held,
+            )
+            for layer in self.layers
         ]
-        mask_BS, length_B = self.mask_BS.index_select(0, index), self.length_B[index]
-        return Past(layers, mask_BS, length_B)
+        return Past(layers, self.mask_BS.index_select(0, index), self.length_B[index])
 
     def repeated(self, n: int) -> Past:
         """The one row of this cache, n times, without a copy."""
         layers = [
-            Slots(s.keys.expand(n, -1, -1, -1), s.values.expand(n, -1, -1, -1)) for s in self.layers
+            Slots(s.keys.expand(n, -1, -1, -1), s.values.expand(n, -1, -1, -1), self.held)
+            for s in self.layers
         ]
         return Past(layers, self.mask_BS.expand(n, -1), self.length_B.expand(n))
 
-    def align(self) -> Past:
-        """Pad with empty slots to a multiple of `ROUND`, where the next tokens begin."""
-        empty = -self.mask_BS.shape[1] % ROUND
-        if empty:
-            for layer in self.layers:
-                layer.align(empty)
-            self.mask_BS = pad(self.mask_BS, (0, empty))
+    def align(self, multiple: int = ROUND) -> Past:
+        """Count empty slots as used up to a multiple, so that the next tokens keep their lanes."""
+        held = up(self.held, multiple)
+        for layer in self.layers:
+            if held > layer.keys.shape[-2]:
+                layer._move(layer.keys, layer.values, held)
+            layer.held = held
+        self.mask_BS = pad(self.mask_BS, (0, held - self.held))
         return self
+
+
+def joined(pasts: Sequence[Past]) -> Past:
+    """The rows of several caches in one, empty slots behind the shorter ones."""
+    held = max(past.held for past in pasts)
+    layers = []
+    for own in zip(*(past.align(held).layers for past in pasts), strict=True):
+        keys = torch.cat([layer.keys[:, :, :held] for layer in own])
+        values = torch.cat([layer.values[:, :, :held] for layer in own])
+        layers.append(Slots(keys, values, held))
+    mask_BS = torch.cat([past.mask_BS for past in pasts])
+    return Past(layers, mask_BS, torch.cat([past.length_B for past in pasts]))

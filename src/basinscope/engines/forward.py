@@ -1,10 +1,10 @@
 """Rows of tokens through a causal model, with a key-value cache that rows can branch from.
 
-Rows are padded on the right and told apart by a mask over the cache's slots, each batch of new
-tokens beginning at a multiple of ``ROUND``. So a row's numbers do not depend on which rows share
-its batch: every reduction over slots adds exact zeros for slots that are not the row's, at places
-that keep their lane, and matrix products sum over features in an order of their own (checked by the
-tests on the CPU; a GPU's library may choose another kernel for another batch).
+Rows are padded on the right and told apart by a mask over the cache's slots. A row's numbers do not
+depend on which rows share its batch: attention adds exact zeros for slots that are not the row's
+(see `cache`), and matrix products of at least `LEAST_ROWS` rows sum over features in an order of
+their own. The tests check it on the CPU they run on; a GPU's library may choose another kernel for
+another batch.
 
 Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocabulary.
 """
@@ -16,24 +16,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
-from basinscope.engines.cache import ROUND, Past, Slots
+from basinscope.engines.cache import Past, Slots, slots_for, up
 
-SHORT = 16  # rows of fewer new tokens are padded less, see `padded`
+SHORT = 16  # rows of no more new tokens are padded to this, see `padded`
 LEAST_ROWS = 4  # fewer rows than this may take a matrix-vector path that sums in another order
 # settings by which a model changes its logits after the output head
 _AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-
-
-def padded(tokens: int) -> int:
-    """Width of a row of new tokens.
-
-    The cache before them ends at a multiple of `ROUND` (`Past.align`). The last few slots of an
-    attention row are summed outside the vector loop, so which slots those are must not depend on
-    the batch: new tokens fewer than `SHORT` always lie among them, more never do, and the two are
-    not mixed.
-    """
-    return _up(tokens, 4) if tokens < SHORT else _up(tokens, ROUND)
 
 
 def _branch(
@@ -45,10 +35,6 @@ def _branch(
         seen_LL[first : first + len(tail), start:first] = False
         ahead_L[first : first + len(tail)] = start + torch.arange(len(tail), device=ahead_L.device)
         first += len(tail)
-
-
-def _up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 class Forward:
@@ -64,7 +50,9 @@ class Forward:
         self.module: Any = module
         self.trunk: Any = getattr(module, "base_model", None)
         self.head: Any = getattr(module, "get_output_embeddings", lambda: None)()
-        self.config: Any = getattr(module, "config", None)
+        config = getattr(module, "config", None)
+        # a model of text and pictures keeps the settings of its text part apart
+        self.config: Any = getattr(config, "get_text_config", lambda: config)()
         self.cached = False
 
     @property
@@ -95,7 +83,7 @@ class Forward:
 
         Args:
             past: what the rows hold already, which is written into; None for nothing.
-            rows: new tokens; with their tails either all shorter than `SHORT` or none (`padded`).
+            rows: new tokens; with their tails either all longer than `SHORT` or none (`padded`).
             tails: for each row, continuations that all branch off its end and do not see each
                 other; they lie behind the row one after another, and cannot be extended further.
             decode: one token for each of at least `LEAST_ROWS` rows, without padding.
@@ -113,34 +101,34 @@ class Forward:
         ]  # fmt: skip
         longest = max(len(row) for row in full)
         assert not decode or (longest == 1 and len(rows) >= LEAST_ROWS)
-        width = 1 if decode else padded(longest)
+        width = 1 if decode else up(longest, LEAST_ROWS)
         ids_BL, new_BL = self._pad(full, width)
         ahead_BL = (new_BL.cumsum(1) - 1).clamp(min=0)
         seen_BLL = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+        seen_BLL = seen_BLL.repeat(len(rows), 1, 1)
         if tails is not None:
-            seen_BLL = seen_BLL.repeat(len(rows), 1, 1)
             for b, (row, own) in enumerate(zip(rows, tails, strict=True)):
                 _branch(seen_BLL[b], ahead_BL[b], len(row), own)
         if past is None:
-            # nothing but right padding: causality alone keeps it from every real token
-            mask = None if tails is None else seen_BLL[:, None]
-            mask_BS, length_B = new_BL, new_BL.sum(1)
-            cache = Cache(layer_class_to_replicate=Slots)
+            held_BS = new_BL[:, :0]
+            length_B, cache = new_BL.sum(1), Cache(layer_class_to_replicate=Slots)
         else:
-            held_BLS = past.mask_BS.bool()[:, None, :].expand(-1, width, -1)
-            own_BLL = seen_BLL.expand(len(rows), -1, -1)
-            mask = torch.cat([held_BLS, own_BLL], dim=2)[:, None]
+            held_BS = past.mask_BS
             ahead_BL = past.length_B[:, None] + ahead_BL
-            mask_BS = torch.cat([past.mask_BS, new_BL], dim=1)
             length_B, cache = past.length_B + new_BL.sum(1), Cache(layers=past.layers)
+        # a padding query sees itself: were it to see nothing, its softmax would be 0/0
+        held_BLS = held_BS.bool()[:, None, :].expand(-1, width, -1)
+        total = held_BS.shape[1] + width
+        seen_BLS = pad(torch.cat([held_BLS, seen_BLL], dim=2), (0, slots_for(total) - total))
         out = self.trunk(
             input_ids=ids_BL,
-            attention_mask=mask,
-            position_ids=ahead_BL,
+            attention_mask=seen_BLS[:, None],
+            # a finished row that is carried along may run past the end: nobody reads it
+            position_ids=ahead_BL.clamp(max=self.context - 1),
             past_key_values=cache,
             use_cache=True,
         )
-        after = Past(cache.layers, mask_BS, length_B)
+        after = Past(cache.layers, torch.cat([held_BS, new_BL], dim=1), length_B)
         return out.last_hidden_state, after if decode or tails is not None else after.align()
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
@@ -186,11 +174,10 @@ class Forward:
         tolerance = 0.3 if self.head.weight.element_size() == 2 else 0.01
         return float(error) <= tolerance * float(slow.std()) + 1e-6
 
-    def fits_cache(self, slots: int) -> bool:
-        """Whether a cache of so many slots means what full attention means in every layer."""
+    def fits_cache(self, tokens: int) -> bool:
+        """Whether rows of so many tokens may see all of themselves in every layer."""
         window = getattr(self.config, "sliding_window", None)
-        most = slots + 3 * ROUND  # each of head, body and tails may leave slots empty
-        return self.cached and not (isinstance(window, int) and most > window)
+        return self.cached and not (isinstance(window, int) and tokens > window)
 
     def _pad(self, rows: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.zeros(len(rows), width, dtype=torch.int64)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from basinscope.engines.cache import Past
+from basinscope.engines.cache import Past, joined
 from basinscope.engines.forward import LEAST_ROWS, Forward
 from basinscope.engines.packing import batches, by_head, split_fitting
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Generate, Generation
+
+DECODE_SLOTS = 1 << 14  # slots of cache of the rows that are written together
 
 
 def generate(
@@ -37,9 +39,13 @@ def generate(
     if forward.fits_cache(slots):
         for head, keys in by_head(fitting):
             past = forward.extend(None, [head])[1] if head else None
-            for batch in batches(keys, lambda k: len(fitting[k].body), budget, len(head)):
-                bodies = [fitting[k].body for k in batch]
-                _decode_cached(forward, past, bodies, [writers[k] for k in batch])
+            # as many rows as may be written together, which are read in smaller batches
+            most = max(1, DECODE_SLOTS // (max(fitting[k].longest + caps[k] for k in keys)))
+            keys.sort(key=lambda k: (-len(fitting[k].body), k))
+            for a in range(0, len(keys), most):
+                own = [fitting[k].body for k in keys[a : a + most]]
+                states, held = _read(forward, past, len(head), own, budget)
+                _write(forward, states, held, [writers[k] for k in keys[a : a + most]])
     else:
         longest = {k: fitting[k].longest + caps[k] for k in fitting}
         for batch in batches(fitting, lambda k: longest[k], budget):
@@ -50,30 +56,42 @@ def generate(
     ]
 
 
-def _decode_cached(
-    forward: Forward, past: Past | None, bodies: list[tuple[int, ...]], writers: list[_Writer]
-) -> None:
-    # rows of the batch that are still carried, by writer; the first stands in where too few are
-    live = list(range(len(bodies)))
-    live += [0] * (LEAST_ROWS - len(live))
-    new = [bodies[b] for b in live]
-    hidden, cache = forward.extend(past.repeated(len(new)) if past is not None else None, new)
-    last = torch.tensor([len(row) - 1 for row in new], device=hidden.device)
-    states = hidden[torch.arange(len(new)), last]
+def _read(
+    forward: Forward, past: Past | None, head: int, bodies: list[tuple[int, ...]], budget: int
+) -> tuple[torch.Tensor, Past]:
+    """Last hidden state of every prompt, and the cache of all of them, in the order given."""
+    order: list[int] = []
+    states, pasts = [], []
+    for batch in batches(range(len(bodies)), lambda i: len(bodies[i]), budget, head):
+        new = [bodies[i] for i in batch]
+        hidden, held = forward.extend(past.repeated(len(new)) if past is not None else None, new)
+        last = torch.tensor([len(row) - 1 for row in new], device=hidden.device)
+        states.append(hidden[torch.arange(len(new)), last])
+        pasts.append(held)
+        order += batch
+    back = torch.tensor(order, device=states[0].device).argsort()
+    held = pasts[0] if len(pasts) == 1 else joined(pasts)
+    return torch.cat(states)[back], held if order == sorted(order) else held.rows(back)
+
+
+def _write(forward: Forward, states: torch.Tensor, cache: Past, writers: list[_Writer]) -> None:
+    """Let every writer take token after token until all are done."""
+    live = list(range(len(writers)))  # the writer of each row that is still carried
+    if missing := max(0, LEAST_ROWS - len(live)):
+        live += [0] * missing
+        index = torch.tensor(live, device=states.device)
+        states, cache = states[index], cache.rows(index)
     while True:
         logits = forward.logits(states)
         best = logits.argmax(-1).tolist()
         finite = torch.isfinite(logits).all(-1).tolist()
-        for b in dict.fromkeys(live):
-            r = live.index(b)
+        for b, r in {b: r for r, b in enumerate(live)}.items():
             writers[b].take(best[r], finite[r])
         going = [r for r, b in enumerate(live) if not writers[b].done]
         if not going:
             return
-        # dropping a row copies the cache: worth it once an eighth of the rows is finished, and
-        # needed where a finished one would outgrow the model's context
-        outgrown = int(cache.length_B.max()) >= forward.context
-        if outgrown or (len(live) > LEAST_ROWS and len(going) <= len(live) * 7 // 8):
+        # dropping a row copies the cache: worth it once an eighth of the rows is finished
+        if len(live) > LEAST_ROWS and len(going) <= len(live) * 7 // 8:
             keep = going + [going[0]] * (LEAST_ROWS - len(going))
             cache = cache.rows(torch.tensor(keep, device=states.device))
             live, best = [live[r] for r in keep], [best[r] for r in keep]

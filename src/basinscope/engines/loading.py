@@ -58,7 +58,7 @@ def load(
     place = _device(device)
     if isinstance(model, nn.Module):
         if dtype is not None:
-            model = model.to(DTYPES[dtype])
+            _cast(model, DTYPES[dtype])
         if device != "auto":
             model = model.to(place)
         if tokenizer is None:
@@ -134,6 +134,21 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
             config.quantization_config = quantised
 
 
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast in place what the checkpoint holds, as loading it in that dtype would.
+
+    Other buffers (rotary frequencies) keep their precision.
+    """
+    kept = [
+        (part, name, part._buffers[name])
+        for part in module.modules()
+        for name in part._non_persistent_buffers_set
+    ]
+    module.to(dtype)
+    for part, name, buffer in kept:
+        part._buffers[name] = buffer
+
+
 def _device(word: str) -> torch.device:
     if word == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -198,8 +213,15 @@ def _converted(gguf: Path, dtype: str) -> Path:
             f"cannot read {gguf} ({_first_line(error)})",
             "allowed: a complete GGUF file of an architecture that transformers can read",
         ) from error
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".draft-"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".draft-"))
+    except OSError as error:
+        raise BasinscopeError(
+            f"cannot write to the cache {target.parent} ({error.strerror})",
+            "a converted model is kept there",
+            "set BASINSCOPE_CACHE to a folder that can be written",
+        ) from error
     try:
         save(module.to(DTYPES[dtype]), tokenizer, draft)
         (draft / "complete").touch()
@@ -227,6 +249,12 @@ def _pretrained(word: str, where: str, dtype: torch.dtype, trust: bool) -> tuple
         raise BasinscopeError(
             f"cannot load the model {word!r} ({_first_line(error)})", _ALLOWED, "check the spelling"
         ) from error
+    if not tokenizer.encode("a", add_special_tokens=False):  # made up, for want of its files
+        raise BasinscopeError(
+            f"cannot load the model {word!r} (no tokenizer there)",
+            "a checkpoint needs its tokenizer's files beside its weights",
+            "copy them from where the model comes from",
+        )
     return module, tokenizer
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from basinscope.engines.forward import SHORT, padded
+from basinscope.engines.cache import ROUND, alike, up
+from basinscope.engines.forward import LEAST_ROWS
 from basinscope.engines.tokens import Row
 
 
@@ -19,7 +20,7 @@ def by_head(rows: dict[int, Row]) -> Iterator[tuple[tuple[int, ...], list[int]]]
 def batches(
     keys: Iterable[int], length: Callable[[int], int], budget: int, held: int = 0
 ) -> Iterator[list[int]]:
-    """Keys sorted by length, cut so that rows times padded length stays within the budget.
+    """Keys sorted by length, cut so that rows times the longest stays within the budget.
 
     Args:
         keys: what to pack.
@@ -28,13 +29,14 @@ def batches(
         held: slots of cache that each row brings along: they cost memory but no arithmetic, and
             count for a quarter.
 
-    Rows shorter than `SHORT` are not mixed with longer ones (see `padded`).
+    Rows of different classes of slots are not mixed (see `cache`).
     """
+    held = up(held, ROUND)
     batch: list[int] = []
     for key in sorted(keys, key=lambda k: (-length(k), k)):
         longest = length(batch[0]) if batch else 0
-        full = (len(batch) + 1) * (padded(longest) + held // 4) > budget
-        if batch and (full or (longest >= SHORT) != (length(key) >= SHORT)):
+        full = (len(batch) + 1) * (up(longest, LEAST_ROWS) + held // 4) > budget
+        if batch and (full or alike(held + longest) != alike(held + length(key))):
             yield batch
             batch = []
         batch.append(key)

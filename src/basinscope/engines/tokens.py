@@ -66,12 +66,13 @@ class Tokens:
         is run once, and only tokens past the context's own count are scored.
         """
         context = request.prefix + request.context
-        own = self._encode(context) or [self._start()]
+        own, start = self._encode(context), [self._start()]
         rows = [self._encode(context + c) for c in request.continuations]
-        if not context:  # a tokenizer may put the start there itself
-            rows = [row if row[:1] == own else own + row for row in rows]
+        if not own or not _common(rows) or min(map(len, rows)) < 2:
+            # nothing that all of them share stands before what is scored (no context, or it melts
+            # into a continuation's first token), unless the tokenizer has put the start there
+            own, *rows = (row if row[:1] == start else start + row for row in (own, *rows))
         common = min(_common(rows), len(own), *(len(row) - 1 for row in rows))
-        common = max(common, 1)
         skips = tuple(max(0, min(len(own), len(row) - 1) - common) for row in rows)
         cut = self._cut(self._encode(request.prefix), rows[0][:common])
         return Row(

@@ -7,6 +7,8 @@ and dropped for speed only (`forward`). Nothing computed from the weights outliv
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +23,12 @@ from basinscope.engines.generation import generate
 from basinscope.engines.ranking import rank
 from basinscope.engines.tokens import Tokens
 from basinscope.tasks.base import Answer, Choices, Generate, Request, Task
+
+# settings that say where a config came from and how it was stored, not what the model does
+_OF_THE_FILE = (
+    "_name_or_path", "architectures", "dtype", "quantization_config", "torch_dtype",
+    "transformers_version",
+)  # fmt: skip
 
 
 class TransformersEngine(Engine):
@@ -73,6 +81,22 @@ class TransformersEngine(Engine):
         )
         answers.update(zip(written, texts, strict=True))
         return [answers[i] for i in range(len(requests))]
+
+    def setup(self) -> str:
+        """Sha256 over the module's structure, its config, its tokenizer and its chat template."""
+        digest = hashlib.sha256(super().setup().encode())
+        config = getattr(self.module, "config", None)
+        settings = {} if config is None else config.to_dict()
+        kept = {k: v for k, v in settings.items() if k not in _OF_THE_FILE}
+        digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        rules = json.loads(backend.to_str()) if backend else self.tokenizer.get_vocab()
+        # how a call pads or cuts is a state that the last call left, not a rule
+        rules = {k: v for k, v in rules.items() if k not in ("padding", "truncation")}
+        digest.update(json.dumps(rules, sort_keys=True).encode())
+        template = getattr(self.tokenizer, "chat_template", None)
+        digest.update(json.dumps([template, sorted(self._ends)], default=str).encode())
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def estimate_s(self, tasks: Sequence[Task]) -> float:

@@ -23,7 +23,7 @@ def plot_landscapes(path: Path, runs: Sequence[Landscape], names: Sequence[str] 
     """Draw landscapes over each other and write the figure with the CSV that it was drawn from.
 
     One colour for each task, one line style for each (run, direction). The band is the interval of
-    `Landscape.means` (the draw as the unit; over items at step 0 or for one draw), thin lines are
+    `Landscape.means` (the draw as the unit; over items for one draw), thin lines are
     single draws, the dotted line is chance. T on the right hides the level, so it never stands
     alone. Nothing is mirrored or padded beyond what was measured.
 
@@ -109,4 +109,6 @@ def _legend(axis: Any, colour: dict[str, str], style: dict[Any, Any], table: pd.
     else:
         draws = int(table["draws"].max())
         handles.append(Line2D([], [], color="#444444", lw=0.5, label=f"single draws ({draws})"))
-    axis.legend(handles=handles, fontsize=8, framealpha=0.9)
+    legend = axis.legend(handles=handles, fontsize=8, framealpha=0.9)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names of tasks and folders are no formulas

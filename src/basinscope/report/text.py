@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def widths_table(run: Landscape, level: float = 0.5) -> Table:
     """Task, chance, score at zero, and the width on each side, in alpha and in alpha/RMS."""
     table = Table(title=f"Basin half-width at level {level:g} (95% intervals)", title_style="bold")
-    for name in ("task", "chance", "score at zero", "side", "draws", "width alpha", "interval",
-                 "alpha/RMS", "interval"):  # fmt: skip
+    for name in ("task", "chance", "score at zero", "side", "draws", "alpha", "alpha/RMS"):
         table.add_column(name, justify="left" if name in ("task", "side") else "right")
     for row in run.widths(level=level).itertuples():
         table.add_row(
@@ -25,10 +24,8 @@ def widths_table(run: Landscape, level: float = 0.5) -> Table:
             Text(f"{row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}]"),
             Text(f"{row.direction} {side(row.sign)}"),
             str(row.draws),
-            _number(row.width),
-            Text(f"[{_number(row.low)}, {_number(row.high)}]"),
-            _number(row.width_rms),
-            Text(f"[{_number(row.low_rms)}, {_number(row.high_rms)}]"),
+            Text(_interval(row.width, row.low, row.high)),
+            Text(_interval(row.width_rms, row.low_rms, row.high_rms)),
         )
     return table
 
@@ -71,10 +68,15 @@ def side(sign: int) -> str:
     return {1: "+", -1: "-"}.get(sign, "")
 
 
-def _number(x: float) -> str:
-    if math.isnan(x):
+def _interval(estimate: float, low: float, high: float) -> str:
+    """Estimate with its ends; ``?`` where there is none, which the notes explain."""
+    if math.isnan(estimate) and math.isnan(low):
         return "-"
-    return "not reached" if math.isinf(x) else f"{x:.3g}"
+    return f"{_number(estimate)} [{_number(low)}, {_number(high)}]"
+
+
+def _number(x: float) -> str:
+    return f"{x:.3g}" if math.isfinite(x) else "?"
 
 
 def _json(value: Any) -> Any:

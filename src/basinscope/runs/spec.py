@@ -30,6 +30,7 @@ class ModelSpec(Frozen):
 
     source: str  # as the user named it; not part of any address
     fingerprint: str  # sha256 of all live weights
+    setup: str  # sha256 of what turns them into answers: structure, config, tokenizer, template
     dtype: str
     engine: str  # kind and version of the engine
     params: str | None  # regular expression of the selection
@@ -72,6 +73,7 @@ def model_spec(engine: Engine) -> ModelSpec:
     return ModelSpec(
         source=engine.source,
         fingerprint=engine.fingerprint(),
+        setup=engine.setup(),
         dtype=engine.dtype,
         engine=engine.kind,
         params=engine.params,
@@ -93,7 +95,7 @@ def task_spec(task: Task) -> TaskSpec:
     )
 
 
-MODEL = ("fingerprint", "selection", "dtype", "engine")
+MODEL = ("fingerprint", "setup", "selection", "dtype", "engine")
 """What of the model stands in every address."""
 
 

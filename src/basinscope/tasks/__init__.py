@@ -1,32 +1,51 @@
-"""Tasks by name: the shipped suite, and the words from which a task can be rebuilt."""
+"""Tasks by name: the shipped suite and the published benchmarks, and how each is built again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from basinscope.errors import BasinscopeError
-from basinscope.tasks import mini
-from basinscope.tasks.base import Task, items_hash, limited
+from basinscope.tasks import advbench, gsm8k, mini, mmlu
+from basinscope.tasks.base import Subset, Task, items_hash, limited
+from basinscope.tasks.published import Published
 
 GROUPS = {"mini": mini.NAMES}
-NAMES = (*mini.NAMES, "overrefusal")
+SHIPPED = (*mini.NAMES, "overrefusal")
+PUBLISHED: dict[str, Callable[[str, str | Path | None], Published]] = {
+    name: module.load for module in (mmlu, gsm8k, advbench) for name in module.NAMES
+}
+NAMES = (*SHIPPED, *PUBLISHED)
 
 
-def tasks(words: str | Sequence[str], *, limit: int | None = None, seed: int = 0) -> list[Task]:
-    """Tasks named by words: ``"basic,math"`` or ``["basic", "math"]``.
+def tasks(
+    words: str | Sequence[str],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+) -> list[Task]:
+    """Tasks named by words: ``"basic,math"`` or ``["basic", "mmlu:anatomy"]``.
 
     Args:
-        words: ``mini`` (basic, math, code, safety), one of those, or ``overrefusal`` (the harmless
-            twins of the safety items).
-        limit: most items of each task; the same ones for every weight setting.
+        words: ``mini`` (basic, math, code, safety), one of those, ``overrefusal`` (the harmless
+            twins of the safety items); or a published benchmark: ``mmlu``, ``mmlu:SUBJECT``,
+            ``mmlu-gen``, ``gsm8k``, ``gsm8k-flexible`` (either with ``-sampled`` after gsm8k),
+            ``advbench``, ``advbench-substring``, ``xstest``, ``xstest-unsafe``.
+        limit: most items of each task; the same ones for every weight setting, spread over the
+            subjects of `mmlu` and the types of `xstest`.
         seed: names the sample that ``limit`` takes.
+        data_dir: folder with the data of the published benchmarks, laid out as
+            `basinscope.tasks.data` says; default the environment variable BASINSCOPE_DATA, else
+            the Hugging Face hub.
 
     Returns:
         One task for each distinct name, in the order given.
 
     Raises:
-        BasinscopeError: for an unknown name or a limit below 1.
+        BasinscopeError: for an unknown name, a limit below 1, or missing or malformed data.
 
     >>> [task.name for task in tasks("math,basic", limit=10)]
     ['math', 'basic']
@@ -36,23 +55,39 @@ def tasks(words: str | Sequence[str], *, limit: int | None = None, seed: int = 0
     for word in given:
         name = word.strip()
         if name not in GROUPS and name not in NAMES:
+            known = (*GROUPS, *NAMES)
+            near = difflib.get_close_matches(name, known, n=3)
             raise BasinscopeError(
                 f"task {name!r}",
-                f"allowed: {', '.join((*GROUPS, *NAMES))}",
-                "separate several by commas",
+                f"allowed: {', '.join(n for n in known if ':' not in n)}, mmlu:SUBJECT",
+                (f"did you mean {' or '.join(near)}? " if near else "")
+                + "separate several by commas",
             )
         names += [n for n in GROUPS.get(name, (name,)) if n not in names]
-    return [limited(mini.load(name), limit, seed) for name in names]
+    return [limited(_load(name, data_dir), limit, seed) for name in names]
+
+
+def _load(name: str, data_dir: str | Path | None) -> Task:
+    if name in SHIPPED:
+        return mini.load(name)
+    return PUBLISHED[name](name, data_dir)
 
 
 def recipe(task: Task) -> dict[str, Any] | None:
     """Words from which `from_recipe` builds the same items; None if there are none."""
-    if task.name not in NAMES:
+    whole = task.whole if isinstance(task, Subset) else task
+    if whole.name not in SHIPPED and not isinstance(whole, Published):
         return None
-    words = {"name": task.name, "limit": len(task.items), "seed": getattr(task, "seed", 0)}
+    words = {
+        "name": task.name,
+        "limit": len(task.items),
+        "seed": getattr(task, "seed", 0),
+        "data_dir": getattr(whole, "data_dir", None),
+    }
     return words if items_hash(from_recipe(words)) == items_hash(task) else None
 
 
 def from_recipe(words: dict[str, Any]) -> Task:
     """Task of a recipe."""
-    return tasks(words["name"], limit=words["limit"], seed=words["seed"])[0]
+    options = {option: words[option] for option in ("limit", "seed", "data_dir")}
+    return tasks(words["name"], **options)[0]

@@ -112,23 +112,27 @@ class Item:
 
 @runtime_checkable
 class Task(Protocol):
-    """A benchmark whose score is the mean of a 0-1 oracle over its items.
-
-    Attributes:
-        name: word that names it on the command line and labels it in every table.
-        chance: score of an answer without knowledge, in [0, 1].
-        scoring: version of the oracle; stands in the address of every record.
-        items: the items, in a fixed order.
-    """
+    """A benchmark whose score is the mean of a 0-1 oracle over its items."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Word that names it on the command line and labels it in every table."""
+        ...
+
     @property
-    def chance(self) -> float: ...
+    def chance(self) -> float:
+        """Score of an answer without knowledge, in [0, 1)."""
+        ...
+
     @property
-    def scoring(self) -> str: ...
+    def scoring(self) -> str:
+        """Version of the oracle; stands in the address of every record."""
+        ...
+
     @property
-    def items(self) -> Sequence[Item]: ...
+    def items(self) -> Sequence[Item]:
+        """The items, in a fixed order."""
+        ...
 
     def oracle(self, item: Item, answers: Sequence[Answer]) -> Outcome:
         """Score the answers to ``item.requests`` (same order)."""
@@ -201,10 +205,17 @@ def check_chance(name: str, chance: float) -> None:
 
 
 def items_hash(task: Task) -> str:
-    """Sha256 over everything the task asks: its name, scoring, and the text of every item."""
-    items = [dataclasses.asdict(_plain(item)) for item in task.items]
-    text = json.dumps([task.name, task.scoring, task.chance, items], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Sha256 over everything the task asks: its name, scoring, and the text of every item.
+
+    It is the hash of the canonical JSON of all that; the text is never held as a whole.
+    """
+    head = json.dumps([task.name, task.scoring, task.chance])
+    found = hashlib.sha256((head[:-1] + ", [").encode())
+    for i, item in enumerate(task.items):
+        text = json.dumps(dataclasses.asdict(_plain(item)), sort_keys=True)
+        found.update(((", " if i else "") + text).encode())
+    found.update(b"]]")
+    return found.hexdigest()
 
 
 def _plain(item: Item) -> Item:
@@ -219,8 +230,10 @@ def _plain(item: Item) -> Item:
 def limited(task: Task, limit: int | None, seed: int = 0) -> Task:
     """Take ``limit`` items of a task, the same ones for every weight setting.
 
-    The sample is drawn once by hashing (seed, item id), so it depends neither on the number of
-    items that follow nor on any generator; the items keep their order.
+    Where item ids have the form ``stratum/rest``, each stratum gives its share: ``limit`` times
+    its part of the items, rounded by largest remainder. Within a stratum (all items, where there
+    are none) the sample is drawn by hashing (seed, item id): no generator is touched, and it
+    changes little when items are added. The items keep their order.
     """
     if limit is None or limit >= len(task.items):
         return task
@@ -228,12 +241,31 @@ def limited(task: Task, limit: int | None, seed: int = 0) -> Task:
         raise BasinscopeError(f"limit={limit}", "allowed: at least 1 item, or no limit at all")
     if isinstance(task, CallableTask):
         return task
-
-    def rank(item: Item) -> str:
-        return hashlib.sha256(f"{seed}:{item.id}".encode()).hexdigest()
-
-    chosen = {item.id for item in sorted(task.items, key=rank)[:limit]}
+    strata: dict[str, list[str]] = {}
+    for item in task.items:
+        stratum, slash, _ = item.id.partition("/")
+        strata.setdefault(stratum if slash else "", []).append(item.id)
+    shares = _shares({name: len(ids) for name, ids in strata.items()}, limit, seed)
+    chosen: set[str] = set()
+    for name, ids in strata.items():
+        chosen.update(sorted(ids, key=lambda item: _hash(seed, item))[: shares[name]])
     return Subset(task, tuple(item for item in task.items if item.id in chosen), seed)
+
+
+def _shares(sizes: dict[str, int], limit: int, seed: int) -> dict[str, int]:
+    """Parts of ``limit`` in proportion to the sizes, whole by largest remainder.
+
+    Equal remainders are ordered by hash, so that no stratum is favoured for its name.
+    """
+    total = sum(sizes.values())
+    shares = {name: limit * size // total for name, size in sizes.items()}
+    left = limit - sum(shares.values())
+    by_rest = sorted(sizes, key=lambda name: (-(limit * sizes[name] % total), _hash(seed, name)))
+    return {name: share + (name in by_rest[:left]) for name, share in shares.items()}
+
+
+def _hash(seed: int, text: str) -> str:
+    return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

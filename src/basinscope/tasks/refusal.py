@@ -161,7 +161,7 @@ def is_coherent(text: str) -> bool:
       (answers, prose, worked sums, Python), cut at 64 tokens, 10 were flagged. These texts were
       known while the thresholds were set.
     - Detection: at weights θ0 + αδ, δ ~ N(0, I), four draws for each α, of each every tenth of 200
-      answers, read after the thresholds were set (one rule was added after the first two draws):
+      answers, read after the thresholds were set (two rules on function words were added since):
       of 235 degenerate answers 224 were flagged (α = 0.02: 70 of 75, 0.03: 76 of 80, 0.05: 78 of
       80), and none of the 5 coherent ones. Draws differ, above all in how much of their output is
       degenerate: in ten draws for each α, between 11 and 197 (α = 0.02), 70 and 200 (0.03), 168 and

@@ -20,6 +20,8 @@ from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
 from basinscope.weights.directions import Direction, Random, Shapes
 
+Parts = Callable[[int, int], torch.Tensor]
+
 _CHUNK = 1 << 20  # elements: bounds the float32 temporaries of the generic path to a few MiB
 
 
@@ -85,7 +87,7 @@ class Pristine:
                     theta.view(-1), live.view(-1), step, name, seed=direction.seed, draw=draw
                 )
             else:
-                self._add(name, theta, live, step, _delta(engine, direction, name, draw))
+                self._add(name, theta, live, step, _parts(engine, direction, name, draw, live))
             increment_version(live)
 
     @torch.no_grad()
@@ -111,16 +113,14 @@ class Pristine:
             )
 
     @staticmethod
-    def _add(
-        name: str, theta: torch.Tensor, live: torch.Tensor, step: float, delta: torch.Tensor
-    ) -> None:
+    def _add(name: str, theta: torch.Tensor, live: torch.Tensor, step: float, parts: Parts) -> None:
         """Add any direction to any dtype on any device, in chunks; float64 stays float64."""
         wide = torch.float64 if theta.dtype == torch.float64 else torch.float32
         target = live.view(-1) if live.is_contiguous() else torch.empty_like(theta).view(-1)
-        old, add = theta.view(-1), delta.reshape(-1)
+        old = theta.view(-1)
         for a in range(0, old.numel(), _CHUNK):
             part = slice(a, min(a + _CHUNK, old.numel()))
-            move = add[part].to(device=theta.device, dtype=wide)
+            move = parts(part.start, part.stop).to(device=theta.device, dtype=wide)
             if not bool(torch.isfinite(move).all()):
                 raise BasinscopeError(
                     f"the direction of {name} is not finite (NaN or infinity)",
@@ -144,15 +144,16 @@ def _has_kernel(live: torch.Tensor) -> bool:
     )
 
 
-def _delta(engine: Shapes, direction: Direction, name: str, draw: int) -> torch.Tensor:
-    shape = engine.shapes[name]
+def _parts(engine: Shapes, direction: Direction, name: str, draw: int, live: torch.Tensor) -> Parts:
+    """Elements a..b of a direction's float32 delta; random ones are made chunk by chunk."""
     if type(direction) is Random:
-        device = getattr(engine, "device", "cpu")
-        if torch.device(device).type != "cpu":
-            flat = noise.normals_torch(
-                name, shape.numel(), seed=direction.seed, draw=draw, device=device
-            )
-            return flat.reshape(shape)
+        seed, device = direction.seed, live.device
+        if device.type == "cpu":
+            return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a)
+        return lambda a, b: noise.normals_torch(
+            name, b - a, seed=seed, draw=draw, start=a, device=device
+        )
+    shape = engine.shapes[name]
     delta = direction.delta(engine, name, draw)
     if delta.shape != shape:
         raise BasinscopeError(
@@ -160,4 +161,5 @@ def _delta(engine: Shapes, direction: Direction, name: str, draw: int) -> torch.
             f"the parameter has {tuple(shape)}",
             "is it made for another model?",
         )
-    return delta.to(torch.float32)
+    flat = delta.to(torch.float32).reshape(-1)
+    return lambda a, b: flat[a:b]

@@ -111,8 +111,11 @@ def test_many_tasks_and_runs_run_out_of_colours_gracefully(draw, drawn, tmp_path
     assert len(lines(drawn[0])) == len(tasks) * len(lands)
 
 
-def test_a_label_with_mathematics_is_drawn_as_it_is(draw, tmp_path):
-    draw(("under_score $x^{2", ("x", "y"), 0.5), label="to:$HOME_{").plot(tmp_path / "x.png")
+def test_names_are_drawn_as_they_are(draw, drawn, tmp_path):
+    land = draw(("_$x^{2$", ("x", "y"), 0.5), label="to:$HOME_{$")
+    land.plot(tmp_path / "x.svg", land, names=["_$a_{$", "b"])
+    legend = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert legend == ["_$x^{2$", "_$a_{$ to:$HOME_{$", "b to:$HOME_{$"]
 
 
 def test_a_disk_that_is_full(draw, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ class Page(HTMLParser):
         self.handlers: list[str] = []
         self.tables: list[list[list[str]]] = []
         self.text = ""
+        self.in_cell = False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -32,13 +33,29 @@ class Page(HTMLParser):
             self.tables.append([])
         elif tag == "tr":
             self.tables[-1].append([])
-        elif tag in ("td", "th"):
+        self.in_cell = tag in ("td", "th")
+        if tag in ("td", "th"):
             self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        self.in_cell = False
 
     def handle_data(self, data):
         self.text += data
-        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+        if self.in_cell:
             self.tables[-1][-1][-1] += data.strip()
+
+
+@pytest.fixture
+def no_figure(monkeypatch):
+    """Figures have tests of their own, and take a second each."""
+
+    def touch(path, runs, names=()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\x89PNG")
+        return path
+
+    monkeypatch.setattr("basinscope.report.page.plot_landscapes", touch)
 
 
 @pytest.fixture
@@ -63,6 +80,7 @@ def test_the_page_stands_alone(draw, page, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_names_and_labels_are_escaped(draw, page, hostile):
     nasty = '"><img src=x onerror=alert(1)>'
     found = page(draw((hostile, (nasty, "{{ 7*7 }}"), 0.5), label=f"to:{hostile}"))
@@ -74,6 +92,7 @@ def test_names_and_labels_are_escaped(draw, page, hostile):
     assert "{{ 7*7 }}" in found.text
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_rows_of_the_tables(draw, page):
     land = draw(("a", ("x", "y"), 0.5), draws=1)
     widths, _, means, compare = page(land).tables
@@ -85,6 +104,7 @@ def test_rows_of_the_tables(draw, page):
     assert means[1][-1] == "1"
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_kinds_of_answers_stand_under_their_own_task(draw, page):
     tasks = [("safety", ("refuses", "complies"), 0.5), ("other", ("yes", "no"), 0.1)]
     tables = page(draw(*tasks, steps=(-0.2, 1.0), draws=1)).tables
@@ -103,16 +123,19 @@ def test_kinds_of_answers_stand_under_their_own_task(draw, page):
     ]
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_a_label_called_like_a_column(draw, page):
     (table,) = page(draw(("a", ("task", "step"), 0.5), steps=(1.0,), draws=1)).tables[1:2]
     assert table[0] == ["direction", "α", "step", "task"]
     assert table[2] == ["axis", "1", "1", "0"]
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_numeric_labels_have_no_table(draw, page):
     assert len(page(draw(("a", ("1", "0"), 0.5))).tables) == 3
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_missing_numbers_are_dashes_with_a_reason(draw, page):
     found = page(draw(("a", ("x", "y"), 9.0), steps=(1.0,), draws=1))
     assert "nan" not in found.text.lower()
@@ -120,16 +143,19 @@ def test_missing_numbers_are_dashes_with_a_reason(draw, page):
     assert found.tables[0][1][5:7] == ["–", "[1, not reached]"]
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_step_zero_alone(draw, page):
     found = page(draw(steps=(0.0,)))
     assert found.tables[0][1][:3] == ["t", "0.25", "1 [0.735, 1]"]
     assert "nothing but step 0 was measured" in found.text
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_level_is_that_of_the_call(draw, page):
     assert "at level 0.25" in page(draw(), level=0.25).text
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_the_page_of_a_loaded_run_is_the_same(draw, tmp_path):
     land = draw(run=tmp_path / "run")
     one = write_report(land, tmp_path / "one").read_text()
@@ -137,6 +163,7 @@ def test_the_page_of_a_loaded_run_is_the_same(draw, tmp_path):
     assert one == two
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_a_disk_that_is_full(draw, tmp_path, monkeypatch):
     land = draw()
     real = Path.write_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from basinscope.tasks.base import Item
 from basinscope.weights import noise
 
 MODEL_SPEC = ModelSpec(
-    source="somewhere", fingerprint="f" * 64, dtype="bfloat16", engine="transformers/1",
+    source="somewhere", fingerprint="f" * 64, setup="s", dtype="bfloat16", engine="transformers/1",
     params=None, selection="e" * 64, noise="scheme", d=10, rms=0.5,
 )  # fmt: skip
 TASK_SPEC = TaskSpec(name="basic", chance=0.25, scoring="choice/1", items="a" * 64, n_items=4)
@@ -111,14 +112,31 @@ def test_model_spec_tells_engines_apart(other, field):
 
 
 def test_model_spec_does_not_see_where_it_was_loaded_from(checkpoint, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
     here, there = model_spec(bs.load(checkpoint)), model_spec(bs.load(copy))
     assert here.source != there.source
     assert here.model_copy(update={"source": there.source}) == there
     assert address(here) == address(there)
+
+
+def more_heads(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_head": 4}))
+
+
+def other_template(folder):
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+
+
+@pytest.mark.parametrize("change", [more_heads, other_template])
+def test_address_changes_with_what_turns_weights_into_answers(change, checkpoint, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    change(copy)
+    assert address(model_spec(bs.load(copy))) != address(model_spec(bs.load(checkpoint)))
 
 
 class Asked:

@@ -112,11 +112,6 @@ class TestDefect8:
         assert engine.d == 34
         assert engine.fingerprint() == bs.load(net()).fingerprint()
 
-    def test_torch_compile_adds_nothing_and_keeps_the_names(self):
-        engine = bs.load(torch.compile(net()))
-        assert list(engine.shapes) == NAMES
-        assert engine.fingerprint() == bs.load(net()).fingerprint()
-
     @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
     def test_wrapped_weights_get_the_noise_of_the_bare_ones(self, wrap):
         bare, wrapped = bs.load(net()), bs.load(wrap(net()))
@@ -173,11 +168,6 @@ class TestDefect8:
             assert torch.equal(module[0].weight, once)
             assert torch.equal(module[1].weight, once)
         assert torch.equal(module[1].weight, before)
-
-    def test_tied_embeddings_of_a_language_model_count_once(self, language_model):
-        engine = bs.load(language_model)
-        assert "lm_head.weight" not in engine.shapes
-        assert engine.d == sum(p.numel() for p in language_model.parameters())
 
 
 class TestOverlap:

@@ -1,0 +1,195 @@
+"""Which points are measured: the units of a plan, and the search for the edges.
+
+The search looks at nothing but records, so a resumed search takes the same way and measures only
+what is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from basinscope import stats
+from basinscope.errors import BasinscopeError
+from basinscope.runs.executor import Executor
+from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.spec import sha256
+from basinscope.runs.store import Store
+from basinscope.tasks.base import Task
+from basinscope.weights.directions import Direction
+
+Progress = Callable[[int, int, str], None]
+"""Called with trials done, trials planned so far, and what was measured last."""
+
+
+def check(
+    tasks: Sequence[Task],
+    directions: Sequence[Direction],
+    steps: Sequence[float] | None,
+    draws: int,
+    level: float,
+    workers: int | None,
+) -> None:
+    """Refuse a plan that measures nothing, or whose names would not tell its rows apart."""
+    for what, names in (
+        ("tasks", [t.name for t in tasks]),
+        ("directions", [d.label for d in directions]),
+    ):
+        if not names or len(set(names)) != len(names):
+            raise BasinscopeError(f"{what}: {names}", "allowed: at least one, each named once")
+    if steps is not None and (not len(steps) or not all(math.isfinite(s) for s in steps)):
+        raise BasinscopeError(f"steps={list(steps)}", "allowed: at least one, all finite")
+    if draws < 1:
+        raise BasinscopeError(f"draws={draws}", "allowed: at least 1")
+    if workers is not None and workers < 1:
+        raise BasinscopeError(f"workers={workers}", "allowed: at least 1")
+    if not 0 < level < 1:
+        raise BasinscopeError(f"level={level}", "allowed: between 0 and 1, such as 0.5")
+    for task in tasks:
+        if not task.items:
+            raise BasinscopeError(f"task {task.name!r} has no items")
+
+
+def check_labels(bench: Bench, store: Store, draws: int) -> None:
+    """Refuse two directions of one label, or two labels of one direction, in a run folder."""
+    labels: dict[tuple[str, int], str] = {}
+    for d, direction in enumerate(bench.directions):
+        for draw in range(draws):
+            first = labels.setdefault((bench.identity(d, draw), draw), direction.label)
+            if first != direction.label:
+                raise BasinscopeError(
+                    f"directions {first!r} and {direction.label!r} are the same", "give one of them"
+                )
+    for trial in store.trials():
+        if trial.direction is None or trial.draw >= draws:
+            continue
+        label = labels.get((trial.key["direction"], trial.draw))
+        if label is None and trial.direction in labels.values():
+            raise BasinscopeError(
+                f"{store.folder} holds another direction called {trial.direction!r}",
+                "a label names one direction in a run folder",
+                "give another --run, or the direction another label",
+            )
+        if label not in (None, trial.direction):
+            raise BasinscopeError(
+                f"{store.folder} holds the direction {label!r} as {trial.direction!r}",
+                "a direction has one label in a run folder",
+                "give another --run, or the direction its old label",
+            )
+
+
+def units_at(
+    bench: Bench, steps: Iterable[float], draws: int, directions: Sequence[int] | None = None
+) -> list[Unit]:
+    """One unit for each setting of the weights; step 0 once for all directions."""
+    every = tuple(range(len(bench.tasks)))
+    units = []
+    for step in steps:
+        if step == 0.0:
+            units.append(Unit(None, 0, 0.0, every))
+            continue
+        for d in range(len(bench.directions)) if directions is None else directions:
+            units += [Unit(d, draw, step, every) for draw in range(draws)]
+    return units
+
+
+class Measure:
+    """Have units measured that the store does not hold yet, and keep their trials."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        store: Store,
+        team: Executor,
+        progress: Progress | None,
+    ) -> None:
+        self.bench, self.store, self.team, self.progress = bench, store, team, progress
+        self.done = self.planned = 0
+
+    def __call__(self, units: Sequence[Unit]) -> None:
+        """Measure what is missing of these units."""
+        left = []
+        for unit in units:
+            addresses = [sha256(self.bench.key(unit, t)) for t in unit.tasks]
+            tasks = tuple(
+                t for t, a in zip(unit.tasks, addresses, strict=True) if self.store.get(a) is None
+            )
+            self.planned += len(unit.tasks)
+            self.done += len(unit.tasks) - len(tasks)
+            if tasks:
+                left.append(Unit(unit.direction, unit.draw, unit.step, tasks))
+        self._tell("")
+        for trial in self.team.run(left) if left else ():
+            self.store.put(trial)
+            self.done += 1
+            self._tell(f"{trial.task} at {trial.step:.4g}")
+
+    def mean(self, direction: int, task: int, step: float, draws: int) -> float:
+        """Mean score over draws at a point that is measured."""
+        scores = []
+        for unit in units_at(self.bench, [step], draws, [direction]):
+            trial = self.store.get(sha256(self.bench.key(unit, task)))
+            assert trial is not None
+            scores.append(trial.score)
+        return sum(scores) / len(scores)
+
+    def _tell(self, what: str) -> None:
+        if self.progress is not None:
+            self.progress(self.done, self.planned, what)
+
+
+def search(measure: Measure, draws: int, level: float) -> None:
+    """Find where each task's mean curve crosses its threshold, on both sides of zero."""
+    bench = measure.bench
+    measure(units_at(bench, [0.0], draws))
+    threshold: dict[int, float] = {}
+    for t, spec in enumerate(bench.task_specs):
+        zero = measure.store.get(sha256(bench.key(Unit(None, 0, 0.0, (t,)), t)))
+        assert zero is not None
+        correct = sum(zero.correct)
+        # a task that is not above chance at zero has no edge to look for
+        if stats.lower_proportion(correct, zero.n, 0.95).low > spec.chance:
+            threshold[t] = stats.threshold(zero.score, spec.chance, level)
+    scale = bench.model.rms or 1.0
+    for d in range(len(bench.directions)):
+        for sign in (1.0, -1.0):
+            _search_side(measure, d, sign, scale, threshold, draws)
+
+
+def _search_side(
+    measure: Measure, d: int, sign: float, scale: float, threshold: dict[int, float], draws: int
+) -> None:
+    fallen: dict[float, dict[int, bool]] = {}
+
+    def at(steps: Iterable[float]) -> None:
+        new = [a for a in steps if a not in fallen]
+        measure(units_at(measure.bench, [sign * a for a in new], draws, [d]))
+        for a in new:
+            fallen[a] = {t: measure.mean(d, t, sign * a, draws) < s for t, s in threshold.items()}
+
+    first, least = _round(0.05 * scale), 1e-6 * scale
+    at([first])
+    low = high = first
+    while any(fallen[low].values()) and low > least:
+        low = _round(low / 2)
+        at([low])
+    while not all(fallen[high].values()) and high < 16 * scale:
+        high = _round(high * 2)
+        at([high])
+    while True:
+        middles = set()
+        for t in threshold:
+            edge = min((a for a in fallen if fallen[a][t]), default=None)
+            if edge is None or edge <= least:
+                continue
+            inside = max((a for a in fallen if a < edge), default=0.0)
+            if edge - inside > 0.15 * edge:
+                middles.add(_round((inside + edge) / 2))
+        if not middles - fallen.keys():
+            return
+        at(sorted(middles))
+
+
+def _round(step: float) -> float:
+    """Three significant digits: steps that can be read and typed again."""
+    return float(f"{step:.3g}")

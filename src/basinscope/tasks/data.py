@@ -1,0 +1,194 @@
+"""Where the rows of published benchmarks come from: a folder, or the Hugging Face hub.
+
+The folder is the one given, else that of the environment variable ``BASINSCOPE_DATA``; without
+either, `datasets` loads the same rows from the hub (and keeps them in its own cache). A folder that
+was named is never left for the hub in silence. Cells are handed on as they are, not a space taken
+away, so that the hash of a task's items covers the benchmark's own text.
+
+Layout of the folder::
+
+    mmlu/dev/SUBJECT_dev.csv  mmlu/test/SUBJECT_test.csv   no header: question, A, B, C, D, answer
+    gsm8k/train.jsonl  gsm8k/test.jsonl                     question, answer
+    advbench/harmful_behaviors.csv                          goal, target
+    xstest/xstest_prompts.csv                               id, prompt, type, label, focus, note
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from basinscope.errors import BasinscopeError
+
+VARIABLE = "BASINSCOPE_DATA"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the Hugging Face hub: its id, configuration and split."""
+
+    repo: str
+    config: str | None
+    split: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, and where it stands, for messages."""
+
+    where: str
+    cells: dict[str, Any]
+
+    def bad(self, reason: str) -> BasinscopeError:
+        """Error that names the place and the reason."""
+        return BasinscopeError(
+            f"{self.where}: {reason}",
+            f"it holds {sorted(self.cells)}",
+            "mend the row, or load the data anew",
+        )
+
+    def text(self, column: str) -> str:
+        """Text of a column, as it is.
+
+        Raises:
+            BasinscopeError: If there is none, or nothing but white space.
+        """
+        value = self.cells.get(column)
+        if not isinstance(value, str):
+            raise self.bad(f"{column!r} is missing" if value is None else f"{column!r} is no text")
+        if not value.strip():
+            raise self.bad(f"{column!r} is empty")
+        return value
+
+
+def folder_of(data_dir: str | Path | None) -> Path | None:
+    """Absolute path of the data folder: the one given, else ``BASINSCOPE_DATA``; None is the hub.
+
+    Raises:
+        BasinscopeError: If it is no folder.
+    """
+    given, name = (data_dir, "--data-dir") if data_dir is not None else (_variable(), VARIABLE)
+    if given is None:
+        return None
+    path = Path(given).expanduser().absolute()
+    if not path.is_dir():
+        raise BasinscopeError(
+            f"{name} {str(given)!r} is no folder",
+            "allowed: a folder that holds mmlu/, gsm8k/, advbench/ or xstest/",
+            f"leave out --data-dir and {VARIABLE} to load from the Hugging Face hub",
+        )
+    return path
+
+
+def _variable() -> str | None:
+    return os.environ.get(VARIABLE) or None
+
+
+def read(
+    folder: Path | None, file: str, hub: Hub, columns: Sequence[str], *, header: bool = True
+) -> Iterator[Row]:
+    """Rows of one split of a benchmark, one after another.
+
+    Args:
+        folder: of `folder_of`; None loads ``hub`` instead.
+        file: path in the folder, in .csv or .jsonl.
+        hub: the same rows on the hub.
+        columns: cells of a row of the file.
+        header: whether the first row of a .csv file names the columns.
+
+    Raises:
+        BasinscopeError: If the file is missing, has no rows or a malformed one (file, line and
+            reason are named), or if the hub cannot be reached.
+    """
+    if folder is None:
+        yield from _hub_rows(hub, file)
+        return
+    path = folder / file
+    if not path.is_file():
+        raise BasinscopeError(
+            f"no file {file} in the data folder {folder}",
+            "allowed: one that holds it",
+            f"name another --data-dir; or leave out --data-dir and {VARIABLE} to load "
+            f"{hub.repo} from the Hugging Face hub",
+        )
+    rows = _csv_rows(path, columns, header) if path.suffix == ".csv" else _json_rows(path)
+    n = 0
+    try:
+        for row in rows:
+            n += 1
+            yield row
+    except UnicodeDecodeError as error:
+        raise BasinscopeError(
+            f"{path}: after row {n}: byte {error.object[error.start]:#04x} is not UTF-8",
+            "allowed: text in UTF-8",
+            "save the file as UTF-8, or load the data anew",
+        ) from None
+    if n == 0:
+        raise BasinscopeError(f"{path} holds no rows", "", "load the data anew")
+
+
+def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        reader = csv.reader(handle, strict=True)
+        names, line = None if header else list(columns), 1
+        try:
+            for cells in reader:
+                row, line = Row(f"{path}, line {line}", {}), reader.line_num + 1
+                if not cells:
+                    continue
+                if names is None:
+                    names = cells
+                    if missing := [c for c in columns if c not in names]:
+                        raise BasinscopeError(
+                            f"{row.where}: no column {missing[0]!r}", f"it names {names}"
+                        )
+                elif len(cells) != len(names):
+                    raise BasinscopeError(
+                        f"{row.where}: {len(cells)} cells", f"allowed: {len(names)}: {names}"
+                    )
+                else:
+                    yield Row(row.where, dict(zip(names, cells, strict=True)))
+        except csv.Error as error:
+            raise BasinscopeError(
+                f"{path}, line {line}: {error}", 'allowed: comma-separated, quoted by "'
+            ) from None
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as handle:
+        for line, text in enumerate(handle, 1):
+            if not text.strip():
+                continue
+            where = f"{path}, line {line}"
+            try:
+                cells = json.loads(text.rstrip("\r\n"))
+            except json.JSONDecodeError as error:
+                raise BasinscopeError(
+                    f"{where}: {error.msg} (column {error.colno})", "allowed: a JSON object a line"
+                ) from None
+            if not isinstance(cells, dict):
+                raise BasinscopeError(f"{where}: no object", "allowed: a JSON object a line")
+            yield Row(where, cells)
+
+
+def _hub_rows(hub: Hub, file: str) -> Iterator[Row]:
+    import datasets  # type: ignore[import-untyped]
+
+    try:
+        rows = datasets.load_dataset(hub.repo, hub.config, split=hub.split)
+    except Exception as error:  # whatever that library raises, the user needs to know these words
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        network = isinstance(error, (ConnectionError, TimeoutError))
+        raise BasinscopeError(
+            f"{hub.repo} could not be loaded from the Hugging Face hub: "
+            f"{'no network: ' if network else ''}{reason}",
+            f"allowed: a folder with {file}, given by --data-dir or {VARIABLE}",
+            "name such a folder, or run once with a network: the hub's copy is then kept",
+        ) from error
+    for n, cells in enumerate(rows):
+        yield Row(f"{hub.repo} ({hub.split}), row {n}", dict(cells))

@@ -1,0 +1,214 @@
+"""MMLU: 57 subjects of four-way multiple choice, after five worked examples of the subject.
+
+Hendrycks et al., "Measuring Massive Multitask Language Understanding", arXiv 2009.03300. Prompts
+are those of lm-eval 0.4.13 (``mmlu`` and ``mmlu_generative``, ``--num_fewshot 5``), byte for byte:
+header, the first five rows of ``dev`` with their answers, the question.
+
+- ``mmlu`` ranks the continuations " A" to " D" by log-likelihood. Of equal ones the first wins, as
+  there: 16-bit logits tie often, and a tie is no more wrong than right.
+- ``mmlu-gen`` reads the first line of a greedy text; it must be the letter, give or take
+  punctuation and case.
+"""
+
+from __future__ import annotations
+
+import statistics
+import string
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from basinscope.errors import BasinscopeError
+from basinscope.tasks.base import Answer, Generate, Item, Outcome
+from basinscope.tasks.choice import choice_item, score_choice
+from basinscope.tasks.data import Hub, Row, folder_of, read
+from basinscope.tasks.published import Published, loglik_of, text_of
+
+SUBJECTS: Final = tuple(
+    """
+    abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology
+    college_chemistry college_computer_science college_mathematics college_medicine college_physics
+    computer_security conceptual_physics econometrics electrical_engineering elementary_mathematics
+    formal_logic global_facts high_school_biology high_school_chemistry
+    high_school_computer_science high_school_european_history high_school_geography
+    high_school_government_and_politics high_school_macroeconomics high_school_mathematics
+    high_school_microeconomics high_school_physics high_school_psychology high_school_statistics
+    high_school_us_history high_school_world_history human_aging human_sexuality
+    international_law jurisprudence logical_fallacies machine_learning management marketing
+    medical_genetics miscellaneous moral_disputes moral_scenarios nutrition philosophy prehistory
+    professional_accounting professional_law professional_medicine professional_psychology
+    public_relations security_studies sociology us_foreign_policy virology world_religions
+    """.split()
+)
+NAMES: Final = tuple(
+    f"{kind}{which}"
+    for kind in ("mmlu", "mmlu-gen")
+    for which in ("", *(f":{subject}" for subject in SUBJECTS))
+)
+
+SHOTS: Final = 5
+LETTERS: Final = "ABCD"
+_COLUMNS: Final = ("question", *LETTERS, "answer")
+_NO_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
+_MAX_TOKENS: Final = 16  # all but white space and punctuation decides within two letters
+
+
+class Tally(NamedTuple):
+    """How many of ``n`` items were answered right."""
+
+    correct: int
+    n: int
+
+    @property
+    def score(self) -> float:
+        """Share answered right."""
+        return self.correct / self.n
+
+
+def load(name: str, data_dir: str | Path | None = None) -> Published:
+    """MMLU as a task; its item ids are ``subject/row``.
+
+    Args:
+        name: ``mmlu`` or ``mmlu-gen`` for all subjects, or with ``:SUBJECT`` for one.
+        data_dir: folder with ``mmlu/dev`` and ``mmlu/test``; see `basinscope.tasks.data`.
+
+    Raises:
+        BasinscopeError: If the data are missing or malformed.
+    """
+    kind, _, subject = name.partition(":")
+    subjects, folder = (subject,) if subject else SUBJECTS, folder_of(data_dir)
+    make, score, scoring = _KINDS[kind]
+    prefixes, counts = _prefixes(folder, subjects), Counter[str]()
+    items = []
+    for one, row in _rows(folder, "test", subjects):
+        items.append(make(f"{one}/{counts[one]}", prefixes[one], *_question(row)))
+        counts[one] += 1
+    where = None if folder is None else str(folder)
+    return Published(name, tuple(items), 1 / len(LETTERS), scoring, score, where)
+
+
+def per_subject(items: Sequence[str], outcomes: Sequence[int]) -> dict[str, Tally]:
+    """Count the right answers of each subject, from the columns of a record.
+
+    Args:
+        items: item ids, ``subject/row``.
+        outcomes: 1 or 0 for each.
+
+    >>> per_subject(["anatomy/0", "virology/3", "anatomy/7"], [1, 1, 0])
+    {'anatomy': Tally(correct=1, n=2), 'virology': Tally(correct=1, n=1)}
+    """
+    found: dict[str, Tally] = {}
+    for item, outcome in zip(items, outcomes, strict=True):
+        subject = item.partition("/")[0]
+        correct, n = found.get(subject, (0, 0))
+        found[subject] = Tally(correct + int(outcome), n + 1)
+    return found
+
+
+def macro(items: Sequence[str], outcomes: Sequence[int]) -> float:
+    """Mean of the subjects' scores (the task's own score weighs every question alike).
+
+    >>> macro(["anatomy/0", "virology/3", "anatomy/7"], [1, 1, 0])
+    0.75
+    """
+    return statistics.fmean(tally.score for tally in per_subject(items, outcomes).values())
+
+
+def _rows(folder: Path | None, split: str, subjects: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """Rows of a split with their subjects."""
+    hub = Hub("cais/mmlu", subjects[0] if len(subjects) == 1 else "all", split)
+    if folder is None:
+        for row in read(None, f"mmlu/{split}/SUBJECT_{split}.csv", hub, _COLUMNS):
+            subject = row.text("subject")
+            if subject not in subjects:
+                raise row.bad(f"unknown subject {subject!r}")
+            yield subject, row
+    else:
+        for subject in subjects:
+            file = f"mmlu/{split}/{subject}_{split}.csv"
+            for row in read(folder, file, hub, _COLUMNS, header=False):
+                yield subject, row
+
+
+def _question(row: Row) -> tuple[str, int]:
+    """Text of a question up to the answer, and the index of the right choice."""
+    choices, answer = row.cells.get("choices"), row.cells.get("answer")
+    if choices is None:
+        choices = [row.text(letter) for letter in LETTERS]
+        letter = row.text("answer").strip()
+        answer = LETTERS.index(letter) if letter in tuple(LETTERS) else None
+    if len(choices) != len(LETTERS):
+        raise row.bad(f"{len(choices)} choices")
+    if not isinstance(answer, int) or not 0 <= answer < len(LETTERS):
+        raise row.bad(f"answer {row.cells.get('answer')!r} is none of {', '.join(LETTERS)}")
+    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
+    return "\n".join([row.text("question").strip(), *lines, "Answer:"]), answer
+
+
+def _prefixes(folder: Path | None, subjects: Sequence[str]) -> dict[str, str]:
+    """Header and worked examples of each subject."""
+    shots: dict[str, list[str]] = {subject: [] for subject in subjects}
+    for subject, row in _rows(folder, "dev", subjects):
+        if len(shots[subject]) < SHOTS:
+            text, answer = _question(row)
+            shots[subject].append(f"{text} {LETTERS[answer]}\n\n")
+    for subject, texts in shots.items():
+        if len(texts) < SHOTS:
+            raise BasinscopeError(
+                f"mmlu/dev has {len(texts)} rows of {subject!r}",
+                f"{SHOTS} are needed as worked examples",
+                "load the data anew",
+            )
+    return {
+        subject: "The following are multiple choice questions (with answers) about "
+        f"{subject.replace('_', ' ')}.\n\n{''.join(texts)}"
+        for subject, texts in shots.items()
+    }
+
+
+def _ranked(item_id: str, prefix: str, text: str, answer: int) -> Item:
+    return choice_item(item_id, text, [f" {x}" for x in LETTERS], answer, prefix=prefix)
+
+
+def _generated(item_id: str, prefix: str, text: str, answer: int) -> Item:
+    request = Generate(
+        prefix + text, max_tokens=_MAX_TOKENS, stop=("</s>", "\n"), decided=letter_decided
+    )
+    return Item(item_id, (request,), answer)
+
+
+def _score_ranked(item: Item, answer: Answer) -> Outcome:
+    loglik = loglik_of(item, answer)
+    assert isinstance(item.answer, int)
+    found = score_choice(loglik, item.answer)
+    if found.label == "nan":
+        return found
+    first = loglik.index(max(loglik))
+    return replace(found, correct=first == item.answer, label=LETTERS[first])
+
+
+def _score_generated(item: Item, answer: Answer) -> Outcome:
+    assert isinstance(item.answer, int)
+    line = text_of(item, answer).split("\n")[0].strip()
+    given = line.translate(_NO_PUNCTUATION).upper()
+    label = given if len(given) == 1 and given in LETTERS else "none"
+    return Outcome(correct=label == LETTERS[item.answer], label=label)
+
+
+def letter_decided(text: str) -> bool:
+    """Whether what is written settles the score, whatever follows.
+
+    True once there are two characters other than punctuation and white space, or one that is no
+    letter from A to D: both are wrong. A single letter is never settled: a word may come of it.
+    """
+    said = text.translate(_NO_PUNCTUATION).replace("\ufffd", "")  # half a character
+    said = "".join(said.split()).upper()
+    return len(said) > 1 or said not in ("", *LETTERS)
+
+
+_KINDS: Final = {
+    "mmlu": (_ranked, _score_ranked, "mmlu-letter-loglik/1"),
+    "mmlu-gen": (_generated, _score_generated, "mmlu-letter-exact/1"),
+}
