@@ -49,6 +49,7 @@ def landscape(
     steps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     limit: int | None = None,
     data_dir: Path | None = None,
+    allow_code_execution: bool = False,
     level: float = 0.5,
     run: Path | None = None,
     workers: int | None = None,
@@ -65,14 +66,16 @@ def landscape(
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
         tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
-            mmlu-gen, gsm8k, gsm8k-flexible, advbench, advbench-substring, xstest or xstest-unsafe;
-            by commas.
+            mmlu-gen, gsm8k, gsm8k-flexible, advbench, advbench-substring, xstest, xstest-unsafe,
+            humaneval or humaneval-instruct; by commas.
         direction: random or random:SEED; may be given several times.
         draws: independent draws of each direction.
         steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched.
         limit: most items of each task, the same ones at every setting.
-        data_dir: folder with the data of mmlu, gsm8k, advbench and xstest; default
+        data_dir: folder with the data of mmlu, gsm8k, advbench, xstest and humaneval; default
             $BASINSCOPE_DATA, else the Hugging Face hub.
+        allow_code_execution: run code that the model writes, in a bubblewrap sandbox (needed by
+            humaneval).
         level: fraction of the way down to chance at which the width is taken.
         run: run folder; default runs/MODEL.
         workers: processes of one thread each; default one for each core.
@@ -87,7 +90,9 @@ def landscape(
 
     points = None if steps is None else parse_steps(steps)
     lines = [parse(word) for word in direction or ["random"]]
-    chosen = bs.tasks(tasks, limit=limit, data_dir=data_dir)
+    chosen = bs.tasks(
+        tasks, limit=limit, data_dir=data_dir, allow_code_execution=allow_code_execution
+    )
     folder = run or Path("runs") / (Path(model).resolve().name.removesuffix(".gguf") or "run")
     engine = bs.load(
         model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
@@ -114,7 +119,7 @@ def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
 
 
 DEMO_DRAWS, DEMO_LIMIT = 12, 24
-DEMO_STEPS = "-0.04,-0.03,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.03,0.04"
+DEMO_STEPS = "-0.04,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.04"
 
 
 @app.command

@@ -250,8 +250,8 @@ def test_help_and_version(run_cli):
 COMMANDS = {
     "landscape": {
         "MODEL": "required", "--tasks -t": "mini", "--direction -d": None, "--draws": 4,
-        "--steps": None, "--limit": None, "--data-dir": None, "--level": 0.5, "--run": None,
-        "--workers": None,
+        "--steps": None, "--limit": None, "--data-dir": None,
+        "--allow-code-execution": False, "--level": 0.5, "--run": None, "--workers": None,
         "--dtype": "bfloat16", "--device": "auto", "--params": None, "--trust-remote-code": False,
         "--json": False,
     },
@@ -323,6 +323,7 @@ WRONG = {
     "NaN weights": ({"model": "nan"}, [r"weights of \S+ are not finite", "check the checkpoint"]),
     "task": ({"tasks": "basic,nosuch"}, ["task 'nosuch'", "allowed: mini, basic", "by commas"]),
     "no task": ({"tasks": ""}, ["task ''", "allowed: mini, basic"]),
+    "code": ({"tasks": "humaneval"}, ["generated code was not allowed", "--allow-code-execution"]),
     "direction": ({"direction": "sideways"}, ["direction 'sideways'", "allowed: random or"]),
     "seed": ({"direction": "random:x"}, ["direction 'random:x'", "integer seed"]),
     "steps": ({"steps": "0:1"}, ["steps '0:1'", "allowed: LO:HI:N", "for example --steps"]),

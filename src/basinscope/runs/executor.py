@@ -207,9 +207,10 @@ def recipe(bench: Bench) -> dict[str, Any] | None:
         labels.append(direction.label)
     if any(task is None for task in tasks) or bench.engine.device.type != "cpu":
         return None
-    if bench.engine.checkpoint is None and not hasattr(bench.engine.module, "config"):
-        return None
     if type(bench.engine) is not TransformersEngine or bench.engine.dtype not in DTYPES:
+        return None
+    # a wrapper's class (adapters) or one of remote code is not what a worker would build
+    if not type(bench.engine.module).__module__.startswith("transformers.models."):
         return None
     return {
         "tasks": tasks,

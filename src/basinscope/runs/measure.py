@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from basinscope.engines.base import Engine
@@ -53,33 +52,37 @@ class Bench:
         return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step)
 
     def measure(self, unit: Unit) -> Iterator[tuple[int, Trial]]:
-        """Set the weights once and yield a trial for every task as it is measured."""
-        where = (
-            nullcontext()
-            if unit.direction is None
-            else self.engine.at(self.directions[unit.direction], step=unit.step, draw=unit.draw)
+        """Set the weights and yield a trial for every task as it is measured.
+
+        Tasks that ask for answers share one setting of the weights. A function of the module has
+        one of its own: whatever it does to the weights is undone before the next task.
+        """
+        asking = [t for t in unit.tasks if not isinstance(self.tasks[t], CallableTask)]
+        calling = [t for t in unit.tasks if isinstance(self.tasks[t], CallableTask)]
+        # at step 0 any direction will do
+        direction = self.directions[unit.direction or 0]
+        for group in filter(None, [asking, *([t] for t in calling)]):
+            with self.engine.at(direction, step=unit.step, draw=unit.draw):
+                for t in group:
+                    yield t, self._trial(unit, t)
+
+    def _trial(self, unit: Unit, t: int) -> Trial:
+        """Outcomes of one task under the live weights."""
+        task, key = self.tasks[t], self.key(unit, t)
+        outcomes = score(self.engine, task)
+        return Trial(
+            address=sha256(key),
+            key=key,
+            task=task.name,
+            direction=None if unit.direction is None else self.directions[unit.direction].label,
+            draw=unit.draw,
+            step=unit.step,
+            items=tuple(item.id for item in task.items),
+            correct=tuple(int(o.correct) for o in outcomes),
+            labels=tuple(o.label for o in outcomes),
+            margins=tuple(_finite(o.margin) for o in outcomes),
+            nlls=tuple(_finite(o.nll) for o in outcomes),
         )
-        label = None if unit.direction is None else self.directions[unit.direction].label
-        with where:
-            for t in unit.tasks:
-                task, key = self.tasks[t], self.key(unit, t)
-                outcomes = score(self.engine, task)
-                yield (
-                    t,
-                    Trial(
-                        address=sha256(key),
-                        key=key,
-                        task=task.name,
-                        direction=label,
-                        draw=unit.draw,
-                        step=unit.step,
-                        items=tuple(item.id for item in task.items),
-                        correct=tuple(int(o.correct) for o in outcomes),
-                        labels=tuple(o.label for o in outcomes),
-                        margins=tuple(_finite(o.margin) for o in outcomes),
-                        nlls=tuple(_finite(o.nll) for o in outcomes),
-                    ),
-                )
 
 
 def score(engine: Engine, task: Task) -> list[Outcome]:

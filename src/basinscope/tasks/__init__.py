@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from basinscope.errors import BasinscopeError
-from basinscope.tasks import advbench, gsm8k, mini, mmlu
+from basinscope.tasks import advbench, gsm8k, humaneval, mini, mmlu
 from basinscope.tasks.base import Subset, Task, items_hash, limited
+from basinscope.tasks.humaneval import HumanEval
 from basinscope.tasks.published import Published
 
 GROUPS = {"mini": mini.NAMES}
@@ -17,7 +18,7 @@ SHIPPED = (*mini.NAMES, "overrefusal")
 PUBLISHED: dict[str, Callable[[str, str | Path | None], Published]] = {
     name: module.load for module in (mmlu, gsm8k, advbench) for name in module.NAMES
 }
-NAMES = (*SHIPPED, *PUBLISHED)
+NAMES = (*SHIPPED, *PUBLISHED, *humaneval.NAMES)
 
 
 def tasks(
@@ -26,6 +27,7 @@ def tasks(
     limit: int | None = None,
     seed: int = 0,
     data_dir: str | Path | None = None,
+    allow_code_execution: bool = False,
 ) -> list[Task]:
     """Tasks named by words: ``"basic,math"`` or ``["basic", "mmlu:anatomy"]``.
 
@@ -33,19 +35,22 @@ def tasks(
         words: ``mini`` (basic, math, code, safety), one of those, ``overrefusal`` (the harmless
             twins of the safety items); or a published benchmark: ``mmlu``, ``mmlu:SUBJECT``,
             ``mmlu-gen``, ``gsm8k``, ``gsm8k-flexible`` (either with ``-sampled`` after gsm8k),
-            ``advbench``, ``advbench-substring``, ``xstest``, ``xstest-unsafe``.
+            ``advbench``, ``advbench-substring``, ``xstest``, ``xstest-unsafe``, ``humaneval``,
+            ``humaneval-instruct`` (these two need bubblewrap and ``allow_code_execution``).
         limit: most items of each task; the same ones for every weight setting, spread over the
             subjects of `mmlu` and the types of `xstest`.
         seed: names the sample that ``limit`` takes.
         data_dir: folder with the data of the published benchmarks, laid out as
             `basinscope.tasks.data` says; default the environment variable BASINSCOPE_DATA, else
             the Hugging Face hub.
+        allow_code_execution: run code that the model writes, in a bubblewrap sandbox.
 
     Returns:
         One task for each distinct name, in the order given.
 
     Raises:
-        BasinscopeError: for an unknown name, a limit below 1, or missing or malformed data.
+        BasinscopeError: for an unknown name, a limit below 1, missing or malformed data, or if a
+            task needs to run code and may not or cannot.
 
     >>> [task.name for task in tasks("math,basic", limit=10)]
     ['math', 'basic']
@@ -64,30 +69,33 @@ def tasks(
                 + "separate several by commas",
             )
         names += [n for n in GROUPS.get(name, (name,)) if n not in names]
-    return [limited(_load(name, data_dir), limit, seed) for name in names]
+    return [limited(_load(name, data_dir, allow_code_execution), limit, seed) for name in names]
 
 
-def _load(name: str, data_dir: str | Path | None) -> Task:
+def _load(name: str, data_dir: str | Path | None, allow_code_execution: bool) -> Task:
     if name in SHIPPED:
         return mini.load(name)
+    if name in humaneval.NAMES:
+        return humaneval.load(name, data_dir, allow_code_execution=allow_code_execution)
     return PUBLISHED[name](name, data_dir)
 
 
 def recipe(task: Task) -> dict[str, Any] | None:
     """Words from which `from_recipe` builds the same items; None if there are none."""
     whole = task.whole if isinstance(task, Subset) else task
-    if whole.name not in SHIPPED and not isinstance(whole, Published):
+    if whole.name not in SHIPPED and not isinstance(whole, (Published, HumanEval)):
         return None
     words = {
         "name": task.name,
         "limit": len(task.items),
         "seed": getattr(task, "seed", 0),
         "data_dir": getattr(whole, "data_dir", None),
+        "allow_code_execution": getattr(whole, "allow_code_execution", False),
     }
     return words if items_hash(from_recipe(words)) == items_hash(task) else None
 
 
 def from_recipe(words: dict[str, Any]) -> Task:
     """Task of a recipe."""
-    options = {option: words[option] for option in ("limit", "seed", "data_dir")}
+    options = {option: word for option, word in words.items() if option != "name"}
     return tasks(words["name"], **options)[0]

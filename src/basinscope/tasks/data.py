@@ -11,14 +11,17 @@ Layout of the folder::
     gsm8k/train.jsonl  gsm8k/test.jsonl                     question, answer
     advbench/harmful_behaviors.csv                          goal, target
     xstest/xstest_prompts.csv                               id, prompt, type, label, focus, note
+    humaneval/HumanEval.jsonl.gz                            task_id, prompt, entry_point, test
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +82,8 @@ def folder_of(data_dir: str | Path | None) -> Path | None:
     if not path.is_dir():
         raise BasinscopeError(
             f"{name} {str(given)!r} is no folder",
-            "allowed: a folder that holds mmlu/, gsm8k/, advbench/ or xstest/",
+            "allowed: a folder that holds mmlu/, gsm8k/, advbench/, xstest/ or "
+            "humaneval/HumanEval.jsonl.gz",
             f"leave out --data-dir and {VARIABLE} to load from the Hugging Face hub",
         )
     return path
@@ -96,7 +100,7 @@ def read(
 
     Args:
         folder: of `folder_of`; None loads ``hub`` instead.
-        file: path in the folder, in .csv or .jsonl.
+        file: path in the folder, in .csv, .jsonl or .jsonl.gz.
         hub: the same rows on the hub.
         columns: cells of a row of the file.
         header: whether the first row of a .csv file names the columns.
@@ -160,20 +164,41 @@ def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as handle:
-        for line, text in enumerate(handle, 1):
-            if not text.strip():
-                continue
-            where = f"{path}, line {line}"
-            try:
-                cells = json.loads(text.rstrip("\r\n"))
-            except json.JSONDecodeError as error:
-                raise BasinscopeError(
-                    f"{where}: {error.msg} (column {error.colno})", "allowed: a JSON object a line"
-                ) from None
-            if not isinstance(cells, dict):
-                raise BasinscopeError(f"{where}: no object", "allowed: a JSON object a line")
-            yield Row(where, cells)
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as handle:
+            yield from _objects(path, _unpacked(path, handle))
+    else:
+        with path.open(encoding="utf-8") as handle:
+            yield from _objects(path, handle)
+
+
+def _unpacked(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    line = 0
+    try:
+        for line, text in enumerate(lines, 1):
+            yield text
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BasinscopeError(
+            f"{path}, line {line + 1}: {error}",
+            "allowed: a whole file in gzip",
+            "load the data anew",
+        ) from None
+
+
+def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
+    for line, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        where = f"{path}, line {line}"
+        try:
+            cells = json.loads(text.rstrip("\r\n"))
+        except json.JSONDecodeError as error:
+            raise BasinscopeError(
+                f"{where}: {error.msg} (column {error.colno})", "allowed: a JSON object a line"
+            ) from None
+        if not isinstance(cells, dict):
+            raise BasinscopeError(f"{where}: no object", "allowed: a JSON object a line")
+        yield Row(where, cells)
 
 
 def _hub_rows(hub: Hub, file: str) -> Iterator[Row]:

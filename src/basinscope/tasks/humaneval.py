@@ -14,25 +14,22 @@ The tests call the function in the program's sandbox from one of their own, wher
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 import re
 import textwrap
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Generate, Generation, Item, Outcome
+from basinscope.tasks.data import Hub, Row, folder_of, read
 from basinscope.tasks.sandbox import require_sandbox, run_program
 
 NAMES: Final = ("humaneval", "humaneval-instruct")
 FILE: Final = "humaneval/HumanEval.jsonl.gz"
-HUB: Final = "openai/openai_humaneval"
+HUB: Final = Hub("openai/openai_humaneval", None, "test")
+COLUMNS: Final = ("task_id", "prompt", "entry_point", "test")
 STOP: Final = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 _ASK: Final = (
     "Write a solution to the following problem and make sure that it passes the tests:\n"
@@ -67,7 +64,7 @@ class HumanEval:
         allow_code_execution: run the answers; without it the oracle raises.
         max_tokens: length of an answer.
         timeout_s: seconds for an answer's tests.
-        data_dir: folder that the problems came from.
+        data_dir: folder that the problems came from; None is the hub.
     """
 
     problems: tuple[Problem, ...]
@@ -160,12 +157,14 @@ def _defines(code: str, entry_point: str) -> bool:
 # --- data --------------------------------------------------------------------------------
 
 
-def load(name: str, data_dir: str | Path, *, allow_code_execution: bool) -> HumanEval:
-    """HumanEval from a folder.
+def load(
+    name: str, data_dir: str | Path | None = None, *, allow_code_execution: bool = False
+) -> HumanEval:
+    """HumanEval as a task.
 
     Args:
         name: one of `NAMES`.
-        data_dir: folder with ``humaneval/HumanEval.jsonl.gz``.
+        data_dir: folder with ``humaneval/HumanEval.jsonl.gz``; see `basinscope.tasks.data`.
         allow_code_execution: the user's leave to run what the model writes, in the sandbox.
 
     Raises:
@@ -173,71 +172,28 @@ def load(name: str, data_dir: str | Path, *, allow_code_execution: bool) -> Huma
             are missing or malformed. All of it is known before a model is asked for anything.
     """
     require_sandbox(allow=allow_code_execution)
+    folder = folder_of(data_dir)
     return HumanEval(
-        problems(_read(Path(data_dir))),
+        problems(read(folder, FILE, HUB, COLUMNS)),
         chat=name == "humaneval-instruct",
         allow_code_execution=allow_code_execution,
-        data_dir=os.fspath(data_dir),
+        data_dir=None if folder is None else str(folder),
     )
 
 
-def problems(rows: Iterable[tuple[str, dict[str, Any]]]) -> tuple[Problem, ...]:
+def problems(rows: Iterable[Row]) -> tuple[Problem, ...]:
     """Problems of the rows of the benchmark.
-
-    Args:
-        rows: where each row stands (for messages), and its columns.
 
     Raises:
         BasinscopeError: If a column is missing or no text, or an id comes twice.
     """
     found: dict[str, Problem] = {}
-    for where, row in rows:
-        columns = ("task_id", "prompt", "entry_point", "test")
-        for column in columns:
-            if not isinstance(row.get(column), str) or not row[column].strip():
-                raise BasinscopeError(
-                    f"{where}: {column!r} is missing or no text",
-                    f"allowed: rows with {', '.join(columns)}",
-                    "load the data anew",
-                )
-        task_id, prompt, entry_point, test = (row[column] for column in columns)
-        solution = row.get("canonical_solution") or ""
-        problem = Problem(task_id, prompt, entry_point, test, solution)
-        if not problem.entry_point.isidentifier():
-            raise BasinscopeError(
-                f"{where}: entry_point {problem.entry_point!r}", "allowed: the name of a function"
-            )
-        if problem.id in found:
-            raise BasinscopeError(f"{where}: task_id {problem.id!r} comes twice")
-        found[problem.id] = problem
+    for row in rows:
+        task_id, prompt, entry_point, test = (row.text(column) for column in COLUMNS)
+        if not entry_point.isidentifier():
+            raise row.bad(f"entry_point {entry_point!r} is no name of a function")
+        if task_id in found:
+            raise row.bad(f"task_id {task_id!r} comes twice")
+        solution = row.cells.get("canonical_solution") or ""
+        found[task_id] = Problem(task_id, prompt, entry_point, test, solution)
     return tuple(found.values())
-
-
-def _read(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Rows of the benchmark's file, each with its place."""
-    path = folder / FILE
-    if not path.is_file():
-        raise BasinscopeError(
-            f"no file {FILE} in the data folder {os.fspath(folder)!r}",
-            f"allowed: a folder with that file, given by --data-dir or BASINSCOPE_DATA; its rows "
-            f"are {HUB} on the Hugging Face hub",
-        )
-    rows = []
-    line = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as handle:
-            for line, text in enumerate(handle, 1):
-                if text.strip():
-                    row = json.loads(text)
-                    if not isinstance(row, dict):
-                        raise ValueError("no JSON object")
-                    rows.append((f"{path}, line {line}", row))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise BasinscopeError(
-            f"{path}, line {max(line, 1)}: {error}",
-            "allowed: gzipped JSON Lines in UTF-8",
-            "load the data anew",
-        ) from None
-    if not rows:
-        raise BasinscopeError(f"{path} holds no rows", "", "load the data anew")
-    return rows

@@ -7,7 +7,6 @@ tensors once; nothing that a wrapper (torch.compile, DDP, FSDP, PEFT) adds.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -151,12 +150,6 @@ def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 def added(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that wrappers added, by their raw names."""
     return {n: p for n, p in module.named_parameters() if canonical_name(module, n) is None}
-
-
-def names_of_ties(module: nn.Module, kept: Mapping[str, object]) -> tuple[str, ...]:
-    """Names in the module that are other names of a kept tensor (``lm_head.weight``)."""
-    raw = [canonical_name(module, n) for n, _ in module.named_parameters(remove_duplicate=False)]
-    return tuple(n for n in raw if n is not None and n not in kept)
 
 
 def _memory(tensor: torch.Tensor) -> tuple[object, ...]:

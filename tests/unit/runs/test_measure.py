@@ -112,7 +112,7 @@ def test_nan_under_broken_weights_counts_as_wrong():
     assert ((items["label"] == "1") == (items["outcome"] == 1)).all()
 
 
-def test_all_tasks_are_measured_in_one_setting_of_the_weights():
+def test_functions_of_the_module_have_a_setting_of_the_weights_each():
     engine = bs.load(torch.nn.Linear(2, 1))
     seen = []
 
@@ -124,9 +124,9 @@ def test_all_tasks_are_measured_in_one_setting_of_the_weights():
     epoch, theta0 = engine.epoch, engine.module.weight.detach().clone()
     trials = list(bench.measure(Unit(0, 1, 0.5, (0, 2))))
     assert [(t, trial.task) for t, trial in trials] == [(0, "a"), (2, "c")]
-    assert [e for e, _ in seen] == [epoch + 1, epoch + 1]
+    assert [e for e, _ in seen] == [epoch + 1, epoch + 3], "set, restored, set"
     expected = theta0 + 0.5 * bs.Random(0).delta(engine, "weight", 1)
-    assert torch.equal(seen[0][1], expected)
+    assert all(torch.equal(weight, expected) for _, weight in seen)
     assert torch.equal(engine.module.weight, theta0)
     for _, trial in trials:
         trial.verify()
@@ -179,3 +179,11 @@ def test_a_trial_is_what_the_store_wants():
     for trial in found.trials:
         store.put(trial)
     assert tuple(store.trials()) == found.trials
+
+
+def test_tasks_that_ask_share_one_setting_of_the_weights(checkpoint):
+    engine = bs.load(checkpoint)
+    bench = bench_of(engine, *bs.tasks("basic,math", limit=2))
+    epoch = engine.epoch
+    assert len(list(bench.measure(Unit(0, 0, 0.01, (0, 1))))) == 2
+    assert engine.epoch == epoch + 2, "set once, restored once"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import basinscope as bs
-from basinscope.tasks import NAMES, PUBLISHED, from_recipe, recipe
+from basinscope.tasks import PUBLISHED, SHIPPED, from_recipe, recipe
 from basinscope.tasks.base import items_hash
 from basinscope.tasks.data import Hub, Row, folder_of, read
 
@@ -111,6 +112,42 @@ def test_a_malformed_table_names_file_line_and_reason(put, text, reason):
 def test_malformed_json_names_file_line_and_reason(put, text, reason):
     with pytest.raises(bs.BasinscopeError, match=reason):
         rows(put(text, "x/rows.jsonl"), "x/rows.jsonl")
+
+
+def test_a_gzipped_file_is_read_as_the_plain_one(put):
+    text = b'{"a": "x\\u2028y"}\n\n{"a": 1}\n'
+    put(text, "x/rows.jsonl")
+    folder = put(gzip.compress(text), "x/rows.jsonl.gz")
+    plain, packed = rows(folder, "x/rows.jsonl"), rows(folder, "x/rows.jsonl.gz")
+    assert (
+        [row.cells for row in packed]
+        == [row.cells for row in plain]
+        == [{"a": "x\u2028y"}, {"a": 1}]
+    )
+    assert [row.where for row in packed] == [
+        row.where.replace("jsonl", "jsonl.gz") for row in plain
+    ]
+
+
+PACKED = gzip.compress(b'{"a": 1}\n' * 3, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (PACKED[:-9], r"rows\.jsonl\.gz, line \d: Compressed file ended .*allowed: a whole file"),
+        (PACKED[:2], r"rows\.jsonl\.gz, line 1: Compressed file ended .*allowed: a whole file"),
+        (b"no gzip", r"rows\.jsonl\.gz, line 1: Not a gzipped file .*allowed: a whole file in gz"),
+        (PACKED[:10] + b"\xff" + PACKED[11:], r"rows\.jsonl\.gz, line 1: Error -3 .*load the data"),
+        (PACKED + gzip.compress(b"["), r"rows\.jsonl\.gz, line 4: Expecting value"),
+        (gzip.compress(b"\xff"), r"rows\.jsonl\.gz: after row 0: byte 0xff is not UTF-8"),
+        (b"", r"rows\.jsonl\.gz holds no rows"),
+    ],
+)
+def test_a_spoilt_gzip_names_file_line_and_reason(put, data, reason):
+    with pytest.raises(bs.BasinscopeError, match=reason) as caught:
+        rows(put(data, "x/rows.jsonl.gz"), "x/rows.jsonl.gz")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +262,9 @@ class HubOf:
 # --- names and recipes -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if ":" not in n] + ["mmlu:anatomy"])
+@pytest.mark.parametrize(
+    "name", [n for n in (*SHIPPED, *PUBLISHED) if ":" not in n] + ["mmlu:anatomy"]
+)
 @pytest.mark.parametrize("limit", [None, 2])
 def test_a_recipe_builds_the_same_task(made, name, limit):
     import json

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import basinscope as bs
 from basinscope.errors import BasinscopeError
-from basinscope.tasks import humaneval
+from basinscope.tasks import from_recipe, humaneval, recipe
 from basinscope.tasks.base import Generate, Generation, Ranking, Task, items_hash, limited
+from basinscope.tasks.data import Row, read
 from basinscope.tasks.humaneval import (
     STOP,
     HumanEval,
@@ -60,8 +62,12 @@ def write(folder: Path, *rows: object) -> Path:
     return folder
 
 
+def rows_of(*cells: dict[str, str | None]) -> list[Row]:
+    return [Row(f"row {n}", row) for n, row in enumerate(cells)]
+
+
 def own(**options) -> HumanEval:
-    return HumanEval(problems([("here", HALF), ("there", JOIN)]), **options)
+    return HumanEval(problems(rows_of(HALF, JOIN)), **options)
 
 
 # --- what is asked -----------------------------------------------------------------------
@@ -93,7 +99,7 @@ def test_the_instruct_prompt_is_a_chat_that_may_end_with_its_block():
 
 def test_what_the_tests_say_stands_in_the_hash():
     changed = {**JOIN, "test": JOIN["test"].replace("a b", "b a")}
-    assert items_hash(own()) != items_hash(HumanEval(problems([("", HALF), ("", changed)])))
+    assert items_hash(own()) != items_hash(HumanEval(problems(rows_of(HALF, changed))))
     assert items_hash(own()) != items_hash(own(timeout_s=1.0))
     assert items_hash(own()) == items_hash(own(allow_code_execution=True))
 
@@ -180,15 +186,43 @@ def test_it_wants_a_generation():
 # --- data --------------------------------------------------------------------------------
 
 
-def test_problems_come_from_the_folder(bwrap, tmp_path):
-    task = load("humaneval", write(tmp_path, HALF, "", JOIN), allow_code_execution=True)
-    assert task == own(allow_code_execution=True, data_dir=str(tmp_path))
-    assert load("humaneval-instruct", tmp_path, allow_code_execution=True).chat
+@pytest.mark.parametrize("name", humaneval.NAMES)
+def test_problems_come_from_the_folder(bwrap, tmp_path, name):
+    write(tmp_path, HALF, "", JOIN)
+    (task,) = bs.tasks(name, data_dir=tmp_path, allow_code_execution=True)
+    expected = own(chat="instruct" in name, allow_code_execution=True, data_dir=str(tmp_path))
+    assert task == expected
+
+
+def test_problems_come_from_the_hub(bwrap, monkeypatch):
+    import datasets
+
+    def rows(repo, config, *, split):
+        assert (repo, config, split) == ("openai/openai_humaneval", None, "test")
+        return [HALF, JOIN]
+
+    monkeypatch.setattr(datasets, "load_dataset", rows)
+    assert load("humaneval", allow_code_execution=True) == own(allow_code_execution=True)
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("name", humaneval.NAMES)
+def test_a_recipe_keeps_the_permission(bwrap, tmp_path, name, limit):
+    write(tmp_path, HALF, JOIN)
+    (task,) = bs.tasks(name, limit=limit, data_dir=tmp_path, allow_code_execution=True)
+    words = json.loads(json.dumps(recipe(task)))
+    assert words["allow_code_execution"]
+    again = from_recipe(words)
+    assert items_hash(again) == items_hash(task)
+    answer = "```python\n    return ' '.join(words)\n```" if "instruct" in name else "    return 2"
+    outcomes = [t.oracle(t.items[-1], [Generation(answer, True)]) for t in (task, again)]
+    assert outcomes[0] == outcomes[1]
 
 
 def test_loading_asks_for_leave_first(tmp_path):
-    with pytest.raises(BasinscopeError, match="not allowed"):
-        load("humaneval", tmp_path, allow_code_execution=False)
+    for name in humaneval.NAMES:
+        with pytest.raises(BasinscopeError, match="not allowed"):
+            bs.tasks(name, data_dir=tmp_path)
 
 
 def test_missing_data_names_folder_flag_and_hub(bwrap, tmp_path):
@@ -197,31 +231,17 @@ def test_missing_data_names_folder_flag_and_hub(bwrap, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("cells", "message"),
     [
-        ([HALF, "{"], r"HumanEval\.jsonl\.gz, line 2: .*JSON"),
-        ([HALF, "[1]"], "line 2: no JSON object"),
-        ([HALF, {**JOIN, "test": None}], "line 2: 'test' is missing or no text"),
-        ([{**HALF, "prompt": " "}], "line 1: 'prompt' is missing or no text"),
-        ([{**HALF, "entry_point": "a b"}], "line 1: entry_point 'a b'"),
-        ([HALF, JOIN, HALF], "line 3: task_id 'Own/0' comes twice"),
-        ([], "holds no rows"),
+        ([HALF, {**JOIN, "test": None}], "row 1: 'test' is missing"),
+        ([{**HALF, "prompt": " "}], "row 0: 'prompt' is empty"),
+        ([{**HALF, "entry_point": "a b"}], "row 0: entry_point 'a b'"),
+        ([HALF, JOIN, HALF], "row 2: task_id 'Own/0' comes twice"),
     ],
 )
-def test_a_malformed_row_is_named(tmp_path, rows, message):
-    write(tmp_path, *rows)
+def test_a_malformed_row_is_named(cells, message):
     with pytest.raises(BasinscopeError, match=message):
-        problems(humaneval._read(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "spoil", [lambda data: data[:-9], lambda data: b"no gzip", lambda _: b"\x1f\x8b"]
-)
-def test_a_spoilt_file_is_an_error(tmp_path, spoil):
-    path = write(tmp_path, HALF, JOIN) / humaneval.FILE
-    path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(BasinscopeError, match=r"HumanEval\.jsonl\.gz.*gzipped JSON Lines"):
-        humaneval._read(tmp_path)
+        problems(rows_of(*cells))
 
 
 # --- the real problems -------------------------------------------------------------------
@@ -231,7 +251,7 @@ def test_a_spoilt_file_is_an_error(tmp_path, spoil):
 def real(real_data) -> tuple[Problem, ...]:
     if not (real_data / humaneval.FILE).is_file():
         pytest.skip("the data folder has no HumanEval")
-    return problems(humaneval._read(real_data))
+    return problems(read(real_data, humaneval.FILE, humaneval.HUB, humaneval.COLUMNS))
 
 
 def test_no_reference_solution_meets_a_stop(real):
