@@ -173,13 +173,14 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _unpacked(path: Path, lines: Iterable[str]) -> Iterator[str]:
-    line = 0
+    line = 1
     try:
-        for line, text in enumerate(lines, 1):
+        for text in lines:
             yield text
+            line += 1
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BasinscopeError(
-            f"{path}, line {line + 1}: {error}",
+            f"{path}, line {line}: {error}",
             "allowed: a whole file in gzip",
             "load the data anew",
         ) from None
