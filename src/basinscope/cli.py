@@ -118,7 +118,7 @@ def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
               run=run, json=json)  # fmt: skip
 
 
-DEMO_DRAWS, DEMO_LIMIT = 12, 24
+DEMO_DRAWS, DEMO_LIMIT = 14, 24
 DEMO_STEPS = "-0.04,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.04"
 
 
