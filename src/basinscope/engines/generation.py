@@ -35,21 +35,20 @@ def generate(
     caps = [request.max_tokens for request in requests]
     fitting, failures = split_fitting(rows, caps, forward.context)
     writers = {i: _Writer(tokens, ends, requests[i]) for i in fitting}
-    slots = max((row.longest + cap for row, cap in zip(rows, caps, strict=True)), default=0)
-    if forward.fits_cache(slots):
-        for head, keys in by_head(fitting):
-            past = forward.extend(None, [head])[1] if head else None
-            # as many rows as may be written together, which are read in smaller batches
-            most = max(1, DECODE_SLOTS // (max(fitting[k].longest + caps[k] for k in keys)))
-            keys.sort(key=lambda k: (-len(fitting[k].body), k))
-            for a in range(0, len(keys), most):
-                own = [fitting[k].body for k in keys[a : a + most]]
-                states, held = _read(forward, past, len(head), own, budget)
-                _write(forward, states, held, [writers[k] for k in keys[a : a + most]])
-    else:
-        longest = {k: fitting[k].longest + caps[k] for k in fitting}
-        for batch in batches(fitting, lambda k: longest[k], budget):
-            _decode_plain(forward, [fitting[k] for k in batch], [writers[k] for k in batch])
+    longest = {k: row.longest + caps[k] for k, row in fitting.items()}
+    # row by row, so that no row's path depends on the others
+    short = {k: row for k, row in fitting.items() if forward.fits_cache(longest[k])}
+    for head, keys in by_head(short):
+        past = forward.extend(None, [head])[1] if head else None
+        # as many rows as may be written together, which are read in smaller batches
+        most = max(1, DECODE_SLOTS // max(longest[k] for k in keys))
+        keys.sort(key=lambda k: (-len(short[k].body), k))
+        for a in range(0, len(keys), most):
+            own = [short[k].body for k in keys[a : a + most]]
+            states, held = _read(forward, past, len(head), own, budget)
+            _write(forward, states, held, [writers[k] for k in keys[a : a + most]])
+    for batch in batches(fitting.keys() - short.keys(), lambda k: longest[k], budget):
+        _decode_plain(forward, [fitting[k] for k in batch], [writers[k] for k in batch])
     return [
         writers[i].result() if i in writers else Generation("", False, failures[i])
         for i in range(len(requests))
