@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -62,6 +63,48 @@ def write_checkpoint(folder: Path, kind: str = "gpt2", **options) -> Path:
     tiny_model(kind, **options).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+@functools.cache
+def sums_in_one_order() -> bool:
+    """Whether this CPU's kernels give a row the same bits in any company.
+
+    That is the premise of bit-identical batches (`basinscope.engines.cache`), and a property of
+    torch's libraries on a processor, not of this program.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        for size in (32, 64, 128):
+            x = torch.randn(300, size, generator=generator).to(dtype)
+            w = torch.randn(3 * size, size, generator=generator).to(dtype)
+            whole = torch.nn.functional.linear(x, w)
+            for rows in (4, 7, 33, 120, 260):
+                if not torch.equal(torch.nn.functional.linear(x[:rows], w), whole[:rows]):
+                    return False
+        for size in (8, 16):
+            q, k, v = torch.randn(3, 2, 4, 24, size, generator=generator).to(dtype)
+            seen = torch.ones(24, 24, dtype=torch.bool).tril()
+            found = []
+            for slots in (32, 64, 112, 192):
+                k_, v_ = (torch.nn.functional.pad(t, (0, 0, 0, slots - 24)) for t in (k, v))
+                mask = torch.nn.functional.pad(seen, (0, slots - 24))
+                attend = torch.nn.functional.scaled_dot_product_attention
+                found.append(attend(q, k_, v_, attn_mask=mask))
+            if not all(torch.equal(found[0], other) for other in found[1:]):
+                return False
+    return True
+
+
+def same(found, expected) -> bool:
+    """Bit-identical answers; alike up to rounding on a CPU without `sums_in_one_order`."""
+    if sums_in_one_order():
+        return found == expected
+    return len(found) == len(expected) and all(
+        type(a) is type(b)
+        and a.failure == b.failure
+        and (not hasattr(a, "loglik") or a.loglik == pytest.approx(b.loglik, rel=0.03, abs=0.3))
+        for a, b in zip(found, expected, strict=True)
+    )
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ class TestTokens:
         together = engine.answer(self.MERGES)
         for request, answer in zip(self.MERGES, together, strict=True):
             assert near(answer.loglik, definition(engine, request)), request
-            assert engine.answer([request]) == [answer] or path == "plain"
+            assert toys.same(engine.answer([request]), [answer]) or path == "plain"
 
     @pytest.mark.parametrize("path", ["cached", "plain"])
     def test_that_start_every_text_are_not_doubled(self, path):
@@ -224,7 +224,7 @@ class TestGenerate:
         for prompt, answer in zip(PROMPTS, answers, strict=True):
             assert answer.text == greedy(engine, prompt, 20)
             assert answer.failure == ""
-            assert engine.answer([bs.Generate(prompt, 20)]) == [answer]
+            assert toys.same(engine.answer([bs.Generate(prompt, 20)]), [answer])
 
     def test_equals_it_under_perturbed_weights(self, engine):
         with engine.at(bs.Random(), step=0.05):
@@ -333,7 +333,7 @@ class TestGenerate:
         answers = engine.answer(requests)
         kinds = [bs.Ranking if isinstance(r, bs.Choices) else bs.Generation for r in requests]
         assert [type(a) for a in answers] == kinds
-        assert [engine.answer([r])[0] for r in requests] == answers
+        assert toys.same([engine.answer([r])[0] for r in requests], answers)
 
     def test_of_no_requests_is_no_answer(self, engine):
         assert engine.answer([]) == []
@@ -369,7 +369,7 @@ class TestTooLong:
             engine = plain(engine)
         requests = [bs.Generate("a" * 250, 2), bs.Generate("b" * 20, 200)]
         answers = engine.answer(requests)
-        assert answers == [engine.answer([r])[0] for r in requests]
+        assert toys.same(answers, [engine.answer([r])[0] for r in requests])
         assert answers[1].text == greedy(engine, "b" * 20, 200)
 
     def test_is_measured_as_wrong(self, engine, path):
