@@ -485,7 +485,12 @@ def test_real_interrupt_and_real_resume(line, tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     options = {"cwd": tmp_path, "env": environment, "text": True}
     process = subprocess.Popen(
-        [*python, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        [*python, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # a shell's background job, as a suite may be, ignores interrupts, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
     )
     deadline = time.monotonic() + 120
     trials = tmp_path / "y" / "trials"
