@@ -139,10 +139,11 @@ PACKED = gzip.compress(b'{"a": 1}\n' * 3, mtime=0)
         (PACKED[:2], r"rows\.jsonl\.gz, line 1: Compressed file ended .*allowed: a whole file"),
         (b"no gzip", r"rows\.jsonl\.gz, line 1: Not a gzipped file .*allowed: a whole file in gz"),
         (PACKED[:10] + b"\xff" + PACKED[11:], r"rows\.jsonl\.gz, line 1: Error -3 .*load the data"),
-        (PACKED + gzip.compress(b"["), r"rows\.jsonl\.gz, line 4: Expecting value"),
-        (gzip.compress(b"\xff"), r"rows\.jsonl\.gz: after row 0: byte 0xff is not UTF-8"),
+        (PACKED + gzip.compress(b"[", mtime=0), r"rows\.jsonl\.gz, line 4: Expecting value"),
+        (gzip.compress(b"\xff", mtime=0), r"rows\.jsonl\.gz: after row 0: byte 0xff is not UTF-8"),
         (b"", r"rows\.jsonl\.gz holds no rows"),
     ],
+    ids=["cut", "header alone", "no gzip", "bad block", "bad json", "no text", "empty"],
 )
 def test_a_spoilt_gzip_names_file_line_and_reason(put, data, reason):
     with pytest.raises(bs.BasinscopeError, match=reason) as caught:
