@@ -130,3 +130,15 @@ def smollm2():
     import basinscope as bs
 
     return bs.load("smollm2")
+
+
+@pytest.fixture
+def no_figure(monkeypatch):
+    """Figures have tests of their own, and take a second each."""
+
+    def touch(path, runs, names=()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\x89PNG")
+        return path
+
+    monkeypatch.setattr("basinscope.report.page.plot_landscapes", touch)

@@ -55,18 +55,6 @@ def run_cli(capsys, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def no_figure(monkeypatch):
-    """Figures have tests of their own, and take a second each."""
-
-    def touch(path, runs, names=()):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"\x89PNG")
-        return path
-
-    monkeypatch.setattr("basinscope.report.page.plot_landscapes", touch)
-
-
-@pytest.fixture
 def line(checkpoint):
     """A line that works; options given later than once are replaced."""
     options = {

@@ -20,7 +20,6 @@ from torch.nn.functional import pad
 
 from basinscope.engines.cache import Past, Slots, slots_for, up
 
-SHORT = 16  # rows of no more new tokens are padded to this, see `padded`
 LEAST_ROWS = 4  # fewer rows than this may take a matrix-vector path that sums in another order
 # settings by which a model changes its logits after the output head
 _AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -83,7 +82,7 @@ class Forward:
 
         Args:
             past: what the rows hold already, which is written into; None for nothing.
-            rows: new tokens; with their tails either all longer than `SHORT` or none (`padded`).
+            rows: new tokens; with their tails all rows end in one class of slots (`cache.alike`).
             tails: for each row, continuations that all branch off its end and do not see each
                 other; they lie behind the row one after another, and cannot be extended further.
             decode: one token for each of at least `LEAST_ROWS` rows, without padding.

@@ -47,18 +47,6 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def no_figure(monkeypatch):
-    """Figures have tests of their own, and take a second each."""
-
-    def touch(path, runs, names=()):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"\x89PNG")
-        return path
-
-    monkeypatch.setattr("basinscope.report.page.plot_landscapes", touch)
-
-
-@pytest.fixture
 def page(tmp_path):
     def write(land, **options) -> Page:
         path = write_report(land, tmp_path, **options)

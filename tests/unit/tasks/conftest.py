@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from basinscope.errors import BasinscopeError
 from basinscope.tasks.mmlu import SUBJECTS
+from basinscope.tasks.sandbox import require_sandbox
 
 HERE = Path(__file__).parents[3]
 GIVEN = os.environ.get("BASINSCOPE_DATA")
@@ -26,6 +28,15 @@ def real_data() -> Path:
     if not (folder / "mmlu").is_dir():
         pytest.skip("BASINSCOPE_DATA names no folder with the published benchmarks")
     return folder
+
+
+@pytest.fixture(scope="module")
+def bwrap():
+    """A system on which the sandbox starts."""
+    try:
+        require_sandbox(allow=True)
+    except BasinscopeError as error:
+        pytest.skip(f"no sandbox here: {error}")
 
 
 def write_csv(path: Path, rows: list[list[str]]) -> Path:

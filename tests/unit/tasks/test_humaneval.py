@@ -24,7 +24,7 @@ from basinscope.tasks.humaneval import (
     problems,
     program_of_chat,
 )
-from basinscope.tasks.sandbox import Verdict, require_sandbox, run_program
+from basinscope.tasks.sandbox import Verdict, run_program
 
 HALF = {
     "task_id": "Own/0",
@@ -43,15 +43,6 @@ JOIN = {
     "canonical_solution": "    return ' '.join(words)\n",
     "test": "def check(candidate):\n    assert candidate(['a', 'b']) == 'a b'\n",
 }
-
-
-@pytest.fixture(scope="module")
-def bwrap():
-    """A system on which the sandbox starts."""
-    try:
-        require_sandbox(allow=True)
-    except BasinscopeError as error:
-        pytest.skip(f"no sandbox here: {error}")
 
 
 def write(folder: Path, *rows: object) -> Path:
