@@ -1,41 +1,21 @@
-"""The command line: parse, one call, print. Results go to standard output, the rest to error."""
+"""Commands that draw landscapes and look after run folders."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import shlex
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from basinscope.cli.app import app, parse_steps, print_json, progress, screen
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
     from basinscope.engines.base import Engine
     from basinscope.landscape import Landscape
-    from basinscope.runs.plan import Progress as Report
     from basinscope.tasks.base import Task
-
-app = cyclopts.App(
-    name="basinscope",
-    help="How far can these weights move before a capability is lost?",
-    version_flags=["--version"],
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,  # `main` says how to resume
-    default_parameter=Parameter(negative=()),  # no --no-json, no --empty-direction
-)
-_screen = Console(stderr=True)
-LOG_EVERY_S = 30.0
 
 
 @app.command
@@ -98,7 +78,7 @@ def landscape(
         model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
     )
     plan = _plan(engine, chosen, points, draws * len(lines), workers)
-    with _progress(plan) as report:
+    with progress(plan) as report:
         found = bs.landscape(
             engine, chosen, directions=lines, steps=points, draws=draws, level=level,
             run=folder, workers=workers, progress=report,
@@ -161,7 +141,7 @@ def status(run: Path, /, *, json: bool = False) -> None:
 
     found = bs.load_run(run)
     if json:
-        _print_json(summary(found, found.spec.level))
+        print_json(summary(found, found.spec.level))
         return
     spec = found.spec
     print(f"{spec.kind} of {spec.model.source} ({spec.model.d:,} parameters, {spec.model.dtype})")
@@ -191,64 +171,6 @@ def verify(run: Path, /) -> None:
     print(f"{len(found.trials)} records verified")
 
 
-MOST_STEPS = 10_000
-
-
-def parse_steps(text: str) -> list[float]:
-    """Steps of ``LO:HI:N`` (inclusive) or of a comma list.
-
-    Raises:
-        BasinscopeError: for anything else.
-
-    >>> parse_steps("0:0.03:4")
-    [0.0, 0.01, 0.02, 0.03]
-    """
-    wrong = BasinscopeError(
-        f"steps {text!r}",
-        f"allowed: LO:HI:N with LO < HI and N from 2 to {MOST_STEPS}, or finite numbers by commas",
-        "for example --steps -0.03:0.03:13 or --steps 0,0.005,0.01",
-    )
-    try:
-        if ":" in text:
-            low, high, count = text.split(":")
-            a, b, n = float(low), float(high), int(count)
-            if not 2 <= n <= MOST_STEPS or not a < b:
-                raise wrong
-            steps = [float(f"{a + (b - a) * i / (n - 1):.12g}") for i in range(n)]
-        else:
-            steps = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise wrong from None
-    if not all(math.isfinite(s) for s in steps):
-        raise wrong
-    return steps
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: 0 done, 2 the user's error in one line, 130 interrupted."""
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        app(given, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
-    except BasinscopeError as error:
-        _fail(str(error))
-    except cyclopts.CycloptsError as error:
-        _fail(" ".join(str(error).split()) + "; try: basinscope --help")
-    except KeyboardInterrupt:
-        line = shlex.join(["basinscope", *given])
-        sys.stderr.write(f"\ninterrupted; what was measured is kept; to resume: {line}\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        # whoever read (head, less) has gone: let the flush at exit go nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-
-
-def _fail(message: str) -> None:
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
-    sys.exit(2)
-
-
 def _plan(
     engine: Engine,
     tasks: Sequence[Task],
@@ -271,39 +193,6 @@ def _plan(
     )
 
 
-@contextmanager
-def _progress(plan: str) -> Iterator[Report]:
-    """Print the plan and show a bar, as soon as the run has passed its checks."""
-    bar = Progress(
-        TextColumn("{task.description:<24}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=_screen,
-    )
-    line, said = bar.add_task("starting", total=None), time.monotonic()
-
-    def update(done: int, planned: int, what: str) -> None:
-        nonlocal said
-        if not bar.live.is_started:
-            kept = f"; {done} of {planned} trials are there already" if done else ""
-            _screen.print(plan + kept, highlight=False, markup=False, soft_wrap=True)
-            bar.start()
-        bar.update(line, completed=done, total=planned, description=what or "measuring")
-        # a log has no bar: a line now and then instead
-        if not _screen.is_terminal and time.monotonic() - said > LOG_EVERY_S:
-            said = time.monotonic()
-            left = bar.tasks[0].time_remaining
-            rest = f", about {left / 60:.1f} min left" if left is not None else ""
-            _screen.print(f"{done} of {planned} trials{rest}", highlight=False)
-
-    try:
-        yield update
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
 def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:
     """Write figures and page, print the table or the JSON object."""
     from basinscope.report.page import write_report
@@ -312,17 +201,9 @@ def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:
     page = write_report(found, folder, level)
     figure = folder / "figures" / "landscape.png"
     if as_json:
-        _print_json({**summary(found, level), "run": str(folder), "figure": str(figure)})
+        print_json({**summary(found, level), "run": str(folder), "figure": str(figure)})
     else:
-        Console(width=max(_screen.width, 106)).print(widths_table(found, level))
+        Console(width=max(screen.width, 106)).print(widths_table(found, level))
         for note in notes(found, level):
             print(f"- {note}")
         print(f"picture: {figure}\nreport:  {page}")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""``python -m basinscope.cli``."""
+
+from basinscope.cli import main
+
+main()
