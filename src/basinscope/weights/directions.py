@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -143,6 +143,36 @@ def fit(direction: Direction, engine: Weights) -> None:
     own = getattr(direction, "fit", None)
     if callable(own):
         own(engine)
+
+
+def parts_of(direction: Direction, engine: Weights, name: str, draw: int) -> Parts | None:
+    """Delta of one parameter piece by piece on the CPU or where theta0 lies; None where it is zero.
+
+    Raises:
+        BasinscopeError: if delta has another shape than the parameter.
+    """
+    shape = shape_of(engine, name)
+    if type(direction) is Random:
+        seed = direction.seed
+        return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a)
+    own = getattr(direction, "parts", None)
+    if callable(own):
+        found: Parts | None = own(engine, name, draw)
+        return found
+    delta = direction.delta(engine, name, draw)
+    if delta.shape != shape:
+        raise BasinscopeError(
+            f"direction {direction.label!r} gives {name} the shape {tuple(delta.shape)}",
+            f"the parameter has {tuple(shape)}",
+            "is it made for another model?",
+        )
+    flat = delta.detach().to(torch.float32).reshape(-1)
+    return lambda a, b: flat[a:b].clone()
+
+
+def chunks(n: int) -> Iterable[tuple[int, int]]:
+    """Ranges that make up 0 .. n."""
+    return ((a, min(a + CHUNK, n)) for a in range(0, n, CHUNK))
 
 
 def draws_of(direction: Direction, draws: int) -> int:
