@@ -64,8 +64,9 @@ class Direction(Protocol):
 
     Beside these a direction may carry
 
-    - ``identity``: a string that determines delta, for the address of its records; without it the
-      bytes of delta are hashed;
+    - ``identity``: a string that determines delta at the engine's theta0, or a function of the
+      engine that gives it, for the address of its records; without it the bytes of delta are
+      hashed;
     - ``draws``: how many independent draws it has; 1 where delta is determined, and without it any
       number;
     - ``displacement``: the norm ||theta' - theta0|| of what it was made from, None if of nothing;
@@ -175,6 +176,15 @@ def chunks(n: int) -> Iterable[tuple[int, int]]:
     return ((a, min(a + CHUNK, n)) for a in range(0, n, CHUNK))
 
 
+def whole(parts: Parts | None, shape: torch.Size) -> torch.Tensor:
+    """The tensor that the parts make up: float32, of the given shape; zeros for None."""
+    tensor = torch.zeros(shape.numel())
+    if parts is not None:
+        for start, stop in chunks(shape.numel()):
+            tensor[start:stop] = parts(start, stop)
+    return tensor.reshape(shape)
+
+
 def draws_of(direction: Direction, draws: int) -> int:
     """How many of so many draws are independent: one where delta is determined."""
     own = getattr(direction, "draws", None)
@@ -197,6 +207,8 @@ def identity(direction: Direction, engine: Weights, draw: int) -> str:
     """Text that determines delta: the direction's own, or a hash of its float32 bytes."""
     fit(direction, engine)
     own = getattr(direction, "identity", None)
+    if callable(own):
+        own = own(engine)
     if isinstance(own, str):
         return own
     digest = hashlib.sha256()

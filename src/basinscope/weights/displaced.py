@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from basinscope.errors import BasinscopeError
-from basinscope.weights.directions import Parts, Weights, chunks, shape_of
+from basinscope.weights.directions import Parts, Weights, chunks, shape_of, whole
 
 
 class Moves(Protocol):
@@ -126,12 +126,7 @@ class Displaced(abc.ABC):
 
     def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
         """Direction of one parameter: float32, of that parameter's shape."""
-        parts = self.parts(engine, name, draw)
-        delta = torch.zeros(shape_of(engine, name).numel())
-        if parts is not None:
-            for start, stop in chunks(delta.numel()):
-                delta[start:stop] = parts(start, stop)
-        return delta.reshape(engine.shapes[name])
+        return whole(self.parts(engine, name, draw), shape_of(engine, name))
 
 
 def _square(part: torch.Tensor) -> float:
