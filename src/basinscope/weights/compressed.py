@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.functional import hardshrink
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights.directions import Parts, Weights
@@ -134,7 +135,7 @@ class _Cut:
 
         def parts(start: int, stop: int) -> torch.Tensor:
             own = theta[start:stop].float()
-            return torch.where(own.abs() <= edge, -own, 0.0)
+            return hardshrink(own, edge).sub_(own)  # zero where |own| <= edge
 
         return parts
 
