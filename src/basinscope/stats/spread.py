@@ -120,8 +120,10 @@ def relative_spread(values: ArrayLike, confidence: float = 0.95) -> Interval:
         return Interval(*nothing, f"{odd} of {x.size} are infinite or zero")
     n = x.size
     squares = float(np.square(np.log(x) - np.log(x).mean()).sum())
-    ends = chi2.ppf(((1.0 + confidence) / 2.0, (1.0 - confidence) / 2.0), n - 1)
-    low, high = (math.sqrt(squares / float(end)) for end in ends)
+    low, high = (
+        math.sqrt(squares / float(chi2.ppf((1.0 + side * confidence) / 2.0, n - 1)))
+        for side in (1, -1)
+    )
     s = math.sqrt(squares / (n - 1))
     return Interval(min(low, s), s, max(high, s), confidence)
 
