@@ -224,7 +224,8 @@ class Landscape:
         """One row for each task, direction and sign: the summary that the command line prints.
 
         Columns: task, chance, score (at zero), score_low, score_high, direction, sign, draws,
-        width, low, high (in alpha), width_rms, low_rms, high_rms (in alpha / RMS(theta0)), reason.
+        width, low, high (in alpha), width_rms, low_rms, high_rms (in alpha / RMS(theta0)), reason,
+        sits_at (see `sits_at`; NaN where no other model is behind the direction).
         A task measured at step 0 alone has one row, with no direction and sign 0.
         """
         import pandas as pd
@@ -237,8 +238,11 @@ class Landscape:
             at_zero = stats.clopper_pearson(sum(zero.correct), zero.n, confidence)
             head = (task, spec.chance, zero.score, at_zero.low, at_zero.high)
             if not self.directions(task):
-                rows.append((*head, "", 0, 0, *[math.nan] * 6, "nothing but step 0 was measured"))
+                why = "nothing but step 0 was measured"
+                rows.append((*head, "", 0, 0, *[math.nan] * 6, why, math.nan))
             for direction in self.directions(task):
+                other = self.sits_at(direction)
+                mark = math.nan if other is None else other
                 for sign in (1, -1):
                     if not any(s * sign > 0 for s in self.at_steps(task, direction)):
                         continue
@@ -248,9 +252,10 @@ class Landscape:
                     ends = (w.estimate, w.low, w.high)
                     draws = w.n_units if w.unit == "draws" else 1
                     in_rms = (x / (self.spec.model.rms or math.nan) for x in ends)
-                    rows.append((*head, direction, sign, draws, *ends, *in_rms, w.reason))
+                    rows.append((*head, direction, sign, draws, *ends, *in_rms, w.reason, mark))
         names = ["task", "chance", "score", "score_low", "score_high", "direction", "sign", "draws",
-                 "width", "low", "high", "width_rms", "low_rms", "high_rms", "reason"]  # fmt: skip
+                 "width", "low", "high", "width_rms", "low_rms", "high_rms", "reason",
+                 "sits_at"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
     def bands(
@@ -349,6 +354,15 @@ class Landscape:
     def tasks(self) -> list[str]:
         """Names of the tasks of this run."""
         return list(self._tasks)
+
+    def sits_at(self, direction: str) -> float | None:
+        """Step at which the model that a direction was made from sits itself.
+
+        ``||theta' - theta0|| / sqrt(d)`` (arXiv 2505.17646, SFT-case); None for a direction that no
+        other model is behind.
+        """
+        norm = self.spec.displacements.get(direction)
+        return None if norm is None else norm / math.sqrt(self.spec.model.d)
 
     def task(self, name: str) -> TaskSpec:
         """Spec of a task of this run."""

@@ -10,10 +10,16 @@ from basinscope.landscape.record import Landscape
 from basinscope.runs import executor
 from basinscope.runs.measure import Bench
 from basinscope.runs.plan import Measure, Progress, check, check_labels, search, units_at
-from basinscope.runs.spec import RunSpec, direction_labels, model_spec, task_spec
+from basinscope.runs.spec import (
+    RunSpec,
+    direction_labels,
+    displacements,
+    model_spec,
+    task_spec,
+)
 from basinscope.runs.store import Store
 from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction, Random
+from basinscope.weights.directions import Direction, Random, draws_of
 
 
 def landscape(
@@ -37,7 +43,7 @@ def landscape(
         steps: signed positions alpha; 0 is always measured too. None finds each task's edge on
             both sides of zero: doubling until every task has fallen below the threshold, then
             bisecting each crossing of the mean over draws to 15% of its distance.
-        draws: independent draws of each direction.
+        draws: independent draws of each random direction; one that is determined has one.
         level: where None is given for steps, the level whose crossing is sought (see `width`).
         run: run folder; a folder with the same model and items is resumed and may grow.
         workers: processes to measure in, one thread each; None takes one for each core. With more
@@ -70,11 +76,13 @@ def landscape(
         draws=draws,
         steps=explicit,
         level=level,
+        displacements=displacements(engine, lines),
     )
     store = Store(run, spec)
     check_labels(bench, store, draws)
     points = len(explicit or ()) or 2
-    team = executor.make(bench, workers, (points - 1) * draws * len(lines) + 1)
+    slices = sum(draws_of(direction, draws) for direction in lines)
+    team = executor.make(bench, workers, (points - 1) * slices + 1)
     try:
         measure = Measure(bench, store, team, progress)
         if explicit is not None:

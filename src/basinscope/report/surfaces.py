@@ -1,0 +1,181 @@
+"""Surfaces as pictures: heat map with contours, and a page that can be turned about."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from basinscope.errors import BasinscopeError
+from basinscope.report.figures import check_name, plain, save
+from basinscope.runs.store import disk_error
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLOURS = "cividis"  # lightness alone tells the score, so it serves the colour-blind and in print
+LEVELS = np.linspace(0.1, 0.9, 9)
+ACROSS = 3  # panels in a row
+
+
+def plot_surface(
+    path: Path,
+    table: pd.DataFrame,
+    axes: tuple[str, str],
+    *,
+    trajectory: pd.DataFrame | None = None,
+) -> Path:
+    """Heat map of the scores with contours at every tenth, one panel for each task.
+
+    Every measured point is a cell, without smoothing; what was not measured stays blank. The
+    cross is theta0. The title gives the half-width of the widest cell's interval: contours finer
+    than that are noise.
+
+    Args:
+        path: ``.png``, ``.pdf`` or ``.svg``.
+        table: columns of `Surface.to_pandas`.
+        axes: labels of the two directions.
+        trajectory: columns label, x, y and residual (the distance out of the plane, as a share of
+            the distance to theta0), in order; drawn as a path.
+
+    Returns:
+        The path of the figure; the CSV lies beside it, and that of the trajectory.
+    """
+    from matplotlib.figure import Figure
+
+    check_name(path)
+    tasks = _tasks(table)
+    across = min(len(tasks), ACROSS)
+    down = math.ceil(len(tasks) / across)
+    figure = Figure(figsize=(0.9 + 4.6 * across, 4.3 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for panel in panels[len(tasks) :]:
+        panel.set_axis_off()
+    for panel, task in zip(panels, tasks, strict=False):
+        own = table[table["task"] == task]
+        xs, ys, score = _grid(own)
+        cells = panel.pcolormesh(xs, ys, score, shading="nearest", cmap=COLOURS, vmin=0, vmax=1)
+        if min(score.shape) > 1 and np.isfinite(score).sum() > 3 and np.ptp(own["score"]) > 0.1:
+            lines = panel.contour(xs, ys, score, levels=LEVELS, colors="white", linewidths=0.9)
+            panel.clabel(lines, fmt="%.1f", fontsize=7)
+        panel.plot(0, 0, marker="+", color="white", markersize=12, markeredgewidth=2)
+        if trajectory is not None:
+            _path(panel, trajectory)
+        half = float((own["high"] - own["low"]).max() / 2)
+        title = panel.set_title(f"{task}: score, each cell ±{half:.2f} or less", fontsize=10)
+        labels = [panel.set_xlabel(f"x along {axes[0]}"), panel.set_ylabel(f"y along {axes[1]}")]
+        plain([title, *labels])
+    bar = figure.colorbar(cells, ax=panels.tolist(), shrink=0.9, pad=0.02)
+    bar.set_label("score (mean of 0-1 outcomes), one plane")
+    save(figure, path, table)
+    if trajectory is not None:
+        trajectory.to_csv(path.with_suffix(".trajectory.csv"), index=False)
+    return path
+
+
+def plot_surface_3d(
+    path: Path,
+    table: pd.DataFrame,
+    axes: tuple[str, str],
+    *,
+    trajectory: pd.DataFrame | None = None,
+) -> Path:
+    """Write an HTML page with the surface to turn about, which needs no network.
+
+    Height and colour are the score; pointing at a cell shows its interval. Arguments as
+    `plot_surface`, the path ending in ``.html``.
+
+    Raises:
+        BasinscopeError: for another name, or without the extra ``html``.
+    """
+    if path.suffix != ".html":
+        raise BasinscopeError(f"page {str(path)!r}", "allowed: a name in .html")
+    if find_spec("plotly") is None:
+        raise BasinscopeError(
+            "a surface in 3-D without plotly",
+            "it needs the extra html",
+            'pip install "basinscope[html]"',
+        )
+    from plotly.graph_objects import Figure, Scatter3d, Surface
+    from plotly.subplots import make_subplots
+
+    tasks = _tasks(table)
+    figure: Figure = make_subplots(
+        rows=1,
+        cols=len(tasks),
+        specs=[[{"type": "surface"}] * len(tasks)],
+        subplot_titles=[html.escape(task) for task in tasks],
+        horizontal_spacing=0.02,
+    )
+    for n, task in enumerate(tasks, start=1):
+        own = table[table["task"] == task]
+        xs, ys, score = _grid(own)
+        ends = np.stack([_grid(own, column)[2] for column in ("low", "high")], axis=-1)
+        figure.add_trace(
+            Surface(
+                x=xs, y=ys, z=score, customdata=ends, cmin=0, cmax=1, colorscale="Cividis",
+                showscale=n == len(tasks), colorbar={"title": "score"},
+                hovertemplate="x %{x:.4g}<br>y %{y:.4g}<br>score %{z:.3f} "
+                "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
+            ),
+            row=1,
+            col=n,
+        )  # fmt: skip
+        if trajectory is not None:
+            marks = {"size": 4, "color": "#D55E00"}
+            figure.add_trace(
+                Scatter3d(
+                    x=trajectory["x"], y=trajectory["y"], z=[1.02] * len(trajectory),
+                    mode="lines+markers", marker=marks, line={"color": "#D55E00", "width": 4},
+                    text=[html.escape(str(label)) for label in trajectory["label"]],
+                    customdata=trajectory["residual"], showlegend=False,
+                    hovertemplate="%{text}<br>x %{x:.4g}<br>y %{y:.4g}<br>"
+                    "%{customdata:.0%} of its distance lies out of the plane<extra></extra>",
+                ),
+                row=1,
+                col=n,
+            )  # fmt: skip
+        figure.update_scenes(
+            xaxis_title=html.escape(f"x along {axes[0]}"),
+            yaxis_title=html.escape(f"y along {axes[1]}"),
+            zaxis={"title": "score", "range": [0, 1.05]},
+            row=1,
+            col=n,
+        )
+    figure.update_layout(title="Scores over one plane of weights", template="plotly_white")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        page = figure.to_html(include_plotlyjs=True, full_html=True)
+        path.write_text(page, encoding="utf-8")
+        table.to_csv(path.with_suffix(".csv"), index=False)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    return path
+
+
+def _tasks(table: pd.DataFrame) -> list[str]:
+    """Tasks in their order; an error if nothing was measured."""
+    if table.empty:
+        raise BasinscopeError("nothing to draw: no point was measured", "resume the run first")
+    return list(dict.fromkeys(table["task"]))
+
+
+def _grid(own: pd.DataFrame, column: str = "score") -> tuple[Any, Any, Any]:
+    """Axes and matrix (a row for each y) of one task; NaN where nothing was measured."""
+    wide = own.pivot(index="y", columns="x", values=column).sort_index(axis=0).sort_index(axis=1)
+    return wide.columns.to_numpy(), wide.index.to_numpy(), wide.to_numpy(dtype=float)
+
+
+def _path(panel: Any, trajectory: pd.DataFrame) -> None:
+    """Checkpoints in order, with how far out of the plane they lie."""
+    out = trajectory["residual"].dropna()
+    share = f"; up to {out.max():.0%} of their distance out of the plane" if len(out) else ""
+    panel.plot(trajectory["x"], trajectory["y"], color="black", linewidth=3.2, zorder=3)
+    panel.plot(trajectory["x"], trajectory["y"], color="#D55E00", linewidth=1.6, marker="o",
+               markersize=4, markeredgecolor="black", zorder=4, label=f"checkpoints{share}")  # fmt: skip
+    panel.legend(fontsize=7, loc="upper left", framealpha=0.9)
