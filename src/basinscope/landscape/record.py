@@ -324,11 +324,20 @@ class Landscape:
         """
         return over_directions.spread(self, task, level, confidence)
 
-    def plot(self, path: str | Path, *others: Landscape, names: Sequence[str] = ()) -> Path:
-        """Draw this landscape, and others over it, to a PNG or PDF with its CSV beside it."""
+    def plot(
+        self,
+        path: str | Path,
+        *others: Landscape,
+        names: Sequence[str] = (),
+        per_rms: bool = False,
+    ) -> Path:
+        """Draw this landscape, and others over it, to a PNG or PDF with its CSV beside it.
+
+        With ``per_rms`` the axis is alpha / RMS(theta0) of each run's own model.
+        """
         from basinscope.report.figures import plot_landscapes
 
-        return plot_landscapes(Path(path), [self, *others], names)
+        return plot_landscapes(Path(path), [self, *others], names, per_rms=per_rms)
 
     def directions(self, task: str | None = None) -> list[str]:
         """Labels of the directions along which something (of a task) was measured."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,7 +174,8 @@ def _path(panel: Any, trajectory: pd.DataFrame) -> None:
     """Checkpoints in order, with how far out of the plane they lie."""
     out = trajectory["residual"].dropna()
     share = f"; up to {out.max():.0%} of their distance out of the plane" if len(out) else ""
-    panel.plot(trajectory["x"], trajectory["y"], color="black", linewidth=3.2, zorder=3)
-    panel.plot(trajectory["x"], trajectory["y"], color="#D55E00", linewidth=1.6, marker="o",
-               markersize=4, markeredgecolor="black", zorder=4, label=f"checkpoints{share}")  # fmt: skip
+    at = (trajectory["x"], trajectory["y"])
+    panel.plot(*at, color="black", linewidth=3.2, zorder=3)
+    panel.plot(*at, color="#D55E00", linewidth=1.6, marker="o", markersize=4,
+               markeredgecolor="black", zorder=4, label=f"checkpoints{share}")  # fmt: skip
     panel.legend(fontsize=7, loc="upper left", framealpha=0.9)
