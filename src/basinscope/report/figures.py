@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which the colour-blind can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
 STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
-MOST_BANDS = 4  # in one panel; more of them hide each other
 
 
 def plot_landscapes(
@@ -28,11 +27,11 @@ def plot_landscapes(
     Along one direction all tasks share a pair of panels, a colour for each. Several directions or
     runs have a pair of panels for each task, a colour and line style for each (run, direction),
     and a diamond where the model that a direction was made from really sits. The
-    dark band is the interval of `Landscape.means` at each step (the draw as the unit; over items
-    for one draw), the light one the band of `Landscape.bands` that holds at all steps at once,
-    drawn where the steps were fixed beforehand. Thin lines are single draws, the dotted line is
-    chance. T on the right hides the level, so it never stands alone. Nothing is mirrored or padded
-    beyond what was measured.
+    shaded band (whiskers, where there are several lines) is the interval of `Landscape.means` at
+    each step, the draw as the unit; over items for one draw. The dashed one is the band of
+    `Landscape.bands` that holds at all steps at once, drawn where the steps were fixed beforehand.
+    Thin lines are single draws, the dotted line is chance. T on the right hides the level, so it
+    never stands alone. Nothing is mirrored or padded beyond what was measured.
 
     Args:
         path: ``.png``, ``.pdf`` or ``.svg``.
@@ -73,13 +72,15 @@ def plot_landscapes(
         figure.subplots(len(rows), 2, squeeze=False), rows, strict=True
     ):
         own = table[table["task"].isin(own_tasks)]
-        curves = list(own.groupby(["run", "task", "direction"], sort=False))
-        for (name, task, direction), curve in curves:
+        for i, ((name, task, direction), curve) in enumerate(
+            own.groupby(["run", "task", "direction"], sort=False)
+        ):
             style = look[task] if alone else look[name, direction]
-            _curve(raw, loss, named[name], curve, style, per_rms, bands=len(curves) <= MOST_BANDS)
+            place = None if alone else 0.004 * (i - (len(lines) - 1) / 2)
+            _curve(raw, loss, named[name], curve, style, per_rms, place)
         marks = [_mark(raw, named[key[0]], key[1], look.get(key), per_rms) for key in lines]
         _finish(raw, loss, own_tasks, alone, rms, per_rms)
-        _legend(raw, look, own, alone, any(marks))
+    _legend(figure, look, int(table["draws"].max()), any(marks))
     save(figure, path, table.drop(columns="x"))
     return path
 
@@ -124,27 +125,30 @@ def _table(run: Landscape) -> pd.DataFrame:
 
 def _curve(
     raw: Any, loss: Any, run: Landscape, curve: pd.DataFrame, look: dict[str, Any], per_rms: bool,
-    *, bands: bool,
+    place: float | None,
 ) -> None:  # fmt: skip
-    """One curve in both panels."""
+    """One curve in both panels, its intervals as bands or as whiskers shifted by ``place``."""
     curve = curve.sort_values("step")
     task, direction = curve["task"].iloc[0], curve["direction"].iloc[0]
     for axis, column in ((raw, "score"), (loss, "T")):
         axis.plot(curve["x"], curve[column], marker="o", markersize=3, linewidth=1.8, **look)
-    if bands:
-        shades = [("low", "high", 0.16)]
+    if place is None:
+        raw.fill_between(curve["x"], curve["low"], curve["high"], color=look["color"], alpha=0.14,
+                         linewidth=0)  # fmt: skip
         if run.spec.steps is not None:  # a search chose its steps in the light of the results
-            shades.append(("band_low", "band_high", 0.08))
-        for low, high, alpha in shades:
-            raw.fill_between(curve["x"], curve[low], curve[high], color=look["color"], alpha=alpha,
-                             linewidth=0)  # fmt: skip
+            for end in ("band_low", "band_high"):
+                raw.plot(curve["x"], curve[end], color=look["color"], linewidth=0.9,
+                         linestyle=(0, (5, 4)), alpha=0.7)  # fmt: skip
+    else:  # whiskers side by side: bands would hide each other
+        x = curve["x"] + place * (curve["x"].max() - curve["x"].min())
+        raw.vlines(x, curve["low"], curve["high"], color=look["color"], linewidth=0.9, alpha=0.8)
     scale = run.spec.model.rms if per_rms else 1.0
     draws = run.draws(task, direction)
     for trials in draws.values() if len(draws) > 1 else ():
         raw.plot([t.step / scale for t in trials], [t.score for t in trials],
                  linewidth=0.5, alpha=0.35, color=look["color"])  # fmt: skip
     if run.task(task).chance > 0:
-        raw.axhline(run.task(task).chance, color="#666666" if len(draws) else look["color"],
+        raw.axhline(run.task(task).chance, color=look["color"] if place is None else "#666666",
                     linestyle=(0, (1, 3)), lw=1)  # fmt: skip
 
 
@@ -171,8 +175,9 @@ def _finish(
     raw.set(ylim=(-0.03, 1.03), ylabel="score (mean of 0-1 outcomes)", xlabel=x)
     loss.set(ylim=(-0.05, 1.05), ylabel="T (0 = best, 1 = worst of each curve)", xlabel=x)
     of = "" if alone else f"{tasks[0]}: "
+    band = "95% at each step (shaded), at all steps (dashed)" if alone else "95% at each step"
     titles = [
-        raw.set_title(f"{of}score, 95% at each step (dark), at all steps (light)", fontsize=10),
+        raw.set_title(f"{of}score, {band}", fontsize=10),
         loss.set_title(f"{of}loss normalised over each curve (hides the level)", fontsize=10),
     ]
     plain(titles)
@@ -184,23 +189,21 @@ def _finish(
             upper.set_xlabel(relative, fontsize=9)
 
 
-def _legend(
-    axis: Any, look: dict[Any, dict[str, Any]], own: pd.DataFrame, alone: bool, marked: bool
-) -> None:
+def _legend(figure: Any, look: dict[Any, dict[str, Any]], draws: int, marked: bool) -> None:
+    """One for all panels, below them, where it hides nothing."""
     from matplotlib.lines import Line2D
 
-    keys = own["task"] if alone else zip(own["run"], own["direction"], strict=True)
-    present = set(keys)
     handles = [
-        Line2D([], [], lw=2, label=key if alone else " ".join(filter(None, key)), **style)
+        Line2D([], [], lw=2, label=key if isinstance(key, str) else " ".join(filter(None, key)),
+               **style)
         for key, style in look.items()
-        if key in present
-    ]
-    if (draws := int(own["draws"].max())) > 1:
+    ]  # fmt: skip
+    if draws > 1:
         handles.append(Line2D([], [], color="#444444", lw=0.5, label=f"single draws ({draws})"))
     if marked:
         handles.append(Line2D([], [], color="#444444", marker="D", ls="", label="the other model"))
-    plain(axis.legend(handles=handles, fontsize=8, framealpha=0.9).get_texts())
+    legend = figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=6)
+    plain(legend.get_texts())
 
 
 def _style(i: int) -> Any:

@@ -72,7 +72,7 @@ def test_overlay_of_several_runs(draw, drawn, tmp_path):
         "before": [0.0, 1.0, 1.0, 1.0, 0.0], "after": [0.0, 0.0, 1.0, 0.0, 0.0]
     }  # fmt: skip
     assert len(lines(drawn[0])) == 2
-    legend = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert legend == ["before axis", "after axis", "single draws (2)"]
     assert drawn[0].axes[0].get_title().startswith("a: score")
     one.plot(tmp_path / "y.svg", two)
@@ -129,7 +129,13 @@ def test_both_bands_and_only_the_pointwise_one_after_a_search(draw, drawn, tmp_p
     fixed, searched = draw(draws=3), draw(steps=None, draws=3)
     fixed.plot(tmp_path / "x.svg")
     searched.plot(tmp_path / "y.svg")
-    assert [len(figure.axes[0].collections) for figure in drawn] == [2, 1]
+    dashed = [
+        [line.get_ydata().tolist() for line in figure.axes[0].lines if line.get_linewidth() == 0.9]
+        for figure in drawn
+    ]
+    band = fixed.bands("t")
+    assert dashed == [[band["band_low"].tolist(), band["band_high"].tolist()], []]
+    assert [len(figure.axes[0].collections) for figure in drawn] == [1, 1]
 
 
 def test_axis_in_units_of_each_models_scale(draw, drawn, tmp_path):
@@ -152,18 +158,18 @@ def test_a_diamond_where_the_other_model_sits(draw, drawn, tmp_path):
         marked.plot(tmp_path / "x.svg", per_rms=per_rms)
         (diamond,) = [x for x in drawn[-1].axes[0].lines if x.get_marker() == "D"]
         assert list(diamond.get_xdata()) == [0.5]
-        legend = [t.get_text() for t in drawn[-1].axes[0].get_legend().get_texts()]
+        legend = [t.get_text() for t in drawn[-1].legends[0].get_texts()]
         assert legend == ["a", "the other model"]
 
 
 def test_names_are_drawn_as_they_are(draw, drawn, tmp_path):
     land = draw(("_$x^{2$", ("x", "y"), 0.5), label="to:$HOME_{$")
     land.plot(tmp_path / "x.svg", land, names=["_$a_{$", "b"])
-    legend = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert legend == ["_$a_{$ to:$HOME_{$", "b to:$HOME_{$", "single draws (2)"]
     assert drawn[0].axes[0].get_title().startswith("_$x^{2$: score")
     land.plot(tmp_path / "z.svg")
-    assert drawn[1].axes[0].get_legend().get_texts()[0].get_text() == "_$x^{2$"
+    assert drawn[1].legends[0].get_texts()[0].get_text() == "_$x^{2$"
 
 
 def test_a_disk_that_is_full(draw, tmp_path, monkeypatch):
