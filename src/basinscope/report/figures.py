@@ -172,8 +172,8 @@ def _finish(
     """Axes, titles, and alpha / RMS(theta0) on top."""
     relative = r"$\alpha$ / RMS($\theta_0$)"
     x = relative if per_rms else r"step $\alpha$ along $\delta$"
-    raw.set(ylim=(-0.03, 1.03), ylabel="score (mean of 0-1 outcomes)", xlabel=x)
-    loss.set(ylim=(-0.05, 1.05), ylabel="T (0 = best, 1 = worst of each curve)", xlabel=x)
+    raw.set(ylim=(-0.03, 1.03), ylabel="score (mean of 0-1)", xlabel=x)
+    loss.set(ylim=(-0.05, 1.05), ylabel="T (0 best, 1 worst)", xlabel=x)
     of = "" if alone else f"{tasks[0]}: "
     band = "95% at each step (shaded), at all steps (dashed)" if alone else "95% at each step"
     titles = [
