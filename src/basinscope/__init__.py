@@ -9,6 +9,7 @@ from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
 from basinscope.landscape import Landscape, landscape, load_run
+from basinscope.surface import Surface, cosines, load_surface, surface, trajectory
 from basinscope.tasks import tasks
 from basinscope.tasks.base import (
     CallableTask,
@@ -50,12 +51,17 @@ __all__ = [
     "Random",
     "Ranking",
     "Saved",
+    "Surface",
     "Task",
     "Toward",
+    "cosines",
     "landscape",
     "load",
     "load_run",
+    "load_surface",
     "normals",
     "save_direction",
+    "surface",
     "tasks",
+    "trajectory",
 ]

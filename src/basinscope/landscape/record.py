@@ -22,9 +22,14 @@ def load_run(run: str | Path) -> Landscape:
     """Landscape of a run folder, without its model.
 
     Raises:
-        BasinscopeError: if it is not a run folder or its ``run.json`` is corrupt.
+        BasinscopeError: if it is not a run folder, its ``run.json`` is corrupt, or it holds a
+            surface.
     """
     store = Store(run)
+    if store.spec.plane is not None:
+        raise BasinscopeError(
+            f"{run} holds a {store.spec.kind}", "allowed: the folder of a landscape", "load_surface"
+        )
     return Landscape(store.spec, store.trials(), store.set_aside)
 
 

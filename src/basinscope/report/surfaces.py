@@ -17,6 +17,8 @@ from basinscope.runs.store import disk_error
 if TYPE_CHECKING:
     import pandas as pd
 
+    from basinscope.runs.spec import PlaneSpec
+
 COLOURS = "cividis"  # lightness alone tells the score, so it serves the colour-blind and in print
 LEVELS = np.linspace(0.1, 0.9, 9)
 ACROSS = 3  # panels in a row
@@ -25,7 +27,7 @@ ACROSS = 3  # panels in a row
 def plot_surface(
     path: Path,
     table: pd.DataFrame,
-    axes: tuple[str, str],
+    plane: PlaneSpec,
     *,
     trajectory: pd.DataFrame | None = None,
 ) -> Path:
@@ -38,9 +40,8 @@ def plot_surface(
     Args:
         path: ``.png``, ``.pdf`` or ``.svg``.
         table: columns of `Surface.to_pandas`.
-        axes: labels of the two directions.
-        trajectory: columns label, x, y and residual (the distance out of the plane, as a share of
-            the distance to theta0), in order; drawn as a path.
+        plane: what the axes are.
+        trajectory: from `basinscope.trajectory`; drawn as a path.
 
     Returns:
         The path of the figure; the CSV lies beside it, and that of the trajectory.
@@ -58,19 +59,23 @@ def plot_surface(
     for panel, task in zip(panels, tasks, strict=False):
         own = table[table["task"] == task]
         xs, ys, score = _grid(own)
-        cells = panel.pcolormesh(xs, ys, score, shading="nearest", cmap=COLOURS, vmin=0, vmax=1)
-        if min(score.shape) > 1 and np.isfinite(score).sum() > 3 and np.ptp(own["score"]) > 0.1:
-            lines = panel.contour(xs, ys, score, levels=LEVELS, colors="white", linewidths=0.9)
+        cells = panel.pcolormesh(_edges(xs), _edges(ys), score, cmap=COLOURS, vmin=0, vmax=1)
+        if min(score.shape) > 1 and np.ptp(own["score"]) > 0.1:
+            inks = ["white" if level < 0.45 else "black" for level in LEVELS]
+            lines = panel.contour(xs, ys, score, levels=LEVELS, colors=inks, linewidths=0.8)
             panel.clabel(lines, fmt="%.1f", fontsize=7)
-        panel.plot(0, 0, marker="+", color="white", markersize=12, markeredgewidth=2)
+        for ink, width in (("black", 3.5), ("white", 1.5)):
+            panel.plot(0, 0, marker="+", color=ink, markersize=12, markeredgewidth=width)
         if trajectory is not None:
             _path(panel, trajectory)
         half = float((own["high"] - own["low"]).max() / 2)
         title = panel.set_title(f"{task}: score, each cell ±{half:.2f} or less", fontsize=10)
-        labels = [panel.set_xlabel(f"x along {axes[0]}"), panel.set_ylabel(f"y along {axes[1]}")]
-        plain([title, *labels])
+        x, y = _axes(plane)
+        plain([title, panel.set_xlabel(x), panel.set_ylabel(y)])
     bar = figure.colorbar(cells, ax=panels.tolist(), shrink=0.9, pad=0.02)
-    bar.set_label("score (mean of 0-1 outcomes), one plane")
+    bar.set_label(f"score (mean of 0-1), one plane, axes at cosine {plane.cosine:.3f}")
+    if trajectory is not None:
+        figure.legend(handles=panels[0].lines[-1:], fontsize=8, loc="outside lower center")
     save(figure, path, table)
     if trajectory is not None:
         trajectory.to_csv(path.with_suffix(".trajectory.csv"), index=False)
@@ -80,7 +85,7 @@ def plot_surface(
 def plot_surface_3d(
     path: Path,
     table: pd.DataFrame,
-    axes: tuple[str, str],
+    plane: PlaneSpec,
     *,
     trajectory: pd.DataFrame | None = None,
 ) -> Path:
@@ -140,8 +145,8 @@ def plot_surface_3d(
                 col=n,
             )  # fmt: skip
         figure.update_scenes(
-            xaxis_title=html.escape(f"x along {axes[0]}"),
-            yaxis_title=html.escape(f"y along {axes[1]}"),
+            xaxis_title=html.escape(_axes(plane)[0]),
+            yaxis_title=html.escape(_axes(plane)[1]),
             zaxis={"title": "score", "range": [0, 1.05]},
             row=1,
             col=n,
@@ -170,6 +175,19 @@ def _grid(own: pd.DataFrame, column: str = "score") -> tuple[Any, Any, Any]:
     return wide.columns.to_numpy(), wide.index.to_numpy(), wide.to_numpy(dtype=float)
 
 
+def _edges(centres: Any) -> Any:
+    """Borders of cells about their centres; a single cell has width 1."""
+    if len(centres) == 1:
+        return centres[0] + np.array([-0.5, 0.5])
+    middles = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([2 * centres[:1] - middles[:1], middles, 2 * centres[-1:] - middles[-1:]])
+
+
+def _axes(plane: PlaneSpec) -> tuple[str, str]:
+    """What to write along x and y."""
+    return f"x along {plane.x}", f"y along {plane.y.replace('_|_', ' ⊥ ')}"
+
+
 def _path(panel: Any, trajectory: pd.DataFrame) -> None:
     """Checkpoints in order, with how far out of the plane they lie."""
     out = trajectory["residual"].dropna()
@@ -178,4 +196,3 @@ def _path(panel: Any, trajectory: pd.DataFrame) -> None:
     panel.plot(*at, color="black", linewidth=3.2, zorder=3)
     panel.plot(*at, color="#D55E00", linewidth=1.6, marker="o", markersize=4,
                markeredgecolor="black", zorder=4, label=f"checkpoints{share}")  # fmt: skip
-    panel.legend(fontsize=7, loc="upper left", framealpha=0.9)
