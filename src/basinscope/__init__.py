@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
-from basinscope.landscape import Landscape, landscape, load_run
+from basinscope.landscape import Landscape, interpolation_steps, landscape, load_run
 from basinscope.surface import Surface, cosines, load_surface, surface, trajectory
 from basinscope.tasks import tasks
 from basinscope.tasks.base import (
@@ -55,6 +55,7 @@ __all__ = [
     "Task",
     "Toward",
     "cosines",
+    "interpolation_steps",
     "landscape",
     "load",
     "load_run",

@@ -287,10 +287,10 @@ class Landscape:
     ) -> pd.DataFrame:
         """One row for each step with two draws or more: where the variance of outcomes comes from.
 
-        Columns: step, draws, items, score, total (score (1 - score), but for the bias), direction
-        (between directions), item (between items), residual (which items fail differs from
-        direction to direction): unbiased estimates that add up to the total and may fall below
-        zero by chance, without intervals, for the reason in `basinscope.stats.variance`. Then se,
+        Columns: step, draws, items, score, total (score (1 - score), but for the bias),
+        between_directions, between_items, residual (which items fail differs from direction to
+        direction): unbiased estimates that add up to the total and may fall below zero by chance,
+        without intervals, for the reason in `basinscope.stats.variance`. Then se,
         the standard error of the score for directions and items both drawn anew; draws_needed,
         for the mean over directions on these items to be known to ``half_width``; items_needed,
         for the score over all items along these directions. The last three are for planning.

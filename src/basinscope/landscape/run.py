@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
 from basinscope.landscape.record import Landscape
 from basinscope.runs import executor
 from basinscope.runs.measure import Bench
@@ -19,7 +21,7 @@ from basinscope.runs.spec import (
 )
 from basinscope.runs.store import Store
 from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction, Random, draws_of
+from basinscope.weights.directions import Direction, Random, draws_of, sits_at
 
 
 def landscape(
@@ -94,3 +96,36 @@ def landscape(
     if engine.fingerprint() != bench.model.fingerprint:
         raise AssertionError("the weights were not restored")
     return Landscape(store.spec, store.trials(), store.set_aside)
+
+
+def interpolation_steps(
+    engine: Engine, direction: Direction, points: int, *, beyond: float = 0.25
+) -> list[float]:
+    r"""Steps from the model to the one that a direction was made from, and somewhat beyond.
+
+    .. math:: \alpha_k = \alpha^* k / (\text{points} - 1), \qquad
+              \alpha^* = \|\theta' - \theta_0\| / \sqrt{d}
+
+    so that the landscape at step k is the linear interpolation
+    :math:`(1 - t) \theta_0 + t \theta'`, t = k / (points - 1).
+
+    Args:
+        engine: gives theta0.
+        direction: one that another model is behind, such as `Toward`.
+        points: how many from 0 to alpha*, both included; at least 2.
+        beyond: share of the way on which steps of the same length follow; 0 for none.
+
+    Raises:
+        BasinscopeError: fewer than two points, or no model behind the direction.
+    """
+    end = sits_at(direction, engine)
+    if end is None:
+        raise BasinscopeError(
+            f"no model is behind {direction.label}", "allowed: to:MODEL, adapter:FOLDER and others"
+        )
+    if points < 2 or not 0.0 <= beyond < math.inf:
+        raise BasinscopeError(
+            f"points={points}, beyond={beyond}", "allowed: points >= 2, beyond >= 0"
+        )
+    last = points - 1
+    return [end * k / last for k in range(points + math.ceil(beyond * last))]

@@ -70,8 +70,8 @@ def variance(
             "variance between directions needs at least two of them",
             "run the line again with more --draws",
         )
-    names = ["step", "draws", "items", "score", "total", "direction", "item", "residual", "se",
-             "draws_needed", "items_needed"]  # fmt: skip
+    names = ["step", "draws", "items", "score", "total", "between_directions", "between_items",
+             "residual", "se", "draws_needed", "items_needed"]  # fmt: skip
     return pd.DataFrame(rows, columns=names)
 
 

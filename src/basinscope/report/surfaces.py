@@ -18,10 +18,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from basinscope.runs.spec import PlaneSpec
+    from basinscope.surface import Surface
 
 COLOURS = "cividis"  # lightness alone tells the score, so it serves the colour-blind and in print
 LEVELS = np.linspace(0.1, 0.9, 9)
 ACROSS = 3  # panels in a row
+
+
+def write_surface(
+    found: Surface, folder: Path, *, trajectory: pd.DataFrame | None = None
+) -> tuple[Path, Path | None]:
+    """Write ``figures/surface.png`` with its CSV, and ``surface.html`` where plotly is installed.
+
+    Returns:
+        Paths of the picture and of the page; None without plotly.
+    """
+    figure = found.plot(folder / "figures" / "surface.png", trajectory=trajectory)
+    if find_spec("plotly") is None:
+        return figure, None
+    return figure, found.plot_3d(figure.with_suffix(".html"), trajectory=trajectory)
 
 
 def plot_surface(
@@ -58,7 +73,7 @@ def plot_surface(
         panel.set_axis_off()
     for panel, task in zip(panels, tasks, strict=False):
         own = table[table["task"] == task]
-        xs, ys, score = _grid(own)
+        xs, ys, score = _grid(own, plane)
         cells = panel.pcolormesh(_edges(xs), _edges(ys), score, cmap=COLOURS, vmin=0, vmax=1)
         if min(score.shape) > 1 and np.ptp(own["score"]) > 0.1:
             inks = ["white" if level < 0.45 else "black" for level in LEVELS]
@@ -73,7 +88,9 @@ def plot_surface(
         x, y = _axes(plane)
         plain([title, panel.set_xlabel(x), panel.set_ylabel(y)])
     bar = figure.colorbar(cells, ax=panels.tolist(), shrink=0.9, pad=0.02)
-    bar.set_label(f"score (mean of 0-1), one plane, axes at cosine {plane.cosine:.3f}")
+    bar.set_label(
+        f"score (mean of 0-1), one plane, axes at cosine {round(plane.cosine, 3) + 0.0:g}"
+    )
     if trajectory is not None:
         figure.legend(handles=panels[0].lines[-1:], fontsize=8, loc="outside lower center")
     save(figure, path, table)
@@ -105,11 +122,11 @@ def plot_surface_3d(
             "it needs the extra html",
             'pip install "basinscope[html]"',
         )
-    from plotly.graph_objects import Figure, Scatter3d, Surface
+    from plotly import graph_objects
     from plotly.subplots import make_subplots
 
     tasks = _tasks(table)
-    figure: Figure = make_subplots(
+    figure = make_subplots(
         rows=1,
         cols=len(tasks),
         specs=[[{"type": "surface"}] * len(tasks)],
@@ -118,10 +135,10 @@ def plot_surface_3d(
     )
     for n, task in enumerate(tasks, start=1):
         own = table[table["task"] == task]
-        xs, ys, score = _grid(own)
-        ends = np.stack([_grid(own, column)[2] for column in ("low", "high")], axis=-1)
+        xs, ys, score = _grid(own, plane)
+        ends = np.stack([_grid(own, plane, column)[2] for column in ("low", "high")], axis=-1)
         figure.add_trace(
-            Surface(
+            graph_objects.Surface(
                 x=xs, y=ys, z=score, customdata=ends, cmin=0, cmax=1, colorscale="Cividis",
                 showscale=n == len(tasks), colorbar={"title": "score"},
                 hovertemplate="x %{x:.4g}<br>y %{y:.4g}<br>score %{z:.3f} "
@@ -133,7 +150,7 @@ def plot_surface_3d(
         if trajectory is not None:
             marks = {"size": 4, "color": "#D55E00"}
             figure.add_trace(
-                Scatter3d(
+                graph_objects.Scatter3d(
                     x=trajectory["x"], y=trajectory["y"], z=[1.02] * len(trajectory),
                     mode="lines+markers", marker=marks, line={"color": "#D55E00", "width": 4},
                     text=[html.escape(str(label)) for label in trajectory["label"]],
@@ -169,10 +186,11 @@ def _tasks(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["task"]))
 
 
-def _grid(own: pd.DataFrame, column: str = "score") -> tuple[Any, Any, Any]:
-    """Axes and matrix (a row for each y) of one task; NaN where nothing was measured."""
-    wide = own.pivot(index="y", columns="x", values=column).sort_index(axis=0).sort_index(axis=1)
-    return wide.columns.to_numpy(), wide.index.to_numpy(), wide.to_numpy(dtype=float)
+def _grid(own: pd.DataFrame, plane: PlaneSpec, column: str = "score") -> tuple[Any, Any, Any]:
+    """Axes and matrix (a row for each y) of one task; NaN where nothing was measured yet."""
+    xs, ys = sorted({*own["x"], *plane.xs}), sorted({*own["y"], *plane.ys})
+    wide = own.pivot(index="y", columns="x", values=column).reindex(index=ys, columns=xs)
+    return np.array(xs), np.array(ys), wide.to_numpy(dtype=float)
 
 
 def _edges(centres: Any) -> Any:

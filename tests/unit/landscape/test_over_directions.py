@@ -78,19 +78,21 @@ def test_variance_is_that_of_the_records(signs):
     table = signs.variance("signs").set_index("step")
     assert table.index.tolist() == sorted(STEPS)
     assert table.columns.tolist() == [
-        "draws", "items", "score", "total", "direction", "item", "residual", "se",
+        "draws", "items", "score", "total", "between_directions", "between_items", "residual", "se",
         "draws_needed", "items_needed",
     ]  # fmt: skip
     items = signs.items()
     y = items[items["step"] == 1.0].pivot(index="draw", columns="item", values="outcome")
     split = stats.split_variance(y.to_numpy())
     row = table.loc[1.0]
-    assert row["direction"] == pytest.approx(split.direction)
-    assert row["total"] == pytest.approx(row["direction"] + row["item"] + row["residual"])
+    assert row["between_directions"] == pytest.approx(split.direction)
+    assert row["total"] == pytest.approx(
+        row["between_directions"] + row["between_items"] + row["residual"]
+    )
     assert row["se"] == pytest.approx(split.standard_error())
     assert row["draws_needed"] == split.draws_needed(0.05)
     # the weights of a draw move independently: neither draws nor items differ
-    assert table["residual"].max() > 10 * table["direction"].abs().max()
+    assert table["residual"].max() > 10 * table["between_directions"].abs().max()
     fewer = signs.variance("signs", half_width=0.1).set_index("step")
     assert (fewer["draws_needed"] <= table["draws_needed"]).all()
     assert fewer.loc[1.0, "draws_needed"] < table.loc[1.0, "draws_needed"]
