@@ -114,7 +114,7 @@ def surface(
         units.insert(0, Unit(None, 0, 0.0, every))
     team = executor.make(bench, workers, len(units))
     try:
-        Measure(bench, store, team, progress)(units)
+        Measure(bench, store, team, progress, _coordinates)(units)
     finally:
         team.close()
     if engine.fingerprint() != bench.model.fingerprint:
@@ -274,6 +274,10 @@ def _place(trial: Trial) -> tuple[float, float]:
         return 0.0, 0.0
     x, _, y = trial.direction.removeprefix("plane:").partition(":")[0].partition(",")
     return float(x), float(y)
+
+
+def _coordinates(trial: Trial) -> str:
+    return ", ".join(f"{c:.4g}" for c in _place(trial))
 
 
 def _checkpoints(model: str | Path | Direction) -> Sequence[str | Path | Direction]:

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import pytest
-
 import basinscope as bs
 from basinscope.runs import executor
 from basinscope.weights.words import parse
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "orthogonal"), [("random", "random:1", False), ("random", "pruned:0.3", True)]
-)
-def test_one_and_two_workers(a, b, orthogonal, checkpoint, tmp_path, monkeypatch):
+def test_one_and_two_workers(checkpoint, tmp_path, monkeypatch):
     engine, tasks = bs.load(checkpoint), bs.tasks("basic,safety", limit=3)
     started = []
     real = executor.Processes.__init__
-    monkeypatch.setattr(
-        executor.Processes,
-        "__init__",
-        lambda self, *a, **k: started.append(1) or real(self, *a, **k),
-    )
+
+    def start(self, *args, **options):
+        started.append(1)
+        real(self, *args, **options)
+
+    monkeypatch.setattr(executor.Processes, "__init__", start)
     found = {}
     for workers in (1, 2):
         run = tmp_path / str(workers)
         bs.surface(
-            engine, tasks, parse(a), parse(b), xs=[-0.02, 0, 0.3], ys=[0, 0.01],
-            orthogonal=orthogonal, run=run, workers=workers,
+            engine, tasks, bs.Random(0), parse("pruned:0.3"), xs=[-0.02, 0, 0.3], ys=[0, 0.01],
+            orthogonal=True, run=run, workers=workers,
         )  # fmt: skip
         found[workers] = {p.name: p.read_bytes() for p in (run / "trials").iterdir()}
     assert started == [1], "words name both axes and every point, so workers can rebuild them"

@@ -99,6 +99,15 @@ def test_positions_are_sorted_once_each_and_zero_has_no_sign():
     assert alone.to_pandas()["score"].tolist() == [1.0]
 
 
+def test_progress_names_the_point():
+    said = []
+    bs.surface(
+        linear(0.0, 0.0), near(), A, B, xs=[0, 0.25], ys=[-2],
+        progress=lambda done, planned, what: said.append((done, planned, what)),
+    )  # fmt: skip
+    assert said == [(0, 2, ""), (1, 2, "near at 0, -2"), (2, 2, "near at 0.25, -2")]
+
+
 def test_resumed_it_measures_what_is_missing_and_may_grow(tmp_path):
     asked = []
 

@@ -72,6 +72,9 @@ def surface(
     engine = bs.load(
         model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
     )
+    path = None
+    if trajectory:  # before the long part: a checkpoint that does not fit is said at once
+        path = bs.trajectory(engine, a, b, trajectory, orthogonal=orthogonal)
     points = len(set(grid["xs"])) * len(set(grid["ys"]))
     items = sum(len(task.items) for task in chosen)
     plan = f"{points} points of the plane x {items} items = {points * items:,} evaluations"
@@ -80,9 +83,6 @@ def surface(
             engine, chosen, a, b, **grid, orthogonal=orthogonal, run=folder, workers=workers,
             progress=report,
         )  # fmt: skip
-    path = None
-    if trajectory:
-        path = bs.trajectory(engine, a, b, trajectory, orthogonal=orthogonal)
     figure, page = write_surface(found, folder, trajectory=path)
     table = found.to_pandas()
     if json:
