@@ -22,23 +22,26 @@ def bands(land: Landscape, task: str, direction: str, confidence: float) -> pd.D
     """Table of `Landscape.bands`."""
     import pandas as pd
 
-    means = land.means(confidence=confidence)
-    means = means[(means["task"] == task) & (means["direction"] == direction)]
     curve = land.curve(task, direction)
-    several = any(len(scores) > 1 for scores in curve.values())
-    if several:  # the score of these items at zero has no error: nothing is spent on it
+    n = land.task(task).n_items
+    if any(len(scores) > 1 for scores in curve.values()):
         steps = [step for step in curve if step != 0.0]
-        found = stats.band_over_draws([curve[step] for step in steps], confidence)
+        pointwise = [stats.mean_over_draws(curve[step], confidence) for step in steps]
+        band = stats.band_over_draws([curve[step] for step in steps], confidence)
     else:
         steps = list(curve)
-        n = land.task(task).n_items
         right = [round(scores[0] * n) for scores in curve.values()]
-        found = stats.band_over_items(right, [n] * len(right), confidence)
-    band = {step: (i.low, i.high) for step, i in zip(steps, found, strict=True)}
-    rows = [
-        (row.step, row.draws, row.score, row.low, row.high, *band.get(row.step, [row.score] * 2))
-        for row in means.itertuples()
-    ]
+        pointwise = [stats.clopper_pearson(k, n, confidence) for k in right]
+        band = stats.band_over_items(right, [n] * len(right), confidence)
+    ends = {
+        step: (p.low, p.high, b.low, b.high)
+        for step, p, b in zip(steps, pointwise, band, strict=True)
+    }
+    rows = []
+    for step, scores in curve.items():
+        mean = sum(scores) / len(scores)
+        # where draws are the unit, the score of these items at zero has no error
+        rows.append((step, len(scores), mean, *ends.get(step, [mean] * 4)))
     names = ["step", "draws", "score", "low", "high", "band_low", "band_high"]
     return pd.DataFrame(rows, columns=names)
 

@@ -10,7 +10,7 @@ of J steps gets the interval of error (1 - confidence)/J (Bonferroni), so that
 however the steps depend on each other. The price in width is small, since the bounds shrink like
 :math:`\sqrt{\log(J/\text{error})}`. No less conservative band is offered: the bootstrap of the
 studentised maximum (sup-t; Montiel Olea and Plagborg-Møller 2019), which does without the union
-bound, covered 83 to 87% at 8 draws and 56 to 63% at 4 in a simulation of half-space scores at a
+bound, covered 82 to 87% at 8 draws and 56 to 63% at 4 in a simulation of half-space scores at a
 nominal 95%, and where all draws agree its band has no width at all.
 """
 
