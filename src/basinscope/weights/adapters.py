@@ -165,15 +165,13 @@ class _Merged:
 
         def rows(first: int, last: int) -> torch.Tensor:
             start, stop = first * columns, last * columns
-            total = torch.zeros(stop - start, dtype=torch.float64)
+            terms = [(p.left[first:last] @ p.right).reshape(-1) for p in change.products]
             if change.whole is not None:
                 new = self.shelf.read(change.whole, start, stop)
-                total += difference(new, theta[start:stop]).cpu()
+                terms.append(difference(new, theta[start:stop]).cpu())
             if change.added is not None:
-                total += change.added[start:stop]
-            for product in change.products:
-                total += (product.left[first:last] @ product.right).reshape(-1)
-            return total.to(torch.float32)
+                terms.append(change.added[start:stop])
+            return sum(terms[1:], start=terms[0]).to(torch.float32, copy=True)
 
         return by_rows(rows, columns)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from basinscope.errors import BasinscopeError
@@ -91,8 +92,9 @@ class Pruned(Displaced):
     def _read(self, engine: Weights) -> Moves:
         edges = {}
         for name in _need_linear(self.label, engine):
-            size = engine.pristine(name).abs().float().reshape(-1)
-            edges[name] = size.kthvalue(max(1, round(self.fraction * size.numel()))).values
+            size = engine.pristine(name).abs().float().reshape(-1).cpu().numpy()
+            last = max(1, round(self.fraction * size.size)) - 1
+            edges[name] = float(np.partition(size, last)[last])
         return _Cut(self.fraction, edges)
 
 
@@ -122,7 +124,7 @@ class _Rounded:
 
 
 class _Cut:
-    def __init__(self, fraction: float, edges: dict[str, torch.Tensor]) -> None:
+    def __init__(self, fraction: float, edges: dict[str, float]) -> None:
         self.fraction, self.edges = fraction, edges
 
     def parts(self, engine: Weights, name: str) -> Parts | None:
