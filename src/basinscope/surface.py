@@ -24,6 +24,7 @@ from basinscope.runs.spec import PlaneSpec, RunSpec, displacements, model_spec, 
 from basinscope.runs.store import Store, Trial
 from basinscope.tasks.base import Task
 from basinscope.weights import geometry
+from basinscope.weights.adapters import Adapter
 from basinscope.weights.directions import Direction, displacement
 from basinscope.weights.geometry import Plane
 from basinscope.weights.toward import Toward
@@ -212,8 +213,8 @@ def trajectory(
         engine: gives theta0.
         a: direction along x.
         b: direction along y.
-        models: checkpoints in order: folders, or directions that a model is behind (adapters). A
-            folder with ``checkpoint-N`` folders in it stands for these, by N.
+        models: checkpoints in order: folders (of adapters as well), or directions that a model is
+            behind. A folder with ``checkpoint-N`` folders in it stands for these, by N.
         orthogonal: as in `surface`.
 
     Returns:
@@ -231,7 +232,7 @@ def trajectory(
     plane = Plane(a, b, orthogonal)
     rows: list[tuple[str, float, float, float, float, float]] = [("start", 0, 0, 0, 0, 0)]
     for model in (m for one in given for m in _checkpoints(one)):
-        line = model if not isinstance(model, str | Path) else Toward(str(model))
+        line = _line(model) if isinstance(model, str | Path) else model
         found = geometry.project(engine, plane, line)
         distance = displacement(line, engine)
         assert distance is not None
@@ -278,6 +279,11 @@ def _place(trial: Trial) -> tuple[float, float]:
 
 def _coordinates(trial: Trial) -> str:
     return ", ".join(f"{c:.4g}" for c in _place(trial))
+
+
+def _line(model: str | Path) -> Direction:
+    adapter = (Path(model) / "adapter_config.json").exists()
+    return Adapter(str(model)) if adapter else Toward(str(model))
 
 
 def _checkpoints(model: str | Path | Direction) -> Sequence[str | Path | Direction]:

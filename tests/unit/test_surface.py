@@ -245,6 +245,31 @@ def test_a_path_of_checkpoints_with_what_the_plane_hides(tmp_path):
     )
 
 
+def test_adapters_on_the_path(tmp_path):
+    """A LoRA of rank 1 on a linear layer: scale BA = (2, 0)."""
+    from safetensors.torch import save_file
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = torch.nn.Linear(2, 1, bias=False)
+
+    engine = bs.load(Layer())
+    folder = tmp_path / "run" / "checkpoint-1"
+    folder.mkdir(parents=True)
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["up"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    ab = {"lora_A": torch.tensor([[1.0, 0.0]]), "lora_B": torch.tensor([[1.0]])}
+    save_file(
+        {f"base_model.model.up.{k}.weight": v for k, v in ab.items()},
+        folder / "adapter_model.safetensors",
+    )
+    found = bs.trajectory(engine, A, B, tmp_path / "run")
+    assert found["label"].tolist() == ["start", "checkpoint-1"]
+    np.testing.assert_allclose(found["x"], [0, math.sqrt(2)], rtol=1e-6)
+    np.testing.assert_allclose(found["residual"], [0, 0], atol=1e-6)
+
+
 def test_the_model_at_its_projection_is_the_checkpoint_if_nothing_is_out(tmp_path):
     engine = linear(1.0, -2.0)
     end = checkpoint(tmp_path / "end", 0.25, 3.0)

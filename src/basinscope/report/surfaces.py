@@ -136,13 +136,15 @@ def plot_surface_3d(
     for n, task in enumerate(tasks, start=1):
         own = table[table["task"] == task]
         xs, ys, score = _grid(own, plane)
-        ends = np.stack([_grid(own, plane, column)[2] for column in ("low", "high")], axis=-1)
+        ends = zip(*(_grid(own, plane, end)[2] for end in ("low", "high")), strict=True)
+        hover = [[f"[{low:.3f}, {high:.3f}]" for low, high in zip(*row, strict=True)]
+                 for row in ends]  # fmt: skip
         figure.add_trace(
             graph_objects.Surface(
-                x=xs, y=ys, z=score, customdata=ends, cmin=0, cmax=1, colorscale="Cividis",
+                x=xs, y=ys, z=score, text=hover, cmin=0, cmax=1, colorscale="Cividis",
                 showscale=n == len(tasks), colorbar={"title": "score"},
-                hovertemplate="x %{x:.4g}<br>y %{y:.4g}<br>score %{z:.3f} "
-                "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
+                hovertemplate="x %{x:.4g}<br>y %{y:.4g}<br>score %{z:.3f} %{text}"
+                "<extra></extra>",
             ),
             row=1,
             col=n,
