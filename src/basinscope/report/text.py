@@ -67,6 +67,10 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
             {str(k): _json(v) for k, v in row.items()}
             for row in run.means().to_dict(orient="records")
         ],
+        "spread": [
+            {str(k): _json(v) for k, v in row.items()}
+            for row in run.spread(level=level).to_dict(orient="records")
+        ],
     }
 
 
