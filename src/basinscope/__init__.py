@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
-from basinscope.landscape import Landscape, landscape, load_run
+from basinscope.landscape import Landscape, interpolation_steps, landscape, load_run
+from basinscope.surface import Surface, cosines, load_surface, surface, trajectory
 from basinscope.tasks import tasks
 from basinscope.tasks.base import (
     CallableTask,
@@ -50,12 +51,18 @@ __all__ = [
     "Random",
     "Ranking",
     "Saved",
+    "Surface",
     "Task",
     "Toward",
+    "cosines",
+    "interpolation_steps",
     "landscape",
     "load",
     "load_run",
+    "load_surface",
     "normals",
     "save_direction",
+    "surface",
     "tasks",
+    "trajectory",
 ]

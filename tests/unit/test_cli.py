@@ -238,15 +238,27 @@ def test_help_and_version(run_cli):
 COMMANDS = {
     "landscape": {
         "MODEL": "required", "--tasks -t": "mini", "--direction -d": None, "--draws": 4,
-        "--steps": None, "--limit": None, "--data-dir": None,
+        "--steps": None, "--interpolate": None, "--limit": None, "--data-dir": None,
         "--allow-code-execution": False, "--level": 0.5, "--run": None, "--workers": None,
         "--dtype": "bfloat16", "--device": "auto", "--params": None, "--trust-remote-code": False,
         "--json": False,
     },
     "demo": {"--run": Path("runs/demo"), "--json": False},
-    "report": {"RUN": "required", "OTHERS": None, "--level": 0.5, "--figure": None},
+    "report": {"RUN": "required", "OTHERS": None, "--level": 0.5, "--figure": None, "--rms": False},
     "status": {"RUN": "required", "--json": False},
     "verify": {"RUN": "required"},
+    "surface": {
+        "MODEL": "required", "--x -x": "random", "--y -y": "random:1", "--xs": "-0.03:0.03:7",
+        "--ys": "-0.03:0.03:7", "--orthogonal": False, "--trajectory": None, "--tasks -t": "mini",
+        "--limit": None, "--data-dir": None, "--allow-code-execution": False, "--run": None,
+        "--workers": None, "--dtype": "bfloat16", "--device": "auto", "--params": None,
+        "--trust-remote-code": False, "--json": False,
+    },
+    "cosines": {
+        "MODEL": "required", "--direction -d": None, "--run": None, "--figure": None,
+        "--dtype": "bfloat16", "--device": "auto", "--params": None, "--trust-remote-code": False,
+        "--json": False,
+    },
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
+    from basinscope.surface import Surface
 
 
 def widths_table(run: Landscape, level: float = 0.5) -> Table:
@@ -66,6 +67,28 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
             {str(k): _json(v) for k, v in row.items()}
             for row in run.means().to_dict(orient="records")
         ],
+        "spread": [
+            {str(k): _json(v) for k, v in row.items()}
+            for row in run.spread(level=level).to_dict(orient="records")
+        ],
+    }
+
+
+def surface_summary(found: Surface) -> dict[str, Any]:
+    """A surface as JSON."""
+    model, plane = found.spec.model, found.plane
+    return {
+        "model": model.source,
+        "fingerprint": model.fingerprint,
+        "dtype": model.dtype,
+        "d": model.d,
+        "rms": model.rms,
+        "x": plane.x,
+        "y": plane.y,
+        "cosine": plane.cosine,
+        "trials": len(found.trials),
+        "set_aside": list(found.set_aside),
+        "points": found.to_pandas().to_dict(orient="records"),
     }
 
 

@@ -14,7 +14,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.runs.executor import Executor
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.spec import sha256
-from basinscope.runs.store import Store
+from basinscope.runs.store import Store, Trial
 from basinscope.tasks.base import Task
 from basinscope.weights.directions import Direction, draws_of
 
@@ -107,8 +107,10 @@ class Measure:
         store: Store,
         team: Executor,
         progress: Progress | None,
+        where: Callable[[Trial], str] = lambda trial: f"{trial.step:.4g}",
     ) -> None:
         self.bench, self.store, self.team, self.progress = bench, store, team, progress
+        self.where = where
         self.done = self.planned = 0
 
     def __call__(self, units: Sequence[Unit]) -> None:
@@ -127,7 +129,7 @@ class Measure:
         for trial in self.team.run(left) if left else ():
             self.store.put(trial)
             self.done += 1
-            self._tell(f"{trial.task} at {trial.step:.4g}")
+            self._tell(f"{trial.task} at {self.where(trial)}")
 
     def mean(self, direction: int, task: int, step: float, draws: int) -> float:
         """Mean score over draws at a point that is measured."""

@@ -51,6 +51,16 @@ class TaskSpec(Frozen):
     n_items: int
 
 
+class PlaneSpec(Frozen):
+    """The plane of a surface, and the grid on it."""
+
+    x: str  # label of the direction along x
+    y: str  # and along y, of what of it is orthogonal to x where that was asked for
+    cosine: float  # between the two
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+
+
 class RunSpec(Frozen):
     """One line of the command line: model, tasks, directions and steps."""
 
@@ -62,6 +72,7 @@ class RunSpec(Frozen):
     steps: tuple[float, ...] | None  # None: the edges are bracketed and bisected
     level: float
     displacements: dict[str, float] = {}  # ||theta' - theta0|| by label, where there is a theta'
+    plane: PlaneSpec | None = None  # of a surface
 
     @property
     def hash(self) -> str:
@@ -139,7 +150,7 @@ def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
     The plan (steps, draws, directions, further tasks) may grow, since every trial has its own
     address. The model and the items of a task may not change.
     """
-    found = []
+    found = [] if old.kind == new.kind else [f"{old.kind} -> {new.kind}"]
     for field in (*MODEL, "noise"):
         was, now = getattr(old.model, field), getattr(new.model, field)
         if was != now:
@@ -149,6 +160,9 @@ def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
         was_task = before.get(task.name)
         if was_task is not None and was_task != task:
             found.append(f"items of {task.name!r} ({was_task.n_items} -> {task.n_items})")
+    axes = [(spec.plane.x, spec.plane.y) for spec in (old, new) if spec.plane]
+    if len(set(axes)) > 1:
+        found.append("plane of " + " -> ".join(" and ".join(pair) for pair in axes))
     for label, norm in new.displacements.items():
         was_norm = old.displacements.get(label, norm)
         if not math.isclose(was_norm, norm, rel_tol=1e-6):

@@ -1,8 +1,9 @@
-"""Statistics of scores: exact and betting bounds, intervals, and the width of a basin.
+"""Statistics of scores: exact and betting bounds, intervals and bands, widths and their spread.
 
 Needs numpy and scipy only.
 """
 
+from basinscope.stats.bands import band_over_draws, band_over_items
 from basinscope.stats.bounds import log_capital, lower_mean, upper_mean
 from basinscope.stats.intervals import (
     Interval,
@@ -14,19 +15,28 @@ from basinscope.stats.intervals import (
     paired_difference_over_draws,
     upper_proportion,
 )
+from basinscope.stats.spread import median_interval, relative_spread, share_between_extremes
+from basinscope.stats.variance import VarianceSplit, split_variance
 from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
 
 __all__ = [
     "Interval",
     "PairedDifference",
+    "VarianceSplit",
     "Width",
+    "band_over_draws",
+    "band_over_items",
     "clopper_pearson",
     "log_capital",
     "lower_mean",
     "lower_proportion",
     "mean_over_draws",
+    "median_interval",
     "paired_difference",
     "paired_difference_over_draws",
+    "relative_spread",
+    "share_between_extremes",
+    "split_variance",
     "threshold",
     "upper_mean",
     "upper_proportion",

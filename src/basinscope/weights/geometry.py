@@ -141,7 +141,7 @@ class Plane:
 
         >>> from basinscope.weights.directions import Random
         >>> Plane(Random(0), Random(1)).at(0.5, -0.25).label
-        '0.5 random - 0.25 random:1'
+        'plane:0.5,-0.25:random&random:1'
         """
         return Point(*self.axes, float(x), float(y))
 
@@ -170,9 +170,8 @@ class Point:
 
     @property
     def label(self) -> str:
-        """``0.5 A - 0.25 B``."""
-        sign = "-" if self.y < 0 else "+"
-        return f"{self.x:g} {self.a.label} {sign} {abs(self.y):g} {self.b.label}"
+        """``plane:0.5,-0.25:A&B``: a word from which a worker process can rebuild it."""
+        return f"plane:{self.x!r},{self.y!r}:{self.a.label}&{self.b.label}"
 
     def identity(self, engine: Weights) -> str:
         """Text that determines delta."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights.adapters import Adapter
 from basinscope.weights.compressed import Pruned, Quantised
 from basinscope.weights.directions import Direction, Random
+from basinscope.weights.geometry import Orthogonal, Point
 from basinscope.weights.saved import Saved
 from basinscope.weights.toward import Merge, Toward
 
@@ -66,6 +68,26 @@ def _merge(word: str, rest: str) -> Merge:
     return Merge(models, weights or None)
 
 
+def _point(word: str, rest: str) -> Point:
+    """``X,Y:A&B``, the word for workers of a point in a plane; an axis may be ``B_|_A``."""
+    at, _, axes = rest.partition(":")
+    a, _, b = axes.partition("&")
+    try:
+        x, y = (float(number) for number in at.split(","))
+    except ValueError:
+        raise _malformed(word) from None
+    remainder = "_|_" + a
+    if b.endswith(remainder):
+        return Point(_axis(a), Orthogonal(_axis(b.removesuffix(remainder)), _axis(a)), x, y)
+    return Point(_axis(a), _axis(b), x, y)
+
+
+@cache
+def _axis(word: str) -> Direction:
+    """One object for all points of a plane: what it has read, it has read for all of them."""
+    return parse(word)
+
+
 def _integer(word: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise _malformed(word)
@@ -80,6 +102,7 @@ WORDS: dict[str, Callable[[str, str], Direction]] = {
     "quantised": _quantised,
     "pruned": _pruned,
     "merge": _merge,
+    "plane": _point,
 }
 
 

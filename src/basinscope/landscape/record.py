@@ -1,8 +1,4 @@
-"""One-dimensional landscapes: scores of tasks at theta0 + alpha delta.
-
-`landscape` plans the points, has them measured, and gives a `Landscape`, which is pure: everything
-in it is computed from the records alone, with or without a model at hand.
-"""
+"""A landscape as records: pure tables, widths and pictures, with or without a model at hand."""
 
 from __future__ import annotations
 
@@ -13,108 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basinscope import stats
-from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.runs import executor
-from basinscope.runs.measure import Bench
-from basinscope.runs.plan import Measure, Progress, check, check_labels, search, units_at
-from basinscope.runs.spec import (
-    RunSpec,
-    TaskSpec,
-    direction_labels,
-    displacements,
-    model_spec,
-    task_spec,
-)
+from basinscope.landscape import spread as over_directions
+from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Store, Trial
-from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction, Random, draws_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def landscape(
-    engine: Engine,
-    tasks: Sequence[Task] | Task,
-    *,
-    directions: Sequence[Direction] | None = None,
-    steps: Sequence[float] | None = None,
-    draws: int = 4,
-    level: float = 0.5,
-    run: str | Path | None = None,
-    workers: int | None = 1,
-    progress: Progress | None = None,
-) -> Landscape:
-    """Score tasks along directions, at explicit steps or where the edges are.
-
-    Args:
-        engine: from `basinscope.load`.
-        tasks: tasks to score; all of them at each setting of the weights.
-        directions: default: random, seed 0.
-        steps: signed positions alpha; 0 is always measured too. None finds each task's edge on
-            both sides of zero: doubling until every task has fallen below the threshold, then
-            bisecting each crossing of the mean over draws to 15% of its distance.
-        draws: independent draws of each random direction; one that is determined has one.
-        level: where None is given for steps, the level whose crossing is sought (see `width`).
-        run: run folder; a folder with the same model and items is resumed and may grow.
-        workers: processes to measure in, one thread each; None takes one for each core. With more
-            than one, model, tasks and directions must be ones that a word names.
-        progress: see `Progress`.
-
-    Returns:
-        The landscape of everything that the run folder holds.
-
-    Raises:
-        BasinscopeError: nothing to measure, steps that are not finite, a foreign run folder, a
-            disk that cannot be written.
-
-    Guarantee: the same spec gives the same records whatever the workers and the order.
-    Cost: one pass over the weights and one evaluation of every task for each direction, draw and
-    step that is not measured yet.
-    """
-    many = [tasks] if isinstance(tasks, Task) else list(tasks)
-    lines = [Random(0)] if directions is None else list(directions)
-    check(many, lines, steps, draws, level, workers)
-    bench = Bench(
-        engine, tuple(lines), tuple(many), model_spec(engine), tuple(task_spec(t) for t in many)
-    )
-    explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
-    spec = RunSpec(
-        kind="landscape",
-        model=bench.model,
-        tasks=bench.task_specs,
-        directions=direction_labels(lines),
-        draws=draws,
-        steps=explicit,
-        level=level,
-        displacements=displacements(engine, lines),
-    )
-    store = Store(run, spec)
-    check_labels(bench, store, draws)
-    points = len(explicit or ()) or 2
-    slices = sum(draws_of(direction, draws) for direction in lines)
-    team = executor.make(bench, workers, (points - 1) * slices + 1)
-    try:
-        measure = Measure(bench, store, team, progress)
-        if explicit is not None:
-            measure(units_at(bench, explicit, draws))
-        else:
-            search(measure, draws, level)
-    finally:
-        team.close()
-    if engine.fingerprint() != bench.model.fingerprint:
-        raise AssertionError("the weights were not restored")
-    return Landscape(store.spec, store.trials(), store.set_aside)
 
 
 def load_run(run: str | Path) -> Landscape:
     """Landscape of a run folder, without its model.
 
     Raises:
-        BasinscopeError: if it is not a run folder or its ``run.json`` is corrupt.
+        BasinscopeError: if it is not a run folder, its ``run.json`` is corrupt, or it holds a
+            surface.
     """
     store = Store(run)
+    if store.spec.plane is not None:
+        raise BasinscopeError(
+            f"{run} holds a {store.spec.kind}", "allowed: the folder of a landscape", "load_surface"
+        )
     return Landscape(store.spec, store.trials(), store.set_aside)
 
 
@@ -195,7 +110,7 @@ class Landscape:
             for direction in self.directions(task) or [""]:
                 curve = {
                     step: (sum(t.score for t in trials) / len(trials), trials)
-                    for step, trials in self._at_steps(task, direction).items()
+                    for step, trials in self.at_steps(task, direction).items()
                 }
                 top = max((mean for mean, _ in curve.values()), default=0.0)
                 bottom = min((mean for mean, _ in curve.values()), default=0.0)
@@ -223,7 +138,7 @@ class Landscape:
             if zero is None:
                 continue
             for direction in self.directions(task):
-                for step, trials in self._at_steps(task, direction).items():
+                for step, trials in self.at_steps(task, direction).items():
                     if step == 0.0:
                         continue
                     head = (task, direction, step, len(trials))
@@ -278,7 +193,7 @@ class Landscape:
             raise BasinscopeError(f"task {task!r} was not measured at step 0", "resume the run")
         points = {
             abs(step): trials
-            for step, trials in self._at_steps(task, label).items()
+            for step, trials in self.at_steps(task, label).items()
             if step * sign > 0
         }
         if draw is not None:
@@ -334,7 +249,7 @@ class Landscape:
                 other = self.sits_at(direction)
                 mark = math.nan if other is None else other
                 for sign in (1, -1):
-                    if not any(s * sign > 0 for s in self._at_steps(task, direction)):
+                    if not any(s * sign > 0 for s in self.at_steps(task, direction)):
                         continue
                     w = self.width(
                         task, level, direction=direction, sign=sign, confidence=confidence
@@ -348,11 +263,86 @@ class Landscape:
                  "sits_at"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
-    def plot(self, path: str | Path, *others: Landscape, names: Sequence[str] = ()) -> Path:
-        """Draw this landscape, and others over it, to a PNG or PDF with its CSV beside it."""
+    def bands(
+        self, task: str, direction: str | None = None, *, confidence: float = 0.95
+    ) -> pd.DataFrame:
+        """One row for each step: the pointwise interval and the band that holds at all of them.
+
+        Columns: step, draws, score, low, high (`means`), band_low, band_high. With the confidence
+        the whole mean curve over directions, on these items, lies within the band at every
+        measured step at once (Bonferroni over the steps; the draw is the unit). For a single draw
+        the band holds for that direction over items like these. The steps must not have been
+        chosen in the light of the results, as a search for the edges does.
+        """
+        label = self._direction(task, direction)
+        return over_directions.bands(self, task, label, confidence)
+
+    def variance(
+        self,
+        task: str,
+        direction: str | None = None,
+        *,
+        half_width: float = 0.05,
+        confidence: float = 0.95,
+    ) -> pd.DataFrame:
+        """One row for each step with two draws or more: where the variance of outcomes comes from.
+
+        Columns: step, draws, items, score, total (score (1 - score), but for the bias),
+        between_directions, between_items, residual (which items fail differs from direction to
+        direction): unbiased estimates that add up to the total and may fall below zero by chance,
+        without intervals, for the reason in `basinscope.stats.variance`. Then se,
+        the standard error of the score for directions and items both drawn anew; draws_needed,
+        for the mean over directions on these items to be known to ``half_width``; items_needed,
+        for the score over all items along these directions. The last three are for planning.
+
+        Raises:
+            BasinscopeError: if no step was measured in two draws.
+        """
+        label = self._direction(task, direction)
+        return over_directions.variance(self, task, label, half_width, confidence)
+
+    def draw_widths(
+        self,
+        task: str,
+        level: float = 0.5,
+        *,
+        direction: str | None = None,
+        confidence: float = 0.95,
+    ) -> pd.DataFrame:
+        """One row for each side and draw: the width of that direction alone.
+
+        Columns: sign, draw, width, low, high, reason, as `width` gives them for ``draw=k``.
+        """
+        label = self._direction(task, direction)
+        return over_directions.draw_widths(self, task, label, level, confidence)
+
+    def spread(
+        self, task: str | None = None, *, level: float = 0.5, confidence: float = 0.95
+    ) -> pd.DataFrame:
+        """One row for each task, direction and sign: how much the widths of single draws differ.
+
+        Columns: task, direction, sign, draws, crossed (draws that fell below the threshold where
+        it was measured; the others count as infinitely wide), least, median, greatest; share, of
+        which one may be confident that at least so many of all directions have a width between
+        least and greatest on these items; median_low, median_high (exact); relative, the standard
+        deviation of log width, with an interval that assumes log-normal widths; reason.
+        """
+        return over_directions.spread(self, task, level, confidence)
+
+    def plot(
+        self,
+        path: str | Path,
+        *others: Landscape,
+        names: Sequence[str] = (),
+        per_rms: bool = False,
+    ) -> Path:
+        """Draw this landscape, and others over it, to a PNG or PDF with its CSV beside it.
+
+        With ``per_rms`` the axis is alpha / RMS(theta0) of each run's own model.
+        """
         from basinscope.report.figures import plot_landscapes
 
-        return plot_landscapes(Path(path), [self, *others], names)
+        return plot_landscapes(Path(path), [self, *others], names, per_rms=per_rms)
 
     def directions(self, task: str | None = None) -> list[str]:
         """Labels of the directions along which something (of a task) was measured."""
@@ -362,17 +352,22 @@ class Landscape:
 
     def curve(self, task: str, direction: str) -> dict[float, list[float]]:
         """Scores of each draw, by step in ascending order, step 0 included."""
-        points = self._at_steps(task, direction)
+        points = self.at_steps(task, direction)
         return {step: [t.score for t in trials] for step, trials in points.items()}
 
     def draws(self, task: str, direction: str) -> dict[int, list[Trial]]:
         """Trials of each draw in ascending order of the step, step 0 included."""
-        points = self._at_steps(task, direction)
+        points = self.at_steps(task, direction)
         zero = points.pop(0.0, [])
         found: dict[int, list[Trial]] = {}
         for trial in (t for trials in points.values() for t in trials):
             found.setdefault(trial.draw, []).append(trial)
         return {n: sorted(zero + found[n], key=lambda t: t.step) for n in sorted(found)}
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks of this run."""
+        return list(self._tasks)
 
     def sits_at(self, direction: str) -> float | None:
         """Step at which the model that a direction was made from sits itself.
@@ -389,8 +384,8 @@ class Landscape:
             raise BasinscopeError(f"task {name!r}", f"this run has: {', '.join(self._tasks)}")
         return self._tasks[name]
 
-    def _at_steps(self, task: str, direction: str) -> dict[float, list[Trial]]:
-        """Trials of each draw, by step in ascending order, step 0 included."""
+    def at_steps(self, task: str, direction: str) -> dict[float, list[Trial]]:
+        """Trials of every draw, by step in ascending order, step 0 included."""
         points = dict(self._points.get((task, direction), {}))
         if task in self._zero:
             points[0.0] = [self._zero[task]]
