@@ -3,7 +3,7 @@
 Needs numpy and scipy only.
 """
 
-from basinscope.stats.bounds import log_capital, lower_mean, upper_mean
+from basinscope.stats.bounds import log_capital, log_capitals, lower_mean, upper_mean
 from basinscope.stats.intervals import (
     Interval,
     PairedDifference,
@@ -22,6 +22,7 @@ __all__ = [
     "Width",
     "clopper_pearson",
     "log_capital",
+    "log_capitals",
     "lower_mean",
     "lower_proportion",
     "mean_over_draws",
