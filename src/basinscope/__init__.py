@@ -22,6 +22,7 @@ from basinscope.tasks.base import (
 )
 from basinscope.weights.directions import Direction, Random
 from basinscope.weights.noise import normals
+from basinscope.weights.saved import Saved, save_direction
 
 try:
     __version__ = version("basinscope")
@@ -41,10 +42,12 @@ __all__ = [
     "Outcome",
     "Random",
     "Ranking",
+    "Saved",
     "Task",
     "landscape",
     "load",
     "load_run",
     "normals",
+    "save_direction",
     "tasks",
 ]

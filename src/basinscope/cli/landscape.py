@@ -66,7 +66,7 @@ def landscape(
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
-    from basinscope.weights.directions import parse
+    from basinscope.weights.words import parse
 
     points = None if steps is None else parse_steps(steps)
     lines = [parse(word) for word in direction or ["random"]]

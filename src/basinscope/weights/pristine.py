@@ -18,9 +18,7 @@ from torch.autograd.graph import increment_version
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.directions import Direction, Random, Shapes
-
-Parts = Callable[[int, int], torch.Tensor]
+from basinscope.weights.directions import Direction, Parts, Random, Weights
 
 _CHUNK = 1 << 20  # elements: bounds the float32 temporaries of the generic path to a few MiB
 
@@ -67,7 +65,7 @@ class Pristine:
         self._seen = {name: _state(tensor) for name, tensor in self._walk().items()}
 
     @torch.no_grad()
-    def set(self, engine: Shapes, direction: Direction, step: float, draw: int) -> None:
+    def set(self, engine: Weights, direction: Direction, step: float, draw: int) -> None:
         """Live weights = round(theta0 + step * delta): one float32 sum, rounded once.
 
         Raises:
@@ -87,7 +85,9 @@ class Pristine:
                     theta.view(-1), live.view(-1), step, name, seed=direction.seed, draw=draw
                 )
             else:
-                self._add(name, theta, live, step, _parts(engine, direction, name, draw, live))
+                parts = _parts(engine, direction, name, draw, live)
+                if parts is not None:
+                    self._add(name, theta, live, step, parts)
             increment_version(live)
 
     @torch.no_grad()
@@ -144,8 +144,10 @@ def _has_kernel(live: torch.Tensor) -> bool:
     )
 
 
-def _parts(engine: Shapes, direction: Direction, name: str, draw: int, live: torch.Tensor) -> Parts:
-    """Elements a..b of a direction's float32 delta; random ones are made chunk by chunk."""
+def _parts(
+    engine: Weights, direction: Direction, name: str, draw: int, live: torch.Tensor
+) -> Parts | None:
+    """Elements a..b of a direction's float32 delta, made chunk by chunk where it can be."""
     if type(direction) is Random:
         seed, device = direction.seed, live.device
         if device.type == "cpu":
@@ -153,6 +155,10 @@ def _parts(engine: Shapes, direction: Direction, name: str, draw: int, live: tor
         return lambda a, b: noise.normals_torch(
             name, b - a, seed=seed, draw=draw, start=a, device=device
         )
+    own = getattr(direction, "parts", None)
+    if callable(own):
+        found: Parts | None = own(engine, name, draw)
+        return found
     shape = engine.shapes[name]
     delta = direction.delta(engine, name, draw)
     if delta.shape != shape:
