@@ -23,10 +23,11 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.directions import Direction, Random, Shapes, shape_of
+from basinscope.weights.checkpoints import chunks
+from basinscope.weights.directions import Direction, Parts, Random, Weights, shape_of
 
-Displacement = Callable[[str], torch.Tensor]
-"""Gives theta' - theta0 of every perturbed parameter by name: float32 (or wider), of its shape."""
+Displacement = Callable[[str], Parts | None]
+"""Gives theta' - theta0 of every perturbed parameter by name, piece by piece; None where zero."""
 
 ROUNDING = 1e-3
 """A displacement has left a subspace once more than this share of its norm lies outside.
@@ -68,12 +69,12 @@ class Geometry(Protocol):
         """Draws of N(0, Sigma): raw, not scaled to the norm of other directions."""
         ...
 
-    def distance(self, engine: Shapes, displacement: Displacement) -> Distance:
+    def distance(self, engine: Weights, displacement: Displacement) -> Distance:
         """Norm of a displacement."""
         ...
 
     def project(
-        self, engine: Shapes, displacement: Mapping[str, torch.Tensor], radius: float
+        self, engine: Weights, displacement: Mapping[str, torch.Tensor], radius: float
     ) -> float:
         """Move a displacement, in place, to the nearest point of the ball r <= radius.
 
@@ -86,35 +87,40 @@ class Geometry(Protocol):
         ...
 
 
+Sample = Callable[[Weights, str, int], Parts | None]
+"""Draw of N(0, Sigma) of one parameter, ``sample(engine, name, draw)``, piece by piece."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """Noise of a geometry as a direction: ``engine.at(noise, step=sigma, draw=...)`` sets it.
 
     Args:
-        label: geometry's label with the seed.
+        label: the geometry's, with the seed.
         identity: determines every draw.
-        sample: ``sample(engine, name, draw)``, N(0, Sigma) of one parameter.
+        parts: see `Sample`; None where the noise is zero.
     """
 
     label: str
     identity: str
-    sample: Callable[[Shapes, str, int], torch.Tensor]
+    parts: Sample
 
     @property
     def displacement(self) -> None:
         """Noise comes from no other model."""
         return
 
-    def delta(self, engine: Shapes, name: str, draw: int = 0) -> torch.Tensor:
+    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
         """Draw of one parameter: float32, of its shape."""
-        return self.sample(engine, name, draw)
+        shape, parts = shape_of(engine, name), self.parts(engine, name, draw)
+        return torch.zeros(shape) if parts is None else parts(0, shape.numel()).reshape(shape)
 
 
-def noise_of(geometry: Geometry, seed: int, sample: Callable[..., torch.Tensor]) -> Noise:
+def noise_of(geometry: Geometry, seed: int, parts: Sample) -> Noise:
     """Noise with its label and identity made from the geometry's."""
     noise.stream("", seed, 0)  # refuses a seed that names no stream
     words = f"{noise.SCHEME} seed={seed} {geometry.identity}"
-    return Noise(f"noise:{geometry.label}:{seed}", words, sample)
+    return Noise(f"noise:{geometry.label}:{seed}", words, parts)
 
 
 @dataclass(frozen=True)
@@ -128,16 +134,16 @@ class Isotropic:
         """Draws of N(0, I)."""
         return Random(seed)
 
-    def distance(self, engine: Shapes, displacement: Displacement) -> Distance:
+    def distance(self, engine: Weights, displacement: Displacement) -> Distance:
         """Euclidean norm; no displacement leaves this geometry."""
-        r = math.sqrt(sum(squares(displacement(name)) for name in engine.shapes))
+        r = math.sqrt(sum(squares(displacement(n), s) for n, s in engine.shapes.items()))
         return Distance(r, r, 0.0)
 
     def project(
-        self, engine: Shapes, displacement: Mapping[str, torch.Tensor], radius: float
+        self, engine: Weights, displacement: Mapping[str, torch.Tensor], radius: float
     ) -> float:
         """Shorten to the radius; see `Geometry`."""
-        r = self.distance(engine, displacement.__getitem__).r
+        r = self.distance(engine, held(displacement)).r
         return shorten(displacement, r, radius)
 
 
@@ -172,19 +178,19 @@ class PerTensor:
     def noise(self, seed: int) -> Direction:
         """Draws of N(0, diag(s_n^2)): the normals of `Random` of that seed, scaled."""
 
-        def sample(engine: Shapes, name: str, draw: int) -> torch.Tensor:
-            shape, scale = shape_of(engine, name), self.scales.get(name, 0.0)
+        def parts(engine: Weights, name: str, draw: int) -> Parts | None:
+            scale = self.scales.get(name, 0.0)
             if scale == 0.0:
-                return torch.zeros(shape)
-            return noise.normals(name, shape.numel(), seed=seed, draw=draw).reshape(shape) * scale
+                return None
+            return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a).mul_(scale)
 
-        return noise_of(self, seed, sample)
+        return noise_of(self, seed, parts)
 
-    def distance(self, engine: Shapes, displacement: Displacement) -> Distance:
+    def distance(self, engine: Weights, displacement: Displacement) -> Distance:
         """Norm with every parameter in units of its scale."""
         total = inside = outside = 0.0
-        for name in engine.shapes:
-            square, scale = squares(displacement(name)), self.scales.get(name, 0.0)
+        for name, shape in engine.shapes.items():
+            square, scale = squares(displacement(name), shape), self.scales.get(name, 0.0)
             if scale:
                 inside += square
                 total += square / scale**2
@@ -195,17 +201,17 @@ class PerTensor:
         )
 
     def project(
-        self, engine: Shapes, displacement: Mapping[str, torch.Tensor], radius: float
+        self, engine: Weights, displacement: Mapping[str, torch.Tensor], radius: float
     ) -> float:
         """Undo moves of parameters without noise, shorten the rest; see `Geometry`."""
         for name in engine.shapes:
             if not self.scales.get(name, 0.0):
                 displacement[name].zero_()
-        r = self.distance(engine, displacement.__getitem__).r
+        r = self.distance(engine, held(displacement)).r
         return shorten(displacement, r, radius)
 
 
-def selected(engine: Shapes, pattern: str) -> PerTensor:
+def selected(engine: Weights, pattern: str) -> PerTensor:
     """Noise on the parameters that a regular expression matches; the others do not move.
 
     Args:
@@ -230,22 +236,14 @@ def selected(engine: Shapes, pattern: str) -> PerTensor:
     return PerTensor(f"params:{pattern}", dict.fromkeys(names, 1.0))
 
 
-class Weights(Shapes, Protocol):
-    """An engine that shows its pristine weights."""
-
-    def pristine(self, name: str) -> torch.Tensor:
-        """Pristine values of a perturbed parameter."""
-        ...
-
-
 def rms_scaled(engine: Weights) -> PerTensor:
     """Noise in proportion to each tensor's RMS, with E ||noise||^2 = d at sigma = 1.
 
     So sigma has the size of an isotropic one. A tensor that is all zeros gets no noise.
     """
-    squared = {name: squares(engine.pristine(name)) for name in engine.shapes}
-    d = sum(shape.numel() for shape in engine.shapes.values())
-    whole = sum(squared.values()) / d
+    theta = held({name: engine.pristine(name) for name in engine.shapes})
+    squared = {name: squares(theta(name), shape) for name, shape in engine.shapes.items()}
+    whole = sum(squared.values()) / engine.d
     scales = {
         name: math.sqrt(squared[name] / max(shape.numel(), 1) / whole) if whole else 0.0
         for name, shape in engine.shapes.items()
@@ -253,12 +251,24 @@ def rms_scaled(engine: Weights) -> PerTensor:
     return PerTensor("rms", scales)
 
 
-def squares(tensor: torch.Tensor) -> float:
-    """Sum of squares in float64, in chunks; infinite where a value is not finite."""
-    flat = tensor.detach().reshape(-1)
-    parts = (flat[a : a + (1 << 22)] for a in range(0, flat.numel(), 1 << 22))
-    total = sum(float(part.double().square().sum()) for part in parts)
+def squares(parts: Parts | None, shape: torch.Size) -> float:
+    """Sum of squares in float64; infinite where a value is not finite."""
+    if parts is None:
+        return 0.0
+    total = sum(float(parts(*part).double().square().sum()) for part in chunks(shape.numel()))
     return total if math.isfinite(total) else math.inf
+
+
+def held(tensors: Mapping[str, torch.Tensor]) -> Displacement:
+    """Tensors in memory as a displacement; parameters that have none do not move."""
+
+    def parts(name: str) -> Parts | None:
+        if name not in tensors:
+            return None
+        flat = tensors[name].detach().reshape(-1)
+        return lambda a, b: flat[a:b].to(torch.float32)
+
+    return parts
 
 
 def shorten(displacement: Mapping[str, torch.Tensor], r: float, radius: float) -> float:
