@@ -100,7 +100,12 @@ MODEL = ("fingerprint", "setup", "selection", "dtype", "engine")
 
 
 def trial_key(
-    model: ModelSpec, task: TaskSpec, direction: str | None, draw: int, step: float
+    model: ModelSpec,
+    task: TaskSpec,
+    direction: str | None,
+    draw: int,
+    step: float,
+    items: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Everything that determines a trial's outcome.
 
@@ -110,9 +115,11 @@ def trial_key(
         direction: the direction's identity; None at step 0, where all directions are the same.
         draw: number of the independent direction; 0 at step 0.
         step: position on the slice.
+        items: ids of the items that were answered, in the task's order; None for all of them.
     """
     assert (direction is None) == (step == 0.0)
     return {
+        **({} if items is None else {"items": list(items)}),
         **{field: getattr(model, field) for field in MODEL},
         "task": task.model_dump(),
         "direction": direction,
