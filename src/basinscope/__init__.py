@@ -5,6 +5,7 @@ See the README for the two commands to begin with, and the docstrings of the nam
 
 from importlib.metadata import PackageNotFoundError, version
 
+from basinscope.certify import Certificate, certify, load_certificate
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
@@ -32,6 +33,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 __all__ = [
     "BasinscopeError",
     "CallableTask",
+    "Certificate",
     "Choices",
     "Direction",
     "Engine",
@@ -44,8 +46,10 @@ __all__ = [
     "Ranking",
     "Saved",
     "Task",
+    "certify",
     "landscape",
     "load",
+    "load_certificate",
     "load_run",
     "normals",
     "save_direction",

@@ -62,6 +62,7 @@ class RunSpec(Frozen):
     steps: tuple[float, ...] | None  # None: the edges are bracketed and bisected
     level: float
     displacements: dict[str, float] = {}  # ||theta' - theta0|| by label, where there is a theta'
+    plan: dict[str, Any] = {}  # what a certificate fixed before sampling; see basinscope.certify
 
     @property
     def hash(self) -> str:
@@ -143,10 +144,14 @@ def canonical(value: Any) -> str:
 def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
     """Why two specs cannot share a run folder, in words; empty if they can.
 
-    The plan (steps, draws, directions, further tasks) may grow, since every trial has its own
-    address. The model and the items of a task may not change.
+    The steps, draws, directions and tasks of a landscape may grow, since every trial has its own
+    address. The model, the items of a task, and what a certificate fixed before sampling may not
+    change.
     """
     found = []
+    for name in sorted(old.plan.keys() | new.plan.keys()):
+        if old.plan.get(name) != new.plan.get(name):
+            found.append(f"{name} {old.plan.get(name)} -> {new.plan.get(name)}")
     for field in (*MODEL, "noise"):
         was, now = getattr(old.model, field), getattr(new.model, field)
         if was != now:
@@ -173,6 +178,7 @@ def merged(old: RunSpec, new: RunSpec) -> RunSpec:
         update={
             "tasks": join(old.tasks, new.tasks),
             "directions": join(old.directions, new.directions),
+            "draws": max(old.draws, new.draws) if new.plan else new.draws,
             "displacements": {**new.displacements, **old.displacements},
         }
     )

@@ -69,7 +69,7 @@ class Trial(Frozen):
         asked = self.key["task"]["n_items"] if chosen is None else len(chosen)
         if self.task != self.key["task"]["name"] or self.n != asked:
             raise ValueError("its task is not that of its key")
-        if len(set(self.items)) != self.n or (chosen is not None and list(self.items) != chosen):
+        if chosen is not None and list(self.items) != chosen:
             raise ValueError("its items are not those of its key")
 
 
@@ -101,7 +101,7 @@ class Store:
         if old is not None and (differences := conflicts(old, spec)):
             raise BasinscopeError(
                 f"{self.folder} holds another run ({'; '.join(differences)})",
-                "a run folder holds one model and one set of items",
+                "a run folder holds one model, one set of items and, of a certificate, one plan",
                 "give another --run, or run the old line again",
             )
         self.spec = spec if old is None else merged(old, spec)
