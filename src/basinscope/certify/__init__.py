@@ -2,5 +2,6 @@
 
 from basinscope.certify.certificate import Certificate
 from basinscope.certify.sampling import certify, load_certificate
+from basinscope.certify.verdict import Verdict
 
-__all__ = ["Certificate", "certify", "load_certificate"]
+__all__ = ["Certificate", "Verdict", "certify", "load_certificate"]

@@ -199,13 +199,14 @@ class Certificate:
         *,
         target: float | None = None,
         geometry: Geometry | None = None,
+        draws: int = 0,
     ) -> Verdict:
         """Judge a displacement; see `basinscope.certify.verdict.verdict`."""
         from basinscope.certify.verdict import verdict
 
         return verdict(
             self, other, engine or self.engine, task, target=target,
-            geometry=geometry or self.geometry,
+            geometry=geometry or self.geometry, draws=draws,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
