@@ -21,9 +21,12 @@ from basinscope.tasks.base import (
     Ranking,
     Task,
 )
+from basinscope.weights.adapters import Adapter
+from basinscope.weights.compressed import Pruned, Quantised
 from basinscope.weights.directions import Direction, Random
 from basinscope.weights.noise import normals
 from basinscope.weights.saved import Saved, save_direction
+from basinscope.weights.toward import Merge, Toward
 
 try:
     __version__ = version("basinscope")
@@ -31,6 +34,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0"
 
 __all__ = [
+    "Adapter",
     "BasinscopeError",
     "CallableTask",
     "Certificate",
@@ -41,11 +45,15 @@ __all__ = [
     "Generation",
     "Item",
     "Landscape",
+    "Merge",
     "Outcome",
+    "Pruned",
+    "Quantised",
     "Random",
     "Ranking",
     "Saved",
     "Task",
+    "Toward",
     "certify",
     "landscape",
     "load",

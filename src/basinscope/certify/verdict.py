@@ -15,7 +15,7 @@ from basinscope.runs.measure import score
 from basinscope.runs.spec import MODEL, model_spec, task_spec
 from basinscope.tasks.base import Task
 from basinscope.weights import words
-from basinscope.weights.directions import Direction, Parts, Weights, displacement
+from basinscope.weights.directions import Direction, Parts, Weights, displacement, parts_of
 from basinscope.weights.ellipsoids import Displacement, Distance, Geometry, Noise
 from basinscope.weights.geometries import geometry as parse
 
@@ -175,12 +175,8 @@ def displacement_of(direction: Direction, engine: Engine) -> Displacement:
     scale = norm / math.sqrt(engine.d)
 
     def parts(name: str) -> Parts | None:
-        own = getattr(direction, "parts", None)
-        if callable(own):
-            found: Parts | None = own(engine, name, 0)
-            return None if found is None else lambda a, b: found(a, b).mul_(scale)
-        flat = direction.delta(engine, name, 0).float().reshape(-1)
-        return lambda a, b: flat[a:b] * scale
+        found = parts_of(direction, engine, name, 0)
+        return None if found is None else lambda a, b: found(a, b).mul_(scale).cpu()
 
     return parts
 
@@ -189,14 +185,8 @@ def shifted(moves: Displacement, noise: Direction | None, sigma: float) -> Noise
     """Displacement plus sigma times a draw of the noise, as a direction to be set at step 1."""
 
     def parts(engine: Weights, name: str, draw: int) -> Parts | None:
-        move, drawn = moves(name), None
-        if noise is not None:
-            own = getattr(noise, "parts", None)
-            if callable(own):
-                drawn = own(engine, name, draw)
-            else:
-                flat = noise.delta(engine, name, draw).reshape(-1)
-                drawn = lambda a, b: flat[a:b].clone()  # noqa: E731
+        move = moves(name)
+        drawn = None if noise is None else parts_of(noise, engine, name, draw)
         if drawn is None:
             return move
         if move is None:

@@ -25,7 +25,8 @@ def plot_landscapes(path: Path, runs: Sequence[Landscape], names: Sequence[str] 
     One colour for each task, one line style for each (run, direction). The band is the interval of
     `Landscape.means` (the draw as the unit; over items for one draw), thin lines are
     single draws, the dotted line is chance, a diamond marks where the model that a direction was
-    made from sits itself. T on the right hides the level, so it never stands alone. Nothing is mirrored or padded beyond what was measured.
+    made from sits itself. T on the right hides the level, so it never stands alone.
+    Nothing is mirrored or padded beyond what was measured.
 
     Args:
         path: ``.png``, ``.pdf`` or ``.svg``.

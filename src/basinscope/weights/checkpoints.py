@@ -7,7 +7,7 @@ import json
 import os
 import re
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import selection
-from basinscope.weights.directions import CHUNK, Weights
+from basinscope.weights.directions import Weights, chunks
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -116,11 +116,6 @@ class Shelf:
         return digest.hexdigest()
 
 
-def chunks(n: int) -> Iterable[tuple[int, int]]:
-    """Ranges that make up 0 .. n."""
-    return ((a, min(a + CHUNK, n)) for a in range(0, n, CHUNK))
-
-
 def files_of(model: str, engine: Weights) -> list[Path]:
     """Safetensors files of a checkpoint: a file, a folder, or what the engine resolves.
 
@@ -155,7 +150,7 @@ def match(
     """
     found: dict[str, str] = {}
     unknown = []
-    for key, entry in shelf.entries.items():
+    for key in shelf.entries:
         name = _known(engine.names, key)
         if name is None:
             if not _COMPUTED.search(key):
@@ -169,7 +164,6 @@ def match(
                 )
             if found.get(name) != name:
                 found[name] = key
-        del entry
     missing = [n for n in engine.shapes if n not in found and n not in optional]
     other = [
         f"{n} {tuple(shelf.entries[k].shape)} instead of {tuple(engine.shapes[n])}"
@@ -177,20 +171,21 @@ def match(
         if shelf.entries[k].shape != engine.shapes[n]
     ]
     if missing or unknown or other:
-        listed = (
-            _listed(f"lacks {len(missing)} of {len(engine.shapes)} parameters", missing),
-            _listed(f"has {len(unknown)} that the model lacks", unknown),
-            _listed(f"has {len(other)} of another shape", other),
+        said = (
+            listed(f"lacks {len(missing)} of {len(engine.shapes)} parameters", missing),
+            listed(f"has {len(unknown)} that the model lacks", unknown),
+            listed(f"has {len(other)} of another shape", other),
         )
         raise BasinscopeError(
-            f"{what} does not fit the model: it {'; it '.join(filter(None, listed))}",
+            f"{what} does not fit the model: it {'; it '.join(filter(None, said))}",
             "allowed: the same names and shapes",
             "give a checkpoint of the same architecture and size",
         )
     return {name: found[name] for name in engine.shapes if name in found}
 
 
-def _listed(text: str, names: Sequence[str], most: int = 3) -> str:
+def listed(text: str, names: Sequence[str], most: int = 3) -> str:
+    """Text and the first few of the names; nothing for none."""
     if not names:
         return ""
     return f"{text} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
@@ -231,7 +226,7 @@ def _files_in(folder: Path) -> list[Path]:
         absent = [file.name for file in files if not file.is_file()]
         if absent:
             raise BasinscopeError(
-                _listed(f"{folder} lacks {len(absent)} of {len(files)} shards", absent),
+                listed(f"{folder} lacks {len(absent)} of {len(files)} shards", absent),
                 "a checkpoint needs all files that its index names",
                 "copy the missing ones",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -64,8 +64,9 @@ class Direction(Protocol):
 
     Beside these a direction may carry
 
-    - ``identity``: a string that determines delta, for the address of its records; without it the
-      bytes of delta are hashed;
+    - ``identity``: a string that determines delta at the engine's theta0, or a function of the
+      engine that gives it, for the address of its records; without it the bytes of delta are
+      hashed;
     - ``draws``: how many independent draws it has; 1 where delta is determined, and without it any
       number;
     - ``displacement``: the norm ||theta' - theta0|| of what it was made from, None if of nothing;
@@ -145,6 +146,45 @@ def fit(direction: Direction, engine: Weights) -> None:
         own(engine)
 
 
+def parts_of(direction: Direction, engine: Weights, name: str, draw: int) -> Parts | None:
+    """Delta of one parameter piece by piece on the CPU or where theta0 lies; None where it is zero.
+
+    Raises:
+        BasinscopeError: if delta has another shape than the parameter.
+    """
+    shape = shape_of(engine, name)
+    if type(direction) is Random:
+        seed = direction.seed
+        return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a)
+    own = getattr(direction, "parts", None)
+    if callable(own):
+        found: Parts | None = own(engine, name, draw)
+        return found
+    delta = direction.delta(engine, name, draw)
+    if delta.shape != shape:
+        raise BasinscopeError(
+            f"direction {direction.label!r} gives {name} the shape {tuple(delta.shape)}",
+            f"the parameter has {tuple(shape)}",
+            "is it made for another model?",
+        )
+    flat = delta.detach().to(torch.float32).reshape(-1)
+    return lambda a, b: flat[a:b].clone()
+
+
+def chunks(n: int) -> Iterable[tuple[int, int]]:
+    """Ranges that make up 0 .. n."""
+    return ((a, min(a + CHUNK, n)) for a in range(0, n, CHUNK))
+
+
+def whole(parts: Parts | None, shape: torch.Size) -> torch.Tensor:
+    """The tensor that the parts make up: float32, of the given shape; zeros for None."""
+    tensor = torch.zeros(shape.numel())
+    if parts is not None:
+        for start, stop in chunks(shape.numel()):
+            tensor[start:stop] = parts(start, stop)
+    return tensor.reshape(shape)
+
+
 def draws_of(direction: Direction, draws: int) -> int:
     """How many of so many draws are independent: one where delta is determined."""
     own = getattr(direction, "draws", None)
@@ -167,6 +207,8 @@ def identity(direction: Direction, engine: Weights, draw: int) -> str:
     """Text that determines delta: the direction's own, or a hash of its float32 bytes."""
     fit(direction, engine)
     own = getattr(direction, "identity", None)
+    if callable(own):
+        own = own(engine)
     if isinstance(own, str):
         return own
     digest = hashlib.sha256()

@@ -11,14 +11,13 @@ from typing import Protocol
 import torch
 
 from basinscope.errors import BasinscopeError
-from basinscope.weights.checkpoints import chunks
-from basinscope.weights.directions import Parts, Weights, shape_of
+from basinscope.weights.directions import Parts, Weights, chunks, shape_of, whole
 
 
 class Moves(Protocol):
     """A displacement Delta = theta' - theta0 over an engine's selection."""
 
-    def parts(self, name: str) -> Parts | None:
+    def parts(self, engine: Weights, name: str) -> Parts | None:
         """Delta of one parameter piece by piece; None where it is zero."""
         ...
 
@@ -34,6 +33,7 @@ class Fitted:
     engine: weakref.ref[Weights]
     moves: Moves
     norm: float
+    zero: frozenset[str]
     identity: str | None = None
 
 
@@ -85,12 +85,11 @@ class Displaced(abc.ABC):
         if self._fitted is not None and self._fitted.engine() is engine:
             return
         moves = self._read(engine)
-        square = 0.0
+        square, zero = 0.0, set()
         for name, shape in engine.shapes.items():
-            parts = moves.parts(name)
-            if parts is None:
-                continue
-            own = sum(_square(parts(*part)) for part in chunks(shape.numel()))
+            parts = moves.parts(engine, name)
+            ranges = chunks(shape.numel()) if parts is not None else ()
+            own = sum(_square(parts(*part)) for part in ranges)  # type: ignore[misc]
             if not math.isfinite(own):
                 raise BasinscopeError(
                     f"{self.label}: {name} is not finite (NaN or infinity)",
@@ -98,6 +97,8 @@ class Displaced(abc.ABC):
                     "the run that wrote it diverged, or the file is damaged",
                 )
             square += own
+            if own == 0.0:
+                zero.add(name)
         if square == 0.0:
             raise BasinscopeError(
                 f"{self.label} has the same weights as the model",
@@ -105,7 +106,8 @@ class Displaced(abc.ABC):
                 "check the paths, the dtype and params",
             )
         # the one state of a frozen value: what it found when it was last used
-        object.__setattr__(self, "_fitted", Fitted(weakref.ref(engine), moves, math.sqrt(square)))
+        found = Fitted(weakref.ref(engine), moves, math.sqrt(square), frozenset(zero))
+        object.__setattr__(self, "_fitted", found)
 
     def parts(self, engine: Weights, name: str, draw: int = 0) -> Parts | None:
         """Delta of one parameter piece by piece, float32; None where it is zero."""
@@ -116,20 +118,15 @@ class Displaced(abc.ABC):
         shape_of(engine, name)
         self.fit(engine)
         assert self._fitted is not None
-        raw = self._fitted.moves.parts(name)
-        if raw is None:
+        raw = self._fitted.moves.parts(engine, name)
+        if raw is None or name in self._fitted.zero:
             return None
         scale = math.sqrt(engine.d) / self._fitted.norm
         return lambda start, stop: raw(start, stop).mul_(scale)
 
     def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
         """Direction of one parameter: float32, of that parameter's shape."""
-        parts = self.parts(engine, name, draw)
-        delta = torch.zeros(shape_of(engine, name).numel())
-        if parts is not None:
-            for start, stop in chunks(delta.numel()):
-                delta[start:stop] = parts(start, stop)
-        return delta.reshape(engine.shapes[name])
+        return whole(self.parts(engine, name, draw), shape_of(engine, name))
 
 
 def _square(part: torch.Tensor) -> float:

@@ -23,8 +23,15 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.checkpoints import chunks
-from basinscope.weights.directions import Direction, Parts, Random, Weights, shape_of
+from basinscope.weights.directions import (
+    Direction,
+    Parts,
+    Random,
+    Weights,
+    chunks,
+    shape_of,
+    whole,
+)
 
 Displacement = Callable[[str], Parts | None]
 """Gives theta' - theta0 of every perturbed parameter by name, piece by piece; None where zero."""
@@ -112,8 +119,8 @@ class Noise:
 
     def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
         """Draw of one parameter: float32, of its shape."""
-        shape, parts = shape_of(engine, name), self.parts(engine, name, draw)
-        return torch.zeros(shape) if parts is None else parts(0, shape.numel()).reshape(shape)
+        shape = shape_of(engine, name)
+        return whole(self.parts(engine, name, draw), shape)
 
 
 def noise_of(geometry: Geometry, seed: int, parts: Sample) -> Noise:
@@ -243,9 +250,9 @@ def rms_scaled(engine: Weights) -> PerTensor:
     """
     theta = held({name: engine.pristine(name) for name in engine.shapes})
     squared = {name: squares(theta(name), shape) for name, shape in engine.shapes.items()}
-    whole = sum(squared.values()) / engine.d
+    mean = sum(squared.values()) / engine.d
     scales = {
-        name: math.sqrt(squared[name] / max(shape.numel(), 1) / whole) if whole else 0.0
+        name: math.sqrt(squared[name] / max(shape.numel(), 1) / mean) if mean else 0.0
         for name, shape in engine.shapes.items()
     }
     return PerTensor("rms", scales)
@@ -266,7 +273,7 @@ def held(tensors: Mapping[str, torch.Tensor]) -> Displacement:
         if name not in tensors:
             return None
         flat = tensors[name].detach().reshape(-1)
-        return lambda a, b: flat[a:b].to(torch.float32)
+        return lambda a, b: flat[a:b].to("cpu", torch.float32)
 
     return parts
 

@@ -23,6 +23,7 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
+from basinscope.weights.adapters import inner_factors
 from basinscope.weights.directions import Direction, Parts, Weights
 from basinscope.weights.ellipsoids import (
     ROUNDING,
@@ -146,6 +147,20 @@ class Factors:
         for name, core in cores.items():
             displacement[name].copy_(self.pairs[name].product(core * factor))
         return r * factor
+
+
+def lora(engine: Weights, folder: str) -> Factors:
+    """Geometry of a LoRA adapter whose A is fixed: noise on B.
+
+    Args:
+        engine: gives the names of the weights.
+        folder: adapter as peft writes it; its B is not used.
+
+    Raises:
+        BasinscopeError: no LoRA adapter there, or one for another model.
+    """
+    fixed = inner_factors(folder, engine)
+    return Factors(f"lora:{folder}", {name: Pair(*factors) for name, factors in fixed.items()})
 
 
 def lora_xs(engine: Weights, rank: int, pattern: str = "") -> Factors:

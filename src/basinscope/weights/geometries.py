@@ -5,7 +5,7 @@ from __future__ import annotations
 from basinscope.errors import BasinscopeError
 from basinscope.weights.directions import Weights
 from basinscope.weights.ellipsoids import Geometry, Isotropic, rms_scaled, selected
-from basinscope.weights.factors import lora_xs
+from basinscope.weights.factors import lora, lora_xs
 from basinscope.weights.subspaces import RandomSubspace, Subspace
 
 
@@ -15,7 +15,8 @@ def geometry(word: str, engine: Weights) -> Geometry:
     Args:
         word: ``isotropic``; ``rms`` (each tensor in proportion to its RMS); ``params:REGEX``
             (matching parameters only); ``subspace:FILE`` (a basis); ``random-subspace:K[:SEED]``;
-            ``lora-xs:RANK[:REGEX]``.
+            ``lora:FOLDER`` (B of an adapter whose A is fixed); ``lora-xs:RANK[:REGEX]`` (a core
+            between singular vectors).
         engine: its names, shapes and pristine weights.
 
     Raises:
@@ -33,12 +34,14 @@ def geometry(word: str, engine: Weights) -> Geometry:
         return Subspace(rest, engine)
     if kind == "random-subspace" and _whole(number) and _whole(more or "0"):
         return RandomSubspace(engine, int(number), int(more or 0))
+    if kind == "lora" and rest:
+        return lora(engine, rest)
     if kind == "lora-xs" and _whole(number):
         return lora_xs(engine, int(number), more)
     raise BasinscopeError(
         f"geometry {word!r}",
         "allowed: isotropic, rms, params:REGEX, subspace:FILE, random-subspace:K[:SEED], "
-        "lora-xs:RANK[:REGEX]",
+        "lora:FOLDER, lora-xs:RANK[:REGEX]",
         "for example --geometry params:norm",
     )
 

@@ -18,9 +18,7 @@ from torch.autograd.graph import increment_version
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.directions import Direction, Parts, Random, Weights
-
-_CHUNK = 1 << 20  # elements: bounds the float32 temporaries of the generic path to a few MiB
+from basinscope.weights.directions import Direction, Parts, Random, Weights, chunks, parts_of
 
 
 class Pristine:
@@ -118,9 +116,9 @@ class Pristine:
         wide = torch.float64 if theta.dtype == torch.float64 else torch.float32
         target = live.view(-1) if live.is_contiguous() else torch.empty_like(theta).view(-1)
         old = theta.view(-1)
-        for a in range(0, old.numel(), _CHUNK):
-            part = slice(a, min(a + _CHUNK, old.numel()))
-            move = parts(part.start, part.stop).to(device=theta.device, dtype=wide)
+        for a, b in chunks(old.numel()):
+            part = slice(a, b)
+            move = parts(a, b).to(device=theta.device, dtype=wide)
             if not bool(torch.isfinite(move).all()):
                 raise BasinscopeError(
                     f"the direction of {name} is not finite (NaN or infinity)",
@@ -147,25 +145,10 @@ def _has_kernel(live: torch.Tensor) -> bool:
 def _parts(
     engine: Weights, direction: Direction, name: str, draw: int, live: torch.Tensor
 ) -> Parts | None:
-    """Elements a..b of a direction's float32 delta, made chunk by chunk where it can be."""
-    if type(direction) is Random:
+    """Delta piece by piece; random ones are made where the weights lie."""
+    if type(direction) is Random and live.device.type != "cpu":
         seed, device = direction.seed, live.device
-        if device.type == "cpu":
-            return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a)
         return lambda a, b: noise.normals_torch(
             name, b - a, seed=seed, draw=draw, start=a, device=device
         )
-    own = getattr(direction, "parts", None)
-    if callable(own):
-        found: Parts | None = own(engine, name, draw)
-        return found
-    shape = engine.shapes[name]
-    delta = direction.delta(engine, name, draw)
-    if delta.shape != shape:
-        raise BasinscopeError(
-            f"direction {direction.label!r} gives {name} the shape {tuple(delta.shape)}",
-            f"the parameter has {tuple(shape)}",
-            "is it made for another model?",
-        )
-    flat = delta.to(torch.float32).reshape(-1)
-    return lambda a, b: flat[a:b]
+    return parts_of(direction, engine, name, draw)

@@ -86,7 +86,7 @@ class _File:
     names: dict[str, str]
     displacement: float | str | None
 
-    def parts(self, name: str) -> Parts | None:
+    def parts(self, engine: Weights, name: str) -> Parts | None:
         if name not in self.names:
             return None
         key = self.names[name]
