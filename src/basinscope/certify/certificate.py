@@ -123,9 +123,7 @@ class Certificate:
         """
         score = self.score
         high = score - self.p_lower
-        return stats.Interval(
-            score - 1.0, min(score - self.estimate, high), high, self.confidence
-        )
+        return stats.Interval(score - 1.0, min(score - self.estimate, high), high, self.confidence)
 
     @property
     def p_items(self) -> NDArray[np.float64]:

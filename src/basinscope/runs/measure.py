@@ -51,9 +51,7 @@ class Bench:
         name = None
         if unit.direction is not None:
             name = self.identity(unit.direction, unit.draw)
-        return trial_key(
-            self.model, self.task_specs[task], name, unit.draw, unit.step, unit.items
-        )
+        return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step, unit.items)
 
     def measure(self, unit: Unit) -> Iterator[tuple[int, Trial]]:
         """Set the weights and yield a trial for every task as it is measured.

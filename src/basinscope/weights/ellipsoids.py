@@ -189,7 +189,9 @@ class PerTensor:
             scale = self.scales.get(name, 0.0)
             if scale == 0.0:
                 return None
-            return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a).mul_(scale)
+            return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a).mul_(
+                scale
+            )
 
         return noise_of(self, seed, parts)
 

@@ -5,8 +5,8 @@ With the fixed factors L (out x a) and R (b x in) of a weight matrix, the noise 
 :math:`\lVert M \rVert_F`. The map from the trained factor to the weights is linear, so that the
 theorem of the smoothed score holds in the factor's own coordinates.
 
-* LoRA with A fixed (Hu et al., arXiv 2106.09685; LoRA-FA, 2308.03303): L = I, R = A; the noise is on
-  B. An adapter whose A was trained too leaves this geometry.
+* LoRA with A fixed (Hu et al., arXiv 2106.09685; LoRA-FA, 2308.03303): L = I, R = A; the noise is
+  on B. An adapter whose A was trained too leaves this geometry.
 * LoRA-XS (Balazy et al., arXiv 2405.17604): L and R are the leading singular vectors of the
   pristine weight; the noise is on the a x a core between them.
 """

@@ -22,7 +22,7 @@ def geometry(word: str, engine: Weights) -> Geometry:
     Raises:
         BasinscopeError: for an unknown or malformed word, or one that does not fit the weights.
     """
-    kind, colon, rest = word.partition(":")
+    kind, _, rest = word.partition(":")
     number, _, more = rest.partition(":")
     if word == "isotropic":
         return Isotropic()

@@ -148,7 +148,8 @@ class Span(abc.ABC):
                 "allowed: directions that span a subspace of dimension k",
                 "a smaller k",
             )
-        return vectors @ torch.diag(values.rsqrt()) @ vectors.T
+        mix: torch.Tensor = vectors @ torch.diag(values.rsqrt()) @ vectors.T
+        return mix
 
 
 @dataclass(eq=False)
@@ -321,7 +322,7 @@ def save_basis(
             for a in range(0, shape.numel(), step):
                 b = min(a + step, shape.numel())
                 writer.columns(name, a, b, mixing @ _stacked(parts, a, b))
-    return (values[:k] / values.clamp(min=0).sum()).tolist()
+    return [float(share) for share in values[:k] / values.clamp(min=0).sum()]
 
 
 def _stacked(parts: Sequence[Parts | None], start: int, stop: int) -> torch.Tensor:
