@@ -5,11 +5,26 @@ See the README for the two commands to begin with, and the docstrings of the nam
 
 from importlib.metadata import PackageNotFoundError, version
 
-from basinscope.certify import Certificate, certify, load_certificate
+from basinscope.certify import (
+    Certificate,
+    StrictBasin,
+    TokenCertificate,
+    Verdict,
+    certify,
+    certify_tokens,
+    load_certificate,
+    load_strict_basin,
+    random_subspace,
+    strict_basin,
+    subspace_from_gradients,
+    subspace_from_trajectory,
+    untied,
+)
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
 from basinscope.landscape import Landscape, landscape, load_run
+from basinscope.smoothed import Smoothed, smoothed
 from basinscope.tasks import tasks
 from basinscope.tasks.base import (
     CallableTask,
@@ -24,6 +39,7 @@ from basinscope.tasks.base import (
 from basinscope.weights.adapters import Adapter
 from basinscope.weights.compressed import Pruned, Quantised
 from basinscope.weights.directions import Direction, Random
+from basinscope.weights.geometries import geometry
 from basinscope.weights.noise import normals
 from basinscope.weights.saved import Saved, save_direction
 from basinscope.weights.toward import Merge, Toward
@@ -52,14 +68,27 @@ __all__ = [
     "Random",
     "Ranking",
     "Saved",
+    "Smoothed",
+    "StrictBasin",
     "Task",
+    "TokenCertificate",
     "Toward",
+    "Verdict",
     "certify",
+    "certify_tokens",
+    "geometry",
     "landscape",
     "load",
     "load_certificate",
     "load_run",
+    "load_strict_basin",
     "normals",
+    "random_subspace",
     "save_direction",
+    "smoothed",
+    "strict_basin",
+    "subspace_from_gradients",
+    "subspace_from_trajectory",
     "tasks",
+    "untied",
 ]

@@ -185,6 +185,13 @@ class Certificate:
             low, high = (middle, high) if self.lower_bound(middle) >= level else (low, middle)
         return low
 
+    def radius_text(self, target: float) -> str:
+        """Target and radius in words."""
+        radius = self.radius(target)
+        if math.isnan(radius):
+            return f"{target:.3f}: none, p is not certified to be so high"
+        return f"{target:.3f}: {radius:.4g} = {radius / self.sigma:.3g} sigma"
+
     def decomposition(self, r: float) -> tuple[float, float]:
         """Most that may be lost between S(theta0) and p(theta'): the gap, and the shift to r."""
         return self.score - self.p_lower, self.p_lower - float(self.lower_bound(r))
@@ -248,8 +255,8 @@ class Certificate:
         return (
             f"With confidence {plan.confidence:g} over {self.draws} "
             f"{'antithetic pairs' if plan.antithetic else 'draws'} ({sampled}): the score of "
-            f"{self.task.name!r} under Gaussian weight noise{where}, sigma {plan.sigma:g}, averaged "
-            f"over the noise and over these {self.task.n_items} items, is at least "
+            f"{self.task.name!r} under Gaussian weight noise{where}, sigma {plan.sigma:g}, "
+            f"averaged over the noise and over these {self.task.n_items} items, is at least "
             f"{self.p_lower:.4f}; and around any other weights at distance r in that geometry, "
             "under the same noise, it is at least lower_bound(r)."
         )
@@ -263,7 +270,7 @@ class Certificate:
             "each query (basinscope.smoothed)",
             "items other than these, other prompts, templates or ways to decode",
             "displacements outside the geometry, and another covariance or sigma",
-            f"weights rounded otherwise than theta' + noise to {self.model.dtype}, as measured here",
+            f"weights rounded otherwise than theta' + noise, once, to {self.model.dtype}",
             "several certificates at once: each errs by itself",
         )
 
@@ -272,8 +279,7 @@ class Certificate:
         lines = [
             f"p >= {self.p_lower:.4f} (estimate {self.estimate:.4f}, S(theta0) = {self.score:.4f}, "
             f"gap <= {self.gap.high:.4f})",
-            f"radius for {self.target:.3f}: {self.radius():.4g} = "
-            f"{self.radius() / self.sigma:.3g} sigma",
+            "radius for " + self.radius_text(self.target),
         ]
         if self.plan.claim is not None:
             word = {True: "accepted", False: "refuted", None: "open"}[self.decision]

@@ -134,12 +134,13 @@ def draw(measure: Measure, store: Store, plan: Plan, ids: Sequence[str], workers
     # without a claim nothing is looked at; with one, as few as keep the workers busy
     batch = most if plan.claim is None else workers
     measure.planned += most * (2 if plan.antithetic else 1)
+    scores: list[float] = []
     for first in range(0, most, batch):
         settings = [u for d in range(first, min(first + batch, most)) for u in plan.units(ids, d)]
         measure.planned -= len(settings)  # counted again as they are measured
         measure(settings)
         if plan.claim is not None:
-            scores = [unit.score for unit, _ in counted(store, plan, ids)]
+            scores += [unit.score for unit, _ in counted(store, plan, ids, first)]
             if formulas.decide(scores, plan.claim, plan.error)[1] is not None:
                 return
 
@@ -184,10 +185,15 @@ def read(store: Store, target: float | None, **more: object) -> Certificate:
     )  # fmt: skip
 
 
-def counted(store: Store, plan: Plan, ids: Sequence[str]) -> Iterator[tuple[Unit, list[Trial]]]:
-    """Counts of draws 0, 1, 2, ... up to the first that is missing, at most as many as planned."""
+def counted(
+    store: Store, plan: Plan, ids: Sequence[str], first: int = 0
+) -> Iterator[tuple[Unit, list[Trial]]]:
+    """Counts of draws first, first + 1, ... up to one that is missing, at most as many as planned.
+
+    Each is looked up at its own address.
+    """
     spec = store.spec
-    for number in range(spec.draws):
+    for number in range(first, spec.draws):
         trials = []
         for unit in plan.units(ids, number):
             key = trial_key(

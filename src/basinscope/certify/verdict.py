@@ -160,7 +160,7 @@ def direction_of(other: str | Path | Direction) -> Direction:
 
 
 def displacement_of(direction: Direction, engine: Engine) -> Displacement:
-    """theta' - theta0 of a direction that another model is behind.
+    """Displacement theta' - theta0 of a direction that another model is behind.
 
     Raises:
         BasinscopeError: no other model is behind it.
@@ -209,7 +209,9 @@ def _judged(cert: Certificate, label: str, distance: Distance, target: float | N
                "it is rounded" if "16" in cert.model.dtype else "")
         )  # fmt: skip
     else:
-        reason = f"r = {r:.4g}, R = {radius:.4g} for {level:.3f}, bound {bound:.4f}"
+        reason = f"r = {r:.4g}, bound {bound:.4f}, radius for {cert.radius_text(level)}"
+        if radius > 0 and r > radius:
+            reason += f", r/R = {r / radius:.3g}"
         if bound <= cert.task.chance:
             word, reason = "vacuous", f"{reason}, chance {cert.task.chance:.3f}"
         else:

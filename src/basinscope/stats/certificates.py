@@ -136,7 +136,9 @@ def decomposition(
 
 
 def mean_lower_bound(p_items: ArrayLike, r: ArrayLike, sigma: float) -> Array:
-    r"""Bound items one by one, then average: :math:`\frac1m \sum_i \Phi(\Phi^{-1}(p_i) - r/\sigma)`.
+    r"""Bound items one by one, then average.
+
+    .. math:: \frac1m \sum_i \Phi\bigl(\Phi^{-1}(p_i) - r/\sigma\bigr)
 
     :math:`g(p) = \Phi(\Phi^{-1}(p) - t)` is convex for :math:`t \ge 0`, so by Jensen's inequality
     this is never below g of the mean: a score is rarely the half-space that spoils all items.
@@ -183,7 +185,8 @@ def item_lower_bounds(correct: ArrayLike, n: int, confidence: float) -> Array:
     k = np.asarray(correct, dtype=np.float64)
     if k.ndim != 1 or not k.size or n < 1 or not ((k >= 0) & (k <= n) & (k % 1 == 0)).all():
         raise ValueError(
-            f"counts of shape {k.shape} with n={n} were given; allowed: (m,), whole, from 0 to n >= 1"
+            f"counts of shape {k.shape} with n={n} were given; "
+            "allowed: shape (m,), whole numbers from 0 to n, n at least 1"
         )
     bounds = betaincinv(np.maximum(k, 1.0), n - k + 1.0, (1.0 - confidence) / k.size)
     return np.asarray(np.where(k == 0, 0.0, bounds))

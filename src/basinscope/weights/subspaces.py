@@ -163,6 +163,9 @@ class Subspace(Span):
         file: path of the file.
         engine: gives names and shapes.
 
+    Attributes:
+        shares: of the squared norms of the displacements it was made from, where it was just made.
+
     Raises:
         BasinscopeError: a file that cannot be read, or does not fit the engine.
 
@@ -171,6 +174,7 @@ class Subspace(Span):
 
     file: str
     engine: Weights = field(repr=False)
+    shares: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Read the header, check that it fits, and orthonormalise."""
