@@ -93,7 +93,7 @@ def check(
         raise BasinscopeError(f"draws={draws}", "allowed: at least 1", "200")
     if per_item and (antithetic or claim is not None or items_per_draw != len(ids)):
         raise BasinscopeError(
-            f"per_item with antithetic={antithetic}, claim={claim}, items_per_draw={items_per_draw}",
+            f"per_item, antithetic={antithetic}, claim={claim}, items_per_draw={items_per_draw}",
             f"allowed with per_item: draws fixed beforehand, each with all {len(ids)} items",
             f"items_per_draw={len(ids)}, without antithetic and claim",
         )

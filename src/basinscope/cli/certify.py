@@ -107,12 +107,14 @@ def certify(
     engine = bs.load(
         model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
     )
-    task, common = chosen[0], {"confidence": confidence, "seed": seed, "run": folder}
+    task = chosen[0]
+    common: dict[str, Any] = {"confidence": confidence, "seed": seed, "run": folder}
     found: Any
     if kind == "tokens":
+        given: Any = bs.untied(engine) if tokens == "row" else engine  # type: ignore[arg-type]
         with progress(_plan(engine, task, draws or 200, None)) as report:
             found = bs.certify_tokens(
-                bs.untied(engine) if tokens == "row" else engine, task, mode=tokens or "position",
+                given, task, mode=tokens or "position",
                 sigma=sigma, draws=draws or 200, target=0.5 if target is None else target,
                 progress=report, **common,
             )  # fmt: skip

@@ -110,9 +110,9 @@ def plot_measured(path: Path, verdicts: Sequence[Verdict]) -> Path:
     for kind, marker, colour in (("p(theta')", "D", COLOURS[0]), ("S(theta')", "o", COLOURS[1])):
         own = table[table["kind"] == kind]
         if not own.empty:
-            axis.errorbar(own["bound"], own["measured"],
-                          [own["measured"] - own["low"], own["high"] - own["measured"]],
-                          fmt=marker, color=colour, capsize=2, label=f"measured {kind}")  # fmt: skip
+            ends = [own["measured"] - own["low"], own["high"] - own["measured"]]
+            axis.errorbar(own["bound"], own["measured"], ends, fmt=marker, color=colour,
+                          capsize=2, label=f"measured {kind}")  # fmt: skip
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="certified lower bound",
              ylabel="measured")  # fmt: skip
     return _write(path, figure, axis, table)
