@@ -48,7 +48,8 @@ def weak_upper_bound(p: ArrayLike, r: ArrayLike, sigma: ArrayLike) -> Array:
     >>> round(float(weak_upper_bound(0.1, 0.01, 0.01)), 4)
     0.4989
     """
-    return 1.0 - weak_bound(1.0 - _probability(p), r, sigma)
+    p_, t = _checked(p, r, sigma)
+    return np.minimum(1.0, p_ + t / math.sqrt(2 * math.pi))
 
 
 def lower_bound(p: ArrayLike, r: ArrayLike, sigma: ArrayLike) -> Array:
@@ -75,10 +76,7 @@ def lower_bound(p: ArrayLike, r: ArrayLike, sigma: ArrayLike) -> Array:
     [0.0, 1.0]
     """
     p_, t = _checked(p, r, sigma)
-    p_, t = np.broadcast_arrays(p_, t)
-    with np.errstate(invalid="ignore"):  # z - t is infinity minus infinity at p = 1, r = infinity
-        moved = ndtr(ndtri(p_) - t)
-    return np.asarray(np.where(t == 0.0, p_, np.where(np.isinf(t), 0.0, np.minimum(moved, p_))))
+    return np.asarray(np.where(np.isinf(t), 0.0, np.minimum(_moved(p_, -t), p_)))
 
 
 def upper_bound(p: ArrayLike, r: ArrayLike, sigma: ArrayLike) -> Array:
@@ -89,7 +87,8 @@ def upper_bound(p: ArrayLike, r: ArrayLike, sigma: ArrayLike) -> Array:
     >>> round(float(upper_bound(0.1, 0.01, sigma=0.01)), 4)
     0.3891
     """
-    return 1.0 - lower_bound(1.0 - _probability(p), r, sigma)
+    p_, t = _checked(p, r, sigma)
+    return np.asarray(np.where(np.isinf(t), 1.0, np.maximum(_moved(p_, t), p_)))
 
 
 def radius(p: ArrayLike, target: ArrayLike, sigma: ArrayLike) -> Array:
@@ -276,6 +275,12 @@ def _betting_draws(level: float, confidence: float) -> int:
     while lower_mean(np.ones(n), 1.0 - confidence) < level:
         n += 1
     return n
+
+
+def _moved(p: Array, t: Array) -> Array:
+    """Phi(z + t); p itself at t = 0, without the rounding of there and back."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity, which the callers replace
+        return np.asarray(np.where(t == 0.0, p, ndtr(ndtri(p) + t)))
 
 
 def _checked(p: ArrayLike, r: ArrayLike, sigma: ArrayLike) -> tuple[Array, Array]:
