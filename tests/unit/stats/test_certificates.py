@@ -61,7 +61,7 @@ class TestBounds:
     def test_refuses_what_is_no_probability(self, bad):
         with pytest.raises(ValueError, match="allowed: 0 to 1"):
             formulas.lower_bound(bad, 0.1, 1.0)
-        with pytest.raises(ValueError, match="target=.* was given; allowed: 0 to 1"):
+        with pytest.raises(ValueError, match=r"target=.* was given; allowed: 0 to 1"):
             formulas.radius(0.5, bad, 1.0)
 
     @pytest.mark.parametrize("bad", [-0.1, math.nan])
