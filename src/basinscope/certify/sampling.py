@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from basinscope.certify.certificate import Certificate, Unit, certificate
@@ -136,11 +136,12 @@ def draw(measure: Measure, store: Store, plan: Plan, ids: Sequence[str], workers
     measure.planned += most * (2 if plan.antithetic else 1)
     scores: list[float] = []
     for first in range(0, most, batch):
-        settings = [u for d in range(first, min(first + batch, most)) for u in plan.units(ids, d)]
+        numbers = range(first, min(first + batch, most))
+        settings = [unit for number in numbers for unit in plan.units(ids, number)]
         measure.planned -= len(settings)  # counted again as they are measured
         measure(settings)
         if plan.claim is not None:
-            scores += [unit.score for unit, _ in counted(store, plan, ids, first)]
+            scores += [unit.score for unit, _ in counted(store, plan, ids, numbers)]
             if formulas.decide(scores, plan.claim, plan.error)[1] is not None:
                 return
 
@@ -172,7 +173,7 @@ def read(store: Store, target: float | None, **more: object) -> Certificate:
     if zero is None:
         raise _unfinished(store, 0)
     units, counts = [], dict.fromkeys(zero.items if plan.per_item else (), 0)
-    for unit, trials in counted(store, plan, zero.items):
+    for unit, trials in counted(store, plan, zero.items, range(spec.draws)):
         units.append(unit)
         if plan.per_item:
             for item, correct in zip(trials[0].items, trials[0].correct, strict=True):
@@ -186,14 +187,11 @@ def read(store: Store, target: float | None, **more: object) -> Certificate:
 
 
 def counted(
-    store: Store, plan: Plan, ids: Sequence[str], first: int = 0
+    store: Store, plan: Plan, ids: Sequence[str], numbers: Iterable[int]
 ) -> Iterator[tuple[Unit, list[Trial]]]:
-    """Counts of draws first, first + 1, ... up to one that is missing, at most as many as planned.
-
-    Each is looked up at its own address.
-    """
+    """Counts of draws of these numbers, each looked up at its own address, up to a missing one."""
     spec = store.spec
-    for number in range(first, spec.draws):
+    for number in numbers:
         trials = []
         for unit in plan.units(ids, number):
             key = trial_key(
