@@ -14,12 +14,13 @@ of a miss.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, ndtr, ndtri
 
-from basinscope.stats.bounds import log_capitals, lower_mean
+from basinscope.stats.bounds import PRIOR, STAKES, log_capitals
 from basinscope.stats.intervals import check_confidence
 
 Array = NDArray[np.float64]
@@ -261,20 +262,38 @@ def directions_needed(share: float, confidence: float, failures: int = 0) -> int
             f"share={share!r}, failures={failures!r} was given; "
             "allowed: 0 <= share < 1 and failures >= 0; try 0.9 and 0"
         )
-    n = failures + 1
-    while betaincinv(n - failures, failures + 1.0, 1.0 - confidence) < share:
-        n += 1
-    return n
+
+    def enough(n: int) -> bool:
+        bound = betaincinv(float(n - failures), failures + 1.0, 1.0 - confidence)
+        return bool(bound >= share)
+
+    return _fewest(enough, failures + 1)
 
 
 def _betting_draws(level: float, confidence: float) -> int:
     check_confidence(confidence)
     if not 0.0 <= level < 1.0:
         raise ValueError(f"level={level!r} was given; allowed: 0 <= level < 1")
-    n = 1
-    while lower_mean(np.ones(n), 1.0 - confidence) < level:
-        n += 1
-    return n
+    if level == 0.0:
+        return 1
+    growth = np.log1p(STAKES * (1.0 / level - 1.0))  # of each account with every right answer
+
+    def enough(n: int) -> bool:
+        return bool(PRIOR @ np.exp(np.minimum(n * growth, 700.0)) >= 1.0 / (1.0 - confidence))
+
+    return _fewest(enough, 1)
+
+
+def _fewest(enough: Callable[[int], bool], least: int) -> int:
+    """Smallest n >= least that is enough, where more is never less."""
+    high = least
+    while not enough(high):
+        high *= 2
+    low = max(least, high // 2)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return high
 
 
 def _moved(p: Array, t: Array) -> Array:

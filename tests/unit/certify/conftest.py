@@ -71,7 +71,7 @@ def speaker(checkpoint):
     """Tiny language model in float32, and a task that it gets right."""
     engine = bs.load(checkpoint, dtype="float32")
     items = tuple(
-        bs.Item(f"i{n}", (bs.Choices(f"Say {n}: the Cat ", ("q", "z", "W")),)) for n in range(4)
+        bs.Item(f"i{n}", (bs.Choices(f"Say {n}: the Cat can ", ("q", "z", "W")),)) for n in range(4)
     )
     answers = engine.answer([item.requests[0] for item in items])
     best = {i.id: int(np.argmax(a.loglik)) for i, a in zip(items, answers, strict=True)}
