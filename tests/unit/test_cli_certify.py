@@ -74,6 +74,9 @@ class TestCertificate:
         code, out, _ = run_cli("status", "x")
         assert code == 0
         assert out.startswith("certificate of ")
+        code, out, _ = run_cli("report", "x")
+        assert code == 0
+        assert out.startswith("p >= ")
         code, out, _ = run_cli("verify", "x")
         assert code == 0
         assert "13 records verified" in out
@@ -85,6 +88,8 @@ def test_strict_sweep(run_cli, line):
     assert "true up to 1e-06" in out
     assert "sigma 1e-07: 12 of 12 clean, true" in out
     assert "Not covered:" in out
+    code, again, _ = run_cli("report", "x")
+    assert (code, again) == (0, out)
 
 
 @pytest.mark.parametrize("mode", ["position", "row"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -18,6 +18,8 @@ from basinscope.runs.spec import ModelSpec, TaskSpec
 from basinscope.stats import certificates as formulas
 
 if TYPE_CHECKING:
+    import torch
+
     from basinscope.certify.verdict import Verdict
     from basinscope.engines.base import Engine
     from basinscope.tasks.base import Task
@@ -213,6 +215,30 @@ class Certificate:
             self, other, engine or self.engine, task, target=target,
             geometry=geometry or self.geometry, draws=draws,
         )  # fmt: skip
+
+    def project(
+        self, displacement: Mapping[str, torch.Tensor], target: float | None = None
+    ) -> float:
+        """Move a displacement, in place, into the certified ball: r <= radius(target).
+
+        Args:
+            displacement: theta' - theta0 of every perturbed parameter, by canonical name.
+            target: see `radius`.
+
+        Returns:
+            Its r afterwards.
+
+        Raises:
+            BasinscopeError: a target that is certified nowhere, or a certificate without its
+                model.
+        """
+        if self.geometry is None or self.engine is None:
+            raise BasinscopeError(
+                "a certificate without its model",
+                "the ball lies around the model's weights, in the geometry of the noise",
+                "bs.certify(..., run=...) on the model gives it again, from its records",
+            )
+        return self.geometry.project(self.engine, displacement, self.radius(target))
 
     def to_json(self) -> dict[str, Any]:
         """Everything the certificate says, as JSON: numbers that are not finite are null."""

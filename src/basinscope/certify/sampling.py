@@ -63,13 +63,14 @@ def certify(
         claim: "p >= claim" is tested while sampling, which stops as soon as it is accepted or
             refuted, each with error at most 1 - confidence.
         antithetic: draw pairs +-epsilon; the pair's mean score is the unit.
-        per_item: bound every item by itself, all at once, and average the bounds: never worse by
-            more than the price of all at once, and better far from theta0. Every draw has all
-            items then.
+        per_item: bound every item by itself, all at once, and average the bounds. Near theta0
+            that costs the price of all at once; far from it the average of the items' bounds is
+            higher than the bound of their average. Every draw has all items then.
         geometry: covariance, or the word that names it; default isotropic.
         run: run folder; the plan is written there before the first draw, and every draw's raw
             counts. The same call resumes it.
-        workers: as in `basinscope.landscape`.
+        workers: as in `basinscope.landscape`; noise that is not isotropic is drawn in this
+            process.
         progress: as in `basinscope.landscape`.
 
     Returns:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from basinscope.cli import certify
 from basinscope.cli.app import app, parse_steps, print_json, progress, screen
 from basinscope.errors import BasinscopeError
 
@@ -117,7 +118,9 @@ def report(run: Path, /, *others: Path, level: float = 0.5, figure: Path | None 
     import basinscope as bs
 
     first = bs.load_run(run)
-    if others or figure:
+    if first.spec.kind in certify.KINDS:
+        certify.report(run, first.spec.kind, figure)
+    elif others or figure:
         path = figure or run / "figures" / "overlay.png"
         folders = (run, *others)
         names = [folder.resolve().name for folder in folders]

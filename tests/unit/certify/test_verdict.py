@@ -151,3 +151,21 @@ class TestGeometries:
         cert = bs.certify(engine, task, sigma=0.01, draws=12, confidence=0.5)
         with pytest.raises(bs.BasinscopeError, match="other parameters are not compared"):
             cert.verdict(bs.Toward(str(checkpoint)))
+
+
+class TestProject:
+    def test_into_the_certified_ball(self, cert):
+        move = {"weight": torch.full((1, 8), 0.5)}
+        r = cert.project(move)
+        assert r == pytest.approx(cert.radius(), rel=1e-5)
+        assert float(move["weight"].norm()) <= cert.radius()
+        assert cert.verdict(float(move["weight"].norm())).word == "certified"
+
+    def test_a_target_that_is_certified_nowhere_has_no_ball(self, cert):
+        with pytest.raises(bs.BasinscopeError, match="radius nan; allowed: at least 0"):
+            cert.project({"weight": torch.ones(1, 8)}, target=0.999)
+
+    def test_needs_the_model(self, engine, task, tmp_path):
+        bs.certify(engine, task, **OPTIONS, run=tmp_path / "x")
+        with pytest.raises(bs.BasinscopeError, match="a certificate without its model"):
+            bs.load_certificate(tmp_path / "x").project({})
