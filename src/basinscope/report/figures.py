@@ -102,12 +102,16 @@ def _thin(axis: Any, run: Landscape, task: str, direction: str, look: dict[str, 
 def _others(
     axis: Any, runs: Sequence[Landscape], labels: Sequence[str], style: dict[Any, Any]
 ) -> bool:
-    """A line and a diamond where the model that a direction was made from sits itself."""
+    """A line and a diamond where the model that a direction was made from sits itself.
+
+    One that sits beyond what was measured is left to the notes: it would squeeze the curves.
+    """
     marks = [
         (step, style[name, line])
         for run, name in zip(runs, labels, strict=True)
         for line in run.directions()
         if (step := run.sits_at(line)) is not None
+        and step <= max(trial.step for trial in run.trials)
     ]
     for step, look in marks:
         axis.axvline(step, color="#444444", linestyle=look, linewidth=0.8, alpha=0.6)

@@ -166,9 +166,9 @@ def match(
                 found[name] = key
     missing = [n for n in engine.shapes if n not in found and n not in optional]
     other = [
-        f"{n} {tuple(shelf.entries[k].shape)} instead of {tuple(engine.shapes[n])}"
-        for n, k in found.items()
-        if shelf.entries[k].shape != engine.shapes[n]
+        f"{n} {tuple(shelf.entries[found[n]].shape)} instead of {tuple(shape)}"
+        for n, shape in engine.shapes.items()
+        if n in found and shelf.entries[found[n]].shape != shape
     ]
     if missing or unknown or other:
         said = (

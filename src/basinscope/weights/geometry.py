@@ -234,7 +234,7 @@ def cosines(engine: Weights, directions: Sequence[Direction]) -> npt.NDArray[np.
             raise BasinscopeError(
                 f"{direction.label} is zero or not finite", "a cosine needs a direction"
             )
-    found = np.clip(gram / np.outer(norms, norms), -1.0, 1.0)
+    found: npt.NDArray[np.float64] = np.clip(gram / np.outer(norms, norms), -1.0, 1.0)
     np.fill_diagonal(found, 1.0)
     return found
 

@@ -19,6 +19,7 @@ from torch.autograd.graph import increment_version
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
 from basinscope.weights.directions import Direction, Parts, Random, Weights, chunks, parts_of
+from basinscope.weights.sums import add
 
 
 class Pristine:
@@ -115,16 +116,19 @@ class Pristine:
         """Add any direction to any dtype on any device, in chunks; float64 stays float64."""
         wide = torch.float64 if theta.dtype == torch.float64 else torch.float32
         target = live.view(-1) if live.is_contiguous() else torch.empty_like(theta).view(-1)
-        old = theta.view(-1)
+        old, fused = theta.view(-1), _has_kernel(live)
         for a, b in chunks(old.numel()):
-            part = slice(a, b)
             move = parts(a, b).to(device=theta.device, dtype=wide)
-            if not bool(torch.isfinite(move).all()):
+            if fused:
+                finite = add(old[a:b], target[a:b], step, move)
+            else:
+                target[a:b] = (old[a:b].to(wide) + move * step).to(theta.dtype)
+                finite = bool(torch.isfinite(move).all())
+            if not finite:
                 raise BasinscopeError(
                     f"the direction of {name} is not finite (NaN or infinity)",
                     "allowed: finite directions",
                 )
-            target[part] = (old[part].to(wide) + move * step).to(theta.dtype)
         if not live.is_contiguous():
             live.copy_(target.view(live.shape))
 
