@@ -5,10 +5,26 @@ See the README for the two commands to begin with, and the docstrings of the nam
 
 from importlib.metadata import PackageNotFoundError, version
 
+from basinscope.certify import (
+    Certificate,
+    StrictBasin,
+    TokenCertificate,
+    Verdict,
+    certify,
+    certify_tokens,
+    load_certificate,
+    load_strict_basin,
+    random_subspace,
+    strict_basin,
+    subspace_from_gradients,
+    subspace_from_trajectory,
+    untied,
+)
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
 from basinscope.landscape import Landscape, interpolation_steps, landscape, load_run
+from basinscope.smoothed import Smoothed, smoothed
 from basinscope.surface import Surface, cosines, load_surface, surface, trajectory
 from basinscope.tasks import tasks
 from basinscope.tasks.base import (
@@ -24,6 +40,7 @@ from basinscope.tasks.base import (
 from basinscope.weights.adapters import Adapter
 from basinscope.weights.compressed import Pruned, Quantised
 from basinscope.weights.directions import Direction, Random
+from basinscope.weights.geometries import geometry
 from basinscope.weights.noise import normals
 from basinscope.weights.saved import Saved, save_direction
 from basinscope.weights.toward import Merge, Toward
@@ -37,6 +54,7 @@ __all__ = [
     "Adapter",
     "BasinscopeError",
     "CallableTask",
+    "Certificate",
     "Choices",
     "Direction",
     "Engine",
@@ -51,18 +69,33 @@ __all__ = [
     "Random",
     "Ranking",
     "Saved",
+    "Smoothed",
+    "StrictBasin",
     "Surface",
     "Task",
+    "TokenCertificate",
     "Toward",
+    "Verdict",
+    "certify",
+    "certify_tokens",
     "cosines",
+    "geometry",
     "interpolation_steps",
     "landscape",
     "load",
+    "load_certificate",
     "load_run",
+    "load_strict_basin",
     "load_surface",
     "normals",
+    "random_subspace",
     "save_direction",
+    "smoothed",
+    "strict_basin",
+    "subspace_from_gradients",
+    "subspace_from_trajectory",
     "surface",
     "tasks",
     "trajectory",
+    "untied",
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from basinscope.cli import certify
 from basinscope.cli.app import app, parse_steps, print_json, progress, screen
 from basinscope.errors import BasinscopeError
 
@@ -138,7 +139,9 @@ def report(
     import basinscope as bs
 
     first = _load(run)
-    if others or figure or rms:
+    if first.spec.kind in certify.KINDS:
+        certify.report(run, first.spec.kind, figure)
+    elif others or figure or rms:
         path = figure or run / "figures" / "overlay.png"
         folders = (run, *others)
         names = [folder.resolve().name for folder in folders]

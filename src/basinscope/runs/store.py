@@ -65,8 +65,12 @@ class Trial(Frozen):
             raise ValueError("an outcome is neither 0 nor 1")
         if (self.step, self.draw) != (self.key["step"], self.key["draw"]):
             raise ValueError("its step or draw is not that of its key")
-        if self.task != self.key["task"]["name"] or self.n != self.key["task"]["n_items"]:
+        chosen = self.key.get("items")
+        asked = self.key["task"]["n_items"] if chosen is None else len(chosen)
+        if self.task != self.key["task"]["name"] or self.n != asked:
             raise ValueError("its task is not that of its key")
+        if chosen is not None and list(self.items) != chosen:
+            raise ValueError("its items are not those of its key")
 
 
 class Store:
@@ -97,7 +101,7 @@ class Store:
         if old is not None and (differences := conflicts(old, spec)):
             raise BasinscopeError(
                 f"{self.folder} holds another run ({'; '.join(differences)})",
-                "a run folder holds one model and one set of items",
+                "a run folder holds one model, one set of items and, of a certificate, one plan",
                 "give another --run, or run the old line again",
             )
         self.spec = spec if old is None else merged(old, spec)

@@ -4,7 +4,7 @@ Needs numpy and scipy only.
 """
 
 from basinscope.stats.bands import band_over_draws, band_over_items
-from basinscope.stats.bounds import log_capital, lower_mean, upper_mean
+from basinscope.stats.bounds import log_capital, log_capitals, lower_mean, upper_mean
 from basinscope.stats.intervals import (
     Interval,
     PairedDifference,
@@ -28,6 +28,7 @@ __all__ = [
     "band_over_items",
     "clopper_pearson",
     "log_capital",
+    "log_capitals",
     "lower_mean",
     "lower_proportion",
     "mean_over_draws",
