@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from basinscope.errors import BasinscopeError
-from basinscope.tasks import sandbox, seccomp
+from basinscope.tasks import sandbox
 from basinscope.tasks.sandbox import Verdict, require_sandbox, run_program
 
 _marks = itertools.count(1)
@@ -643,7 +643,7 @@ def test_tests_that_do_not_compile_are_an_error(bwrap):
 def test_an_interpreter_that_shares_its_folder_with_home_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
-    with pytest.raises(BasinscopeError, match="home folder .* lies in"):
+    with pytest.raises(BasinscopeError, match=r"home folder .* lies in"):
         sandbox._prefixes()
 
 
