@@ -189,6 +189,24 @@ def test_status(finished, run_cli, checkpoint):
     assert found["trials"] == 4
 
 
+def test_strata(run_cli, no_figure, checkpoint, tmp_path):
+    rows = [["id", "prompt", "type", "label", "focus", "note"]]
+    rows += [[str(i), f"Ask {i}?", f"kind{i % 2}", "safe", "", ""] for i in range(3)]
+    (tmp_path / "data/xstest").mkdir(parents=True)
+    text = "".join(",".join(row) + "\n" for row in rows)
+    (tmp_path / "data/xstest/xstest_prompts.csv").write_text(text)
+    words = ["landscape", checkpoint, "-t", "xstest,basic", "--data-dir", "data", "--limit", 3]
+    assert run_cli(*words, "--steps", "0", "--workers", 1, "--run", "y").code == 0
+    ended = run_cli("strata", "y", "xstest")
+    assert ended.code == 0
+    names = [line.split()[2] for line in ended.out.splitlines()[1:]]
+    assert names == ["kind0", "kind1", "(macro"]
+    found = strict(run_cli("strata", "y", "xstest", "--json").out)
+    assert [row["n"] for row in found["strata"]] == [2, 1, 3]
+    assert "have no strata" in run_cli("strata", "y", "basic").error
+    assert "at step 0.5; at: 0" in run_cli("strata", "y", "xstest", "--step", 0.5).error
+
+
 def test_verify_then_set_aside_then_measured_again(finished, line, run_cli):
     ended = run_cli("verify", finished)
     assert (ended.code, ended.out, ended.err) == (0, "4 records verified\n", "")
@@ -246,6 +264,7 @@ COMMANDS = {
     "demo": {"--run": Path("runs/demo"), "--json": False},
     "report": {"RUN": "required", "OTHERS": None, "--level": 0.5, "--figure": None},
     "status": {"RUN": "required", "--json": False},
+    "strata": {"RUN": "required", "TASK": "required", "--step": 0.0, "--json": False},
     "verify": {"RUN": "required"},
 }  # fmt: skip
 

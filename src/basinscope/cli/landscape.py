@@ -153,6 +153,29 @@ def status(run: Path, /, *, json: bool = False) -> None:
 
 
 @app.command
+def strata(run: Path, task: str, /, *, step: float = 0.0, json: bool = False) -> None:
+    """Print the scores of a task's strata (mmlu: subjects; xstest: types) and their mean.
+
+    Args:
+        run: run folder.
+        task: name of a task of the run.
+        step: position on the slice, in every direction and draw measured there.
+        json: print one JSON object.
+    """
+    import basinscope as bs
+
+    rows = bs.load_run(run).strata(task)
+    found = rows[rows["step"] == step]
+    if found.empty:
+        steps = ", ".join(f"{s:g}" for s in sorted(set(rows["step"])))
+        raise BasinscopeError(f"nothing of {task!r} was measured at step {step:g}", f"at: {steps}")
+    if json:
+        print_json({"task": task, "strata": found.to_dict(orient="records")})
+    else:
+        print(found.to_string(index=False, float_format="{:.3f}".format))
+
+
+@app.command
 def verify(run: Path, /) -> None:
     """Check every record of a run against its address and checksum; bad ones are set aside.
 

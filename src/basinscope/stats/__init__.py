@@ -14,6 +14,7 @@ from basinscope.stats.intervals import (
     paired_difference_over_draws,
     upper_proportion,
 )
+from basinscope.stats.strata import mean_over_strata
 from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "lower_mean",
     "lower_proportion",
     "mean_over_draws",
+    "mean_over_strata",
     "paired_difference",
     "paired_difference_over_draws",
     "threshold",

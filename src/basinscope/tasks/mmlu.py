@@ -8,17 +8,19 @@ header, the first five rows of ``dev`` with their answers, the question.
   there: 16-bit logits tie often, and a tie is no more wrong than right.
 - ``mmlu-gen`` reads the first line of a greedy text; it must be the letter, give or take
   punctuation and case.
+
+The score weighs every question alike; `Landscape.strata` gives those of the subjects and their
+mean.
 """
 
 from __future__ import annotations
 
-import statistics
 import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Generate, Item, Outcome
@@ -55,18 +57,6 @@ _NO_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 _MAX_TOKENS: Final = 16  # all but white space and punctuation decides within two letters
 
 
-class Tally(NamedTuple):
-    """How many of ``n`` items were answered right."""
-
-    correct: int
-    n: int
-
-    @property
-    def score(self) -> float:
-        """Share answered right."""
-        return self.correct / self.n
-
-
 def load(name: str, data_dir: str | Path | None = None) -> Published:
     """MMLU as a task; its item ids are ``subject/row``.
 
@@ -87,33 +77,6 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
         counts[one] += 1
     where = None if folder is None else str(folder)
     return Published(name, tuple(items), 1 / len(LETTERS), scoring, score, where)
-
-
-def per_subject(items: Sequence[str], outcomes: Sequence[int]) -> dict[str, Tally]:
-    """Count the right answers of each subject, from the columns of a record.
-
-    Args:
-        items: item ids, ``subject/row``.
-        outcomes: 1 or 0 for each.
-
-    >>> per_subject(["anatomy/0", "virology/3", "anatomy/7"], [1, 1, 0])
-    {'anatomy': Tally(correct=1, n=2), 'virology': Tally(correct=1, n=1)}
-    """
-    found: dict[str, Tally] = {}
-    for item, outcome in zip(items, outcomes, strict=True):
-        subject = item.partition("/")[0]
-        correct, n = found.get(subject, (0, 0))
-        found[subject] = Tally(correct + int(outcome), n + 1)
-    return found
-
-
-def macro(items: Sequence[str], outcomes: Sequence[int]) -> float:
-    """Mean of the subjects' scores (the task's own score weighs every question alike).
-
-    >>> macro(["anatomy/0", "virology/3", "anatomy/7"], [1, 1, 0])
-    0.75
-    """
-    return statistics.fmean(tally.score for tally in per_subject(items, outcomes).values())
 
 
 def _rows(folder: Path | None, split: str, subjects: Sequence[str]) -> Iterator[tuple[str, Row]]:
