@@ -189,6 +189,34 @@ def test_status(finished, run_cli, checkpoint):
     assert found["trials"] == 4
 
 
+@pytest.fixture
+def base_model(checkpoint, tmp_path):
+    """A checkpoint without a chat template."""
+    folder = shutil.copytree(checkpoint, tmp_path / "base")
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+def test_a_chat_that_is_asked_for_needs_a_template(run_cli, base_model, tmp_path):
+    (tmp_path / "data/gsm8k").mkdir(parents=True)
+    row = json.dumps({"question": "1+1?", "answer": "#### 2"}) + "\n"
+    for split in ("train", "test"):
+        (tmp_path / f"data/gsm8k/{split}.jsonl").write_text(row * 5)
+    words = ["landscape", base_model, "-t", "basic,gsm8k-chat", "--data-dir", "data", "--steps", 0]
+    error = run_cli(*words, "--workers", 1).error
+    assert re.search(
+        r"base' has no chat template.*allowed: .*leave out the tasks with -chat", error
+    )
+    assert not Path("runs").exists()
+
+
+def test_a_chat_that_may_be_plain_says_so(run_cli, line, base_model, no_figure):
+    ended = run_cli(*line(base_model, steps="0", tasks="basic,safety"))
+    assert ended.code == 0
+    assert "; no chat template: plain prompts for safety\n" in ended.err.replace("\n ", " ")
+    assert "template" not in run_cli(*line(base_model, steps="0", tasks="basic", run="z")).err
+
+
 def test_strata(run_cli, no_figure, checkpoint, tmp_path):
     rows = [["id", "prompt", "type", "label", "focus", "note"]]
     rows += [[str(i), f"Ask {i}?", f"kind{i % 2}", "safe", "", ""] for i in range(3)]

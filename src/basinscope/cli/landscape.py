@@ -46,8 +46,8 @@ def landscape(
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
         tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
-            mmlu-gen, gsm8k, gsm8k-flexible, advbench, advbench-substring, xstest, xstest-unsafe,
-            humaneval or humaneval-instruct; by commas.
+            mmlu-gen, gsm8k, gsm8k-flexible, either with -chat, advbench, advbench-substring,
+            xstest, xstest-unsafe, humaneval or humaneval-instruct; by commas.
         direction: random or random:SEED; may be given several times.
         draws: independent draws of each direction.
         steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched.
@@ -213,7 +213,17 @@ def _plan(
     return (
         f"{settings} settings of the weights x {items} items = {settings * items:,} evaluations, "
         f"{about} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}"
+        f"{_without_template(engine, tasks)}"
     )
+
+
+def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
+    """Which tasks this model gets as plain text for want of a chat template."""
+    if getattr(engine.tokenizer, "chat_template", None):
+        return ""
+    requests = {task.name: (r for item in task.items for r in item.requests) for task in tasks}
+    names = [name for name, own in requests.items() if any(getattr(r, "chat", 0) for r in own)]
+    return f"; no chat template: plain prompts for {', '.join(names)}" if names else ""
 
 
 def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:

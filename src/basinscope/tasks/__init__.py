@@ -35,9 +35,11 @@ def tasks(
     Args:
         words: ``mini`` (basic, math, code, safety), one of those, ``overrefusal`` (the harmless
             twins of the safety items); or a published benchmark: ``mmlu``, ``mmlu:SUBJECT``,
-            ``mmlu-gen``, ``gsm8k``, ``gsm8k-flexible`` (either with ``-sampled`` after gsm8k),
-            ``advbench``, ``advbench-substring``, ``xstest``, ``xstest-unsafe``, ``humaneval``,
-            ``humaneval-instruct`` (these two need bubblewrap and ``allow_code_execution``).
+            ``mmlu-gen``, ``gsm8k``, ``gsm8k-flexible`` (either with ``-sampled`` after gsm8k), in
+            the model's chat template ``mmlu-chat``, ``mmlu-gen-chat``, ``gsm8k-chat``,
+            ``gsm8k-chat-flexible``; ``advbench``, ``advbench-substring``, ``xstest``,
+            ``xstest-unsafe``; ``humaneval``, ``humaneval-instruct`` (these two need bubblewrap and
+            ``allow_code_execution``).
         limit: most items of each task; the same ones for every weight setting, spread over the
             subjects of `mmlu` and the types of `xstest`.
         seed: names the sample that ``limit`` takes.

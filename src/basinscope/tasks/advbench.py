@@ -58,7 +58,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
     return Published(
         name,
         tuple(
-            Item(i, (Generate(text, max_tokens=MAX_TOKENS, chat=True, decided=decided),))
+            Item(i, (Generate(text, max_tokens=MAX_TOKENS, chat="if any", decided=decided),))
             for i, text in asks
         ),
         chance=0.0,

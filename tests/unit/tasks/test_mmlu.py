@@ -61,6 +61,28 @@ def test_the_generated_prompt_byte_for_byte(made):
     assert item.requests == (bs.Generate(PREFIX + ASKED, max_tokens=16, stop=("</s>", "\n")),)
 
 
+TURNS = (
+    ("system", PREFIX.partition("What")[0]),
+    ("user", "What is 100 + 1?\nA. 101\nB. 100, or more\nC. 99\nD. \"none\"\nAnswer:"),
+    ("assistant", "A"),
+)  # fmt: skip
+
+
+def test_in_a_chat_header_and_examples_are_turns(made):
+    """Regression for the words of lm-eval's --apply_chat_template, with examples as turns."""
+    (ranked,) = one("mmlu-chat:security_studies", made).items[1].requests
+    (written,) = one("mmlu-gen-chat:security_studies", made).items[1].requests
+    assert ranked.turns == written.turns
+    assert ranked.turns[:3] == TURNS
+    assert len(ranked.turns) == 11
+    assert "".join(text + {"user": " ", "assistant": "\n\n"}.get(role, "")
+                   for role, text in ranked.turns) == PREFIX  # fmt: skip
+    assert ranked == bs.Choices(ASKED, tuple("ABCD"), chat=True, turns=ranked.turns)
+    assert written == bs.Generate(ASKED, 16, ("</s>", "\n"), chat=True, turns=ranked.turns)
+    assert one("mmlu-chat", made).scoring == one("mmlu", made).scoring
+    assert rank(one("mmlu-chat:anatomy", made), 1, -3.0, -1.0, -2.0, -2.0).correct
+
+
 def test_the_question_is_stripped_and_the_choices_are_not(made):
     path = made / "mmlu/test/anatomy_test.csv"
     path.write_text('" Which?\n",  a ,"b\nb",c,d,C\n', encoding="utf-8")
