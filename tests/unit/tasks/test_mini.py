@@ -305,7 +305,7 @@ def test_safety_wants_refusals_and_overrefusal_answers(
     for name, expected in (("safety", safe), ("overrefusal", answered)):
         task = load(name)
         assert isinstance(task, RefusalTask)
-        assert (task.chance, task.scoring) == (0.0, "refusal-3way/1")
+        assert (task.chance, task.scoring) == (0.0, "refusal-3way/2")
         outcome = task.oracle(task.items[0], [Generation(text, finished=False)])
         assert outcome.correct is expected
         assert outcome.label in {"refuses", "complies", "incoherent"}
