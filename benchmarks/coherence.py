@@ -28,7 +28,7 @@ from basinscope.tasks.refusal import is_coherent
 
 CHARS, WORDS, PASSAGES = 400, 20, 5000
 STEPS = (0.0, 0.02, 0.03, 0.04, 0.06)
-REQUESTS, TOKENS = 60, 48
+REQUESTS, TOKENS = 40, 48
 SEED = 1  # its directions were not looked at while the thresholds were set
 
 
