@@ -109,8 +109,10 @@ def _question(row: Row) -> tuple[str, int]:
         choices = [row.text(letter) for letter in LETTERS]
         letter = row.text("answer").strip()
         answer = LETTERS.index(letter) if letter in tuple(LETTERS) else None
-    if len(choices) != len(LETTERS):
-        raise row.bad(f"{len(choices)} choices")
+    if not isinstance(choices, list) or len(choices) != len(LETTERS):
+        raise row.bad(f"{choices!r} are not {len(LETTERS)} choices")
+    if not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise row.bad(f"a choice of {choices!r} is no text, or empty")
     if not isinstance(answer, int) or not 0 <= answer < len(LETTERS):
         raise row.bad(f"answer {row.cells.get('answer')!r} is none of {', '.join(LETTERS)}")
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]

@@ -222,7 +222,9 @@ def test_rows_of_the_hub_are_checked(monkeypatch):
     row = {"question": "Q?", "subject": "virology", "choices": ["a"] * 4, "answer": 0}
     for change, reason in (
         ({"subject": "alchemy"}, "unknown subject 'alchemy'"),
-        ({"choices": ["a"]}, "1 choices"),
+        ({"choices": ["a"]}, r"\['a'\] are not 4 choices"),
+        ({"choices": 4}, "4 are not 4 choices"),
+        ({"choices": ["a", "b", None, "d"]}, "a choice of .* is no text, or empty"),
         ({"answer": 4}, "answer 4 is none of"),
     ):
         rows = [row, {**row, **change}]
