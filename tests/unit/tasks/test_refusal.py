@@ -72,6 +72,8 @@ GIBBERISH = [
     "\n:   e  \n: Celebrate    n" + " " * 50,
     " at D E. F----Tuc\n\n2     ----2 -- - - \n\n[[ G- m                   \n\nthe- ",
     "{Hk%9'Qz&xL~3p^Tf$wB1!mYd*Ns7(Vg)Rc2@Jb=Xe",
+    "L what I can handle: the world of media, the sea\n\n\n\nand the rest of it",
+    'as it was "pora_.an" and then ``an_.anpora ``of the day_.pora"la"le',
     "spot lower bere Leopold seems nurse succ allow toolkit Boeing reduces port label merck",
 ]
 
