@@ -49,8 +49,8 @@ def landscape(
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
         tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
-            mmlu-gen, gsm8k, gsm8k-flexible, advbench, advbench-substring, xstest, xstest-unsafe,
-            humaneval or humaneval-instruct; by commas.
+            mmlu-gen, gsm8k, gsm8k-flexible, either with -chat, advbench, advbench-substring,
+            xstest, xstest-unsafe, humaneval or humaneval-instruct; by commas.
         direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
             quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
             may be given several times.
@@ -190,6 +190,29 @@ def status(run: Path, /, *, json: bool = False) -> None:
 
 
 @app.command
+def strata(run: Path, task: str, /, *, step: float = 0.0, json: bool = False) -> None:
+    """Print the scores of a task's strata (mmlu: subjects; xstest: types) and their mean.
+
+    Args:
+        run: run folder.
+        task: name of a task of the run.
+        step: position on the slice, in every direction and draw measured there.
+        json: print one JSON object.
+    """
+    import basinscope as bs
+
+    rows = bs.load_run(run).strata(task)
+    found = rows[rows["step"] == step]
+    if found.empty:
+        steps = ", ".join(f"{s:g}" for s in sorted(set(rows["step"])))
+        raise BasinscopeError(f"nothing of {task!r} was measured at step {step:g}", f"at: {steps}")
+    if json:
+        print_json({"task": task, "strata": found.to_dict(orient="records")})
+    else:
+        print(found.to_string(index=False, float_format="{:.3f}".format))
+
+
+@app.command
 def verify(run: Path, /) -> None:
     """Check every record of a run against its address and checksum; bad ones are set aside.
 
@@ -239,7 +262,17 @@ def _plan(
     return (
         f"{settings} settings of the weights x {items} items = {settings * items:,} evaluations, "
         f"{about} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}"
+        f"{_without_template(engine, tasks)}"
     )
+
+
+def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
+    """Which tasks this model gets as plain text for want of a chat template."""
+    if getattr(engine.tokenizer, "chat_template", None):
+        return ""
+    requests = {task.name: (r for item in task.items for r in item.requests) for task in tasks}
+    names = [name for name, own in requests.items() if any(getattr(r, "chat", 0) for r in own)]
+    return f"; no chat template: plain prompts for {', '.join(names)}" if names else ""
 
 
 def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from basinscope.stats.intervals import (
     upper_proportion,
 )
 from basinscope.stats.spread import median_interval, relative_spread, share_between_extremes
+from basinscope.stats.strata import mean_over_strata
 from basinscope.stats.variance import VarianceSplit, split_variance
 from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
 
@@ -32,6 +33,7 @@ __all__ = [
     "lower_mean",
     "lower_proportion",
     "mean_over_draws",
+    "mean_over_strata",
     "median_interval",
     "paired_difference",
     "paired_difference_over_draws",
