@@ -20,8 +20,12 @@ from basinscope.tasks.base import (
     Ranking,
     Task,
 )
+from basinscope.weights.adapters import Adapter
+from basinscope.weights.compressed import Pruned, Quantised
 from basinscope.weights.directions import Direction, Random
 from basinscope.weights.noise import normals
+from basinscope.weights.saved import Saved, save_direction
+from basinscope.weights.toward import Merge, Toward
 
 try:
     __version__ = version("basinscope")
@@ -29,6 +33,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0"
 
 __all__ = [
+    "Adapter",
     "BasinscopeError",
     "CallableTask",
     "Choices",
@@ -38,13 +43,19 @@ __all__ = [
     "Generation",
     "Item",
     "Landscape",
+    "Merge",
     "Outcome",
+    "Pruned",
+    "Quantised",
     "Random",
     "Ranking",
+    "Saved",
     "Task",
+    "Toward",
     "landscape",
     "load",
     "load_run",
     "normals",
+    "save_direction",
     "tasks",
 ]

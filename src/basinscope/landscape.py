@@ -22,12 +22,13 @@ from basinscope.runs.spec import (
     RunSpec,
     TaskSpec,
     direction_labels,
+    displacements,
     model_spec,
     task_spec,
 )
 from basinscope.runs.store import Store, Trial
 from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction, Random
+from basinscope.weights.directions import Direction, Random, draws_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ def landscape(
         steps: signed positions alpha; 0 is always measured too. None finds each task's edge on
             both sides of zero: doubling until every task has fallen below the threshold, then
             bisecting each crossing of the mean over draws to 15% of its distance.
-        draws: independent draws of each direction.
+        draws: independent draws of each random direction; one that is determined has one.
         level: where None is given for steps, the level whose crossing is sought (see `width`).
         run: run folder; a folder with the same model and items is resumed and may grow.
         workers: processes to measure in, one thread each; None takes one for each core. With more
@@ -87,11 +88,13 @@ def landscape(
         draws=draws,
         steps=explicit,
         level=level,
+        displacements=displacements(engine, lines),
     )
     store = Store(run, spec)
     check_labels(bench, store, draws)
     points = len(explicit or ()) or 2
-    team = executor.make(bench, workers, (points - 1) * draws * len(lines) + 1)
+    slices = sum(draws_of(direction, draws) for direction in lines)
+    team = executor.make(bench, workers, (points - 1) * slices + 1)
     try:
         measure = Measure(bench, store, team, progress)
         if explicit is not None:
@@ -311,7 +314,8 @@ class Landscape:
         """One row for each task, direction and sign: the summary that the command line prints.
 
         Columns: task, chance, score (at zero), score_low, score_high, direction, sign, draws,
-        width, low, high (in alpha), width_rms, low_rms, high_rms (in alpha / RMS(theta0)), reason.
+        width, low, high (in alpha), width_rms, low_rms, high_rms (in alpha / RMS(theta0)), reason,
+        sits_at (see `sits_at`; NaN where no other model is behind the direction).
         A task measured at step 0 alone has one row, with no direction and sign 0.
         """
         import pandas as pd
@@ -324,8 +328,11 @@ class Landscape:
             at_zero = stats.clopper_pearson(sum(zero.correct), zero.n, confidence)
             head = (task, spec.chance, zero.score, at_zero.low, at_zero.high)
             if not self.directions(task):
-                rows.append((*head, "", 0, 0, *[math.nan] * 6, "nothing but step 0 was measured"))
+                why = "nothing but step 0 was measured"
+                rows.append((*head, "", 0, 0, *[math.nan] * 6, why, math.nan))
             for direction in self.directions(task):
+                other = self.sits_at(direction)
+                mark = math.nan if other is None else other
                 for sign in (1, -1):
                     if not any(s * sign > 0 for s in self._at_steps(task, direction)):
                         continue
@@ -335,9 +342,10 @@ class Landscape:
                     ends = (w.estimate, w.low, w.high)
                     draws = w.n_units if w.unit == "draws" else 1
                     in_rms = (x / (self.spec.model.rms or math.nan) for x in ends)
-                    rows.append((*head, direction, sign, draws, *ends, *in_rms, w.reason))
+                    rows.append((*head, direction, sign, draws, *ends, *in_rms, w.reason, mark))
         names = ["task", "chance", "score", "score_low", "score_high", "direction", "sign", "draws",
-                 "width", "low", "high", "width_rms", "low_rms", "high_rms", "reason"]  # fmt: skip
+                 "width", "low", "high", "width_rms", "low_rms", "high_rms", "reason",
+                 "sits_at"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
     def plot(self, path: str | Path, *others: Landscape, names: Sequence[str] = ()) -> Path:
@@ -365,6 +373,15 @@ class Landscape:
         for trial in (t for trials in points.values() for t in trials):
             found.setdefault(trial.draw, []).append(trial)
         return {n: sorted(zero + found[n], key=lambda t: t.step) for n in sorted(found)}
+
+    def sits_at(self, direction: str) -> float | None:
+        """Step at which the model that a direction was made from sits itself.
+
+        ``||theta' - theta0|| / sqrt(d)`` (arXiv 2505.17646, SFT-case); None for a direction that no
+        other model is behind.
+        """
+        norm = self.spec.displacements.get(direction)
+        return None if norm is None else norm / math.sqrt(self.spec.model.d)
 
     def task(self, name: str) -> TaskSpec:
         """Spec of a task of this run."""

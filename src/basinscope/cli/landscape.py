@@ -66,7 +66,8 @@ def landscape(
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
-    from basinscope.weights.directions import parse
+    from basinscope.weights.directions import draws_of
+    from basinscope.weights.words import parse
 
     points = None if steps is None else parse_steps(steps)
     lines = [parse(word) for word in direction or ["random"]]
@@ -77,7 +78,8 @@ def landscape(
     engine = bs.load(
         model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
     )
-    plan = _plan(engine, chosen, points, draws * len(lines), workers)
+    slices = sum(draws_of(line, draws) for line in lines)
+    plan = _plan(engine, chosen, points, slices, workers)
     with progress(plan) as report:
         found = bs.landscape(
             engine, chosen, directions=lines, steps=points, draws=draws, level=level,

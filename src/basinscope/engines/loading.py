@@ -77,6 +77,32 @@ def load(
     return engine
 
 
+def resolve(model: str, dtype: str = "bfloat16") -> Path:
+    """Folder with the safetensors of what a user calls a model, for those who want no engine of it.
+
+    Args:
+        model: alias, hub id, folder, or ``.gguf`` file, as in `load`.
+        dtype: of the conversion, where a GGUF file has to be converted.
+
+    Raises:
+        BasinscopeError: unknown model; a hub that cannot be asked.
+    """
+    where = _resolve(model, dtype if dtype in DTYPES else "bfloat16")
+    if Path(where).is_dir():
+        return Path(where)
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json"]
+        return Path(snapshot_download(where, allow_patterns=wanted))
+    except Exception as error:
+        raise BasinscopeError(
+            f"cannot find the model {model!r} ({_first_line(error)})",
+            _ALLOWED,
+            "check the spelling",
+        ) from error
+
+
 def cache_folder() -> Path:
     """Where converted checkpoints are kept: ``$BASINSCOPE_CACHE`` or the user's cache folder."""
     own = os.environ.get("BASINSCOPE_CACHE")

@@ -24,8 +24,9 @@ def plot_landscapes(path: Path, runs: Sequence[Landscape], names: Sequence[str] 
 
     One colour for each task, one line style for each (run, direction). The band is the interval of
     `Landscape.means` (the draw as the unit; over items for one draw), thin lines are
-    single draws, the dotted line is chance. T on the right hides the level, so it never stands
-    alone. Nothing is mirrored or padded beyond what was measured.
+    single draws, the dotted line is chance, a diamond marks where the model that a direction was
+    made from sits itself. T on the right hides the level, so it never stands alone.
+    Nothing is mirrored or padded beyond what was measured.
 
     Args:
         path: ``.png``, ``.pdf`` or ``.svg``.
@@ -66,6 +67,7 @@ def plot_landscapes(path: Path, runs: Sequence[Landscape], names: Sequence[str] 
         if run.task(task).chance > 0:
             raw.axhline(run.task(task).chance, color=colour[task], linestyle=(0, (1, 3)), lw=1)
         loss.plot(own["step"], own["T"], marker="o", markersize=3, linewidth=1.8, **look)
+    marks = _others(raw, runs, labels, style)
     raw.set(ylim=(-0.03, 1.03), ylabel="score (mean of 0-1 outcomes)",
             xlabel=r"step $\alpha$ along $\delta$")  # fmt: skip
     loss.set(ylim=(-0.05, 1.05), ylabel="T (0 = best, 1 = worst of each curve)",
@@ -79,7 +81,7 @@ def plot_landscapes(path: Path, runs: Sequence[Landscape], names: Sequence[str] 
         if rms > 0 and all(run.spec.model.rms == rms for run in runs):
             upper = axis.secondary_xaxis("top", (lambda a: a / rms, lambda a: a * rms))
             upper.set_xlabel(r"$\alpha$ / RMS($\theta_0$)", fontsize=9)
-    _legend(raw, colour, style, table)
+    _legend(raw, colour, style, table, marks)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
@@ -97,7 +99,25 @@ def _thin(axis: Any, run: Landscape, task: str, direction: str, look: dict[str, 
                   linewidth=0.5, alpha=0.35, color=look["color"])  # fmt: skip
 
 
-def _legend(axis: Any, colour: dict[str, str], style: dict[Any, Any], table: pd.DataFrame) -> None:
+def _others(
+    axis: Any, runs: Sequence[Landscape], labels: Sequence[str], style: dict[Any, Any]
+) -> bool:
+    """A line and a diamond where the model that a direction was made from sits itself."""
+    marks = [
+        (step, style[name, line])
+        for run, name in zip(runs, labels, strict=True)
+        for line in run.directions()
+        if (step := run.sits_at(line)) is not None
+    ]
+    for step, look in marks:
+        axis.axvline(step, color="#444444", linestyle=look, linewidth=0.8, alpha=0.6)
+        axis.plot([step], [0.0], marker="D", markersize=6, color="#444444", clip_on=False)
+    return bool(marks)
+
+
+def _legend(
+    axis: Any, colour: dict[str, str], style: dict[Any, Any], table: pd.DataFrame, marks: bool
+) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=c, lw=2, label=task) for task, c in colour.items()]
@@ -109,6 +129,8 @@ def _legend(axis: Any, colour: dict[str, str], style: dict[Any, Any], table: pd.
     else:
         draws = int(table["draws"].max())
         handles.append(Line2D([], [], color="#444444", lw=0.5, label=f"single draws ({draws})"))
+    if marks:
+        handles.append(Line2D([], [], color="#444444", marker="D", ls="", label="the other model"))
     legend = axis.legend(handles=handles, fontsize=8, framealpha=0.9)
     for text in legend.get_texts():
         text.set_parse_math(False)  # names of tasks and folders are no formulas

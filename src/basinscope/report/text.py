@@ -31,12 +31,17 @@ def widths_table(run: Landscape, level: float = 0.5) -> Table:
 
 
 def notes(run: Landscape, level: float = 0.5) -> list[str]:
-    """What the table cannot say: why a width or an end of its interval is missing."""
+    """What the table cannot say: missing widths and why, where other models sit on the slices."""
     rows = run.widths(level=level)
     found = [
         f"{' '.join(filter(None, (row.task, row.direction, side(row.sign))))}: {row.reason}"
         for row in rows.itertuples()
         if row.reason
+    ]
+    found += [
+        f"{label}: the other model itself sits at alpha = {run.sits_at(label):.4g} "
+        f"(||theta' - theta0|| = {norm:.4g})"
+        for label, norm in run.spec.displacements.items()
     ]
     found += [f"set aside, not believed: {reason}" for reason in run.set_aside]
     return list(dict.fromkeys(found))
@@ -55,6 +60,7 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
         "level": level,
         "trials": len(run.trials),
         "set_aside": list(run.set_aside),
+        "displacements": run.spec.displacements,
         "widths": [{str(k): _json(v) for k, v in row.items()} for row in rows],
         "means": [
             {str(k): _json(v) for k, v in row.items()}

@@ -16,7 +16,7 @@ from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.spec import sha256
 from basinscope.runs.store import Store
 from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction
+from basinscope.weights.directions import Direction, draws_of
 
 Progress = Callable[[int, int, str], None]
 """Called with trials done, trials planned so far, and what was measured last."""
@@ -54,7 +54,7 @@ def check_labels(bench: Bench, store: Store, draws: int) -> None:
     """Refuse two directions of one label, or two labels of one direction, in a run folder."""
     labels: dict[tuple[str, int], str] = {}
     for d, direction in enumerate(bench.directions):
-        for draw in range(draws):
+        for draw in range(draws_of(direction, draws)):
             first = labels.setdefault((bench.identity(d, draw), draw), direction.label)
             if first != direction.label:
                 raise BasinscopeError(
@@ -81,7 +81,11 @@ def check_labels(bench: Bench, store: Store, draws: int) -> None:
 def units_at(
     bench: Bench, steps: Iterable[float], draws: int, directions: Sequence[int] | None = None
 ) -> list[Unit]:
-    """One unit for each setting of the weights; step 0 once for all directions."""
+    """One unit for each setting of the weights; step 0 once for all directions.
+
+    A direction that is determined has one draw, however many are asked for: measuring it again
+    would count one direction as several independent ones.
+    """
     every = tuple(range(len(bench.tasks)))
     units = []
     for step in steps:
@@ -89,7 +93,8 @@ def units_at(
             units.append(Unit(None, 0, 0.0, every))
             continue
         for d in range(len(bench.directions)) if directions is None else directions:
-            units += [Unit(d, draw, step, every) for draw in range(draws)]
+            own = draws_of(bench.directions[d], draws)
+            units += [Unit(d, draw, step, every) for draw in range(own)]
     return units
 
 

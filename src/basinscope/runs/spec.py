@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from basinscope.engines.base import Engine
 from basinscope.tasks.base import Task, items_hash
 from basinscope.weights import noise
-from basinscope.weights.directions import Direction
+from basinscope.weights.directions import Direction, displacement
 
 
 class Frozen(BaseModel):
@@ -60,11 +61,12 @@ class RunSpec(Frozen):
     draws: int
     steps: tuple[float, ...] | None  # None: the edges are bracketed and bisected
     level: float
+    displacements: dict[str, float] = {}  # ||theta' - theta0|| by label, where there is a theta'
 
     @property
     def hash(self) -> str:
-        """Sha256 of the canonical JSON."""
-        return sha256(self.model_dump(mode="json"))
+        """Sha256 of the canonical JSON; fields that came later count where they say something."""
+        return sha256(self.model_dump(mode="json", exclude_defaults=True))
 
 
 def model_spec(engine: Engine) -> ModelSpec:
@@ -147,6 +149,10 @@ def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
         was_task = before.get(task.name)
         if was_task is not None and was_task != task:
             found.append(f"items of {task.name!r} ({was_task.n_items} -> {task.n_items})")
+    for label, norm in new.displacements.items():
+        was_norm = old.displacements.get(label, norm)
+        if not math.isclose(was_norm, norm, rel_tol=1e-6):
+            found.append(f"displacement of {label!r} {was_norm:.4g} -> {norm:.4g}")
     return found
 
 
@@ -160,8 +166,15 @@ def merged(old: RunSpec, new: RunSpec) -> RunSpec:
         update={
             "tasks": join(old.tasks, new.tasks),
             "directions": join(old.directions, new.directions),
+            "displacements": {**new.displacements, **old.displacements},
         }
     )
+
+
+def displacements(engine: Engine, directions: Sequence[Direction]) -> dict[str, float]:
+    """||theta' - theta0|| of the directions that another model is behind, by label."""
+    found = {d.label: displacement(d, engine) for d in directions}
+    return {label: norm for label, norm in found.items() if norm is not None}
 
 
 def direction_labels(directions: Sequence[Direction]) -> tuple[str, ...]:

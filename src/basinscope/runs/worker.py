@@ -17,7 +17,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.spec import ModelSpec, TaskSpec, model_spec, task_spec
 from basinscope.tasks import from_recipe
-from basinscope.weights import directions
+from basinscope.weights.words import parse
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def rebuild(order: dict[str, Any]) -> Bench:
     specs = tuple(task_spec(task) for task in tasks)
     if specs != tuple(TaskSpec.model_validate(spec) for spec in order["task_specs"]):
         raise BasinscopeError("a worker built other items than its parent", "please report it")
-    words = tuple(directions.parse(word) for word in order["directions"])
+    words = tuple(parse(word) for word in order["directions"])
     return Bench(engine, words, tasks, expected, specs)
 
 
