@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
+from basinscope.finetune import DivergedError, FineTune, finetune
+from basinscope.finetuning.record import held_out
 from basinscope.landscape import Landscape, landscape, load_run
 from basinscope.tasks import tasks
 from basinscope.tasks.base import (
@@ -38,7 +40,9 @@ __all__ = [
     "CallableTask",
     "Choices",
     "Direction",
+    "DivergedError",
     "Engine",
+    "FineTune",
     "Generate",
     "Generation",
     "Item",
@@ -52,6 +56,8 @@ __all__ = [
     "Saved",
     "Task",
     "Toward",
+    "finetune",
+    "held_out",
     "landscape",
     "load",
     "load_run",

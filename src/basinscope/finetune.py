@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,12 +30,9 @@ from basinscope.finetuning.settings import (
     resolve,
 )
 from basinscope.runs.plan import Progress
-from basinscope.runs.store import disk_error
-from basinscope.tasks.base import Generate, Item, Subset, Task
 from basinscope.weights import selection
-
-if TYPE_CHECKING:
-    from basinscope.weights.directions import Direction
+from basinscope.weights.adapters import Adapter
+from basinscope.weights.toward import Toward
 
 METHODS = ("full", "lora")
 
@@ -67,11 +63,18 @@ class FineTune:
     diverged: str = ""
 
     @property
-    def direction(self) -> Direction:
-        """From theta0 towards the fine-tuned weights, with ``||delta||^2 = d``."""
-        from basinscope.weights.directions import Adapter, Toward
-
+    def direction(self) -> Toward | Adapter:
+        """From theta0 toward the fine-tuned weights, with ``||delta||^2 = d``."""
         return (Adapter if self.method == "lora" else Toward)(str(self.folder))
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as JSON takes it."""
+        return {
+            **asdict(self),
+            "folder": str(self.folder),
+            "checkpoints": [str(path) for path in self.checkpoints],
+            "direction": self.direction.label,
+        }
 
 
 class DivergedError(BasinscopeError):
@@ -106,7 +109,7 @@ def finetune(
     optimizer: OptimizerChoice | None = None,
     after_step: AfterStep | None = None,
     lora_r: int = 16,
-    lora_alpha: float = 32.0,
+    lora_alpha: int = 32,
     lora_targets: str | list[str] = "all-linear",
     data_dir: str | Path | None = None,
     resume: bool = True,
@@ -150,7 +153,7 @@ def finetune(
             change the weights in place.
         lora_r: rank.
         lora_alpha: scale; BA is multiplied by ``lora_alpha / lora_r``.
-        lora_targets: names of the layers that get an adapter.
+        lora_targets: names of the layers that get an adapter (a list, or by commas).
         data_dir: folder with ``advbench/`` and ``instruct/`` for the recipes; default
             BASINSCOPE_DATA, else the Hugging Face hub.
         resume: go on from the last checkpoint in ``output``; False starts over.
@@ -203,7 +206,11 @@ def finetune(
         found = material(recipe, engine, folder, data_dir, seed, settings.limit)
     kept, rows, notes = _fitting(engine, found, settings.max_tokens)
     todo = plan(settings, rows, seed, optimizer, after_step)
-    spec = {"model": engine.fingerprint(), "params": engine.params, "method": method}
+    spec: dict[str, Any] = {
+        "model": engine.fingerprint(),
+        "params": engine.params,
+        "method": method,
+    }
     if method == "lora":
         spec["lora"] = [lora_r, lora_alpha, lora_targets]
     new = {
@@ -230,36 +237,6 @@ def finetune(
         raise error
     assert result is not None
     return result
-
-
-def held_out(task: Task, *folders: str | Path) -> Task:
-    """The items of a task whose prompts no fine-tune in these folders was trained on.
-
-    Args:
-        task: such as ``bs.tasks("advbench")[0]``.
-        folders: outputs of `finetune`.
-
-    Raises:
-        BasinscopeError: a folder without ``training.json``; nothing left.
-
-    Guarantee: prompts are compared by the hash of their text, whatever its case and white space;
-        a paraphrase of a prompt that was trained on stays in.
-    """
-    seen = {prompt for folder in folders for prompt in record.read(Path(folder))["prompts"]}
-
-    def fresh(item: Item) -> bool:
-        asked = (r.prompt for r in item.requests if isinstance(r, Generate))
-        return not any(record.prompt_hash(prompt) in seen for prompt in asked)
-
-    kept = tuple(item for item in task.items if fresh(item))
-    if not kept:
-        raise BasinscopeError(
-            f"all {len(task.items)} items of task {task.name!r} were trained on",
-            "allowed: a task with items that were not",
-            "a larger --limit of the task, or a smaller one of the fine-tune",
-        )
-    whole, seed = (task.whole, task.seed) if isinstance(task, Subset) else (task, 0)
-    return Subset(whole, kept, seed)
 
 
 def _engine(
@@ -348,7 +325,7 @@ def _train(
         if left:
             checkpoint.read_weights(left[-1], module)
     if good:
-        _write_result(folder, module, engine.tokenizer)
+        checkpoint.write_result(folder, module, engine.tokenizer)
         state["displacement"] = _displacement(engine, module)
     for path in checkpoint.found(folder):
         checkpoint.forget(path)
@@ -357,31 +334,15 @@ def _train(
     record.save(folder, state)
 
 
-def _write_result(folder: Path, module: nn.Module, tokenizer: Any) -> None:
-    """Put the weights and what belongs to them into the folder itself."""
-    draft = folder / f"{DRAFT}{uuid.uuid4().hex}"
-    try:
-        draft.mkdir(parents=True)
-        checkpoint.write_weights(draft, module, tokenizer)
-        checkpoint.sync(draft)
-        for path in draft.iterdir():
-            path.replace(folder / path.name)
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def _displacement(engine: Engine, module: nn.Module) -> float:
     """``||theta' - theta0||`` over the trained parameters, summed in float64."""
     if hasattr(module, "peft_config"):
         return lora.displacement(module)
-    theta0 = selection.checkpoint_parameters(engine.module)
     trained = selection.checkpoint_parameters(module)
     total = 0.0
     with torch.no_grad():
         for name in engine.shapes:
-            total += float((trained[name].double() - theta0[name].double()).square().sum())
+            total += float((trained[name].double() - engine.pristine(name).double()).square().sum())
     return math.sqrt(total)
 
 

@@ -98,6 +98,21 @@ def write_weights(folder: Path, module: nn.Module, tokenizer: Any) -> None:
         loading.save(module, tokenizer, folder)
 
 
+def write_result(folder: Path, module: nn.Module, tokenizer: Any) -> None:
+    """Put the weights and what belongs to them into the folder itself, file by file."""
+    draft = folder / f"{DRAFT}{uuid.uuid4().hex}"
+    try:
+        draft.mkdir(parents=True)
+        write_weights(draft, module, tokenizer)
+        sync(draft)
+        for path in draft.iterdir():
+            path.replace(folder / path.name)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def read_weights(checkpoint: Path, module: nn.Module) -> None:
     """Set the live weights to those of a checkpoint, bit for bit."""
     from safetensors.torch import load_file

@@ -165,7 +165,7 @@ def _hub(name: str) -> Iterator[Row]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BasinscopeError(
             f"{name} could not be loaded from the Hugging Face hub: {reason}",
-            f"allowed: a file in {', '.join(SUFFIXES)}, or the id of a data set that can be reached",
+            f"allowed: a file in {', '.join(SUFFIXES)}, or the id of a data set within reach",
             "give a file with --data FILE, or run once with a network: the hub's copy is then kept",
         ) from error
     for n, cells in enumerate(rows):

@@ -75,9 +75,7 @@ def tokenize(tokenizer: Any, chat: Chat, ends: Collection[int]) -> Example:
     return Example((*head, *tail), len(head))
 
 
-def _render(
-    tokenizer: Any, chat: Chat, messages: Sequence[tuple[str, str]], *, ask: bool
-) -> str:
+def _render(tokenizer: Any, chat: Chat, messages: Sequence[tuple[str, str]], *, ask: bool) -> str:
     try:
         text = tokenizer.apply_chat_template(
             [{"role": role, "content": text} for role, text in messages],

@@ -13,7 +13,7 @@ from basinscope.errors import BasinscopeError
 
 
 def attach(
-    module: Any, source: str, rank: int, alpha: float, targets: str | Sequence[str]
+    module: Any, source: str, rank: int, alpha: int, targets: str | Sequence[str]
 ) -> nn.Module:
     """Module with a fresh adapter, the only part of it that is trained.
 
@@ -22,7 +22,7 @@ def attach(
         source: what the adapter's folder calls its base.
         rank: r of B (out x r) and A (r x in).
         alpha: BA is scaled by ``alpha / rank``.
-        targets: names of linear layers, or ``all-linear``.
+        targets: names of linear layers (a sequence, or by commas), or ``all-linear``.
 
     Raises:
         BasinscopeError: peft is missing; no layer is called so.
@@ -42,7 +42,7 @@ def attach(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets if targets == "all-linear" else _names(targets),
         fan_in_fan_out=_transposed(module),
     )
     try:
@@ -53,7 +53,7 @@ def attach(
         raise BasinscopeError(
             f"lora_targets {targets!r} ({' '.join(str(error).split())[:200]})",
             "allowed: all-linear, or names of the model's linear layers",
-            "for example q_proj v_proj",
+            "for example q_proj,v_proj",
         ) from error
     adapted.peft_config["default"].base_model_name_or_path = source
     found: nn.Module = adapted
@@ -66,9 +66,15 @@ def displacement(adapted: nn.Module) -> float:
     total = 0.0
     for part in adapted.modules():
         if hasattr(part, "get_delta_weight"):
-            delta: torch.Tensor = part.get_delta_weight("default")
+            merged: Any = part
+            delta = merged.get_delta_weight("default")
             total += float(delta.double().square().sum())
     return float(total**0.5)
+
+
+def _names(targets: str | Sequence[str]) -> list[str]:
+    names = targets.split(",") if isinstance(targets, str) else targets
+    return [name.strip() for name in names]
 
 
 def _transposed(module: nn.Module) -> bool:

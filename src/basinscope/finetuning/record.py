@@ -16,6 +16,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.finetuning.checkpoint import DRAFT
 from basinscope.finetuning.recipes import GENERATED
 from basinscope.runs.store import write
+from basinscope.tasks.base import Generate, Item, Subset, Task
 
 FILE: Final = "training.json"
 RUNNING, DONE, DIVERGED = "running", "done", "diverged"
@@ -107,6 +108,36 @@ def prompt_hash(text: str) -> str:
 def prompts(texts: Iterable[str]) -> list[str]:
     """Hashes of prompts, each once, sorted."""
     return sorted({prompt_hash(text) for text in texts})
+
+
+def held_out(task: Task, *folders: str | Path) -> Task:
+    """The items of a task whose prompts no fine-tune in these folders was trained on.
+
+    Args:
+        task: such as ``bs.tasks("advbench")[0]``.
+        folders: outputs of `finetune`.
+
+    Raises:
+        BasinscopeError: a folder without ``training.json``; nothing left.
+
+    Guarantee: prompts are compared by the hash of their text, whatever its case and white space;
+        a paraphrase of a prompt that was trained on stays in.
+    """
+    seen = {prompt for folder in folders for prompt in read(Path(folder))["prompts"]}
+
+    def fresh(item: Item) -> bool:
+        asked = (r.prompt for r in item.requests if isinstance(r, Generate))
+        return not any(prompt_hash(prompt) in seen for prompt in asked)
+
+    kept = tuple(item for item in task.items if fresh(item))
+    if not kept:
+        raise BasinscopeError(
+            f"all {len(task.items)} items of task {task.name!r} were trained on",
+            "allowed: a task with items that were not",
+            "a larger --limit of the task, or a smaller one of the fine-tune",
+        )
+    whole, seed = (task.whole, task.seed) if isinstance(task, Subset) else (task, 0)
+    return Subset(whole, kept, seed)
 
 
 def _clear(folder: Path) -> None:

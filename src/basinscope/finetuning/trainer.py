@@ -100,7 +100,9 @@ def train(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # one device: DataParallel would sum in another order
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # one device: DataParallel would sum in another order
     rows = _Rows(plan.examples)
     loop = _Loop(
         model=module, args=arguments, train_dataset=rows, data_collator=_collate, plan=plan
@@ -140,8 +142,10 @@ def estimate_s(module: nn.Module, plan: Plan) -> float:
     return 3 * took * sum(tokens) / len(example.tokens) / plan.steps
 
 
-class _Loop(Trainer):
+class _Loop(Trainer):  # type: ignore[misc]
     """The Trainer with our order, optimiser, state and a check of every number."""
+
+    optimizer: Any
 
     def __init__(self, *, plan: Plan, **options: Any) -> None:
         super().__init__(**options)
@@ -168,7 +172,8 @@ class _Loop(Trainer):
             made, options = self.plan.optimizer or (torch.optim.AdamW, {"fused": True})
             options = {"lr": self.plan.settings.lr, **options}
             self.optimizer = made([group for group in groups if group["params"]], **options)
-        return self.optimizer
+        found: torch.optim.Optimizer = self.optimizer
+        return found
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """One forward and backward pass; at noisy weights if the optimiser asks for it."""
@@ -226,12 +231,10 @@ class _Loop(Trainer):
             raise NotFiniteError(what, self.state.global_step, self.losses)
 
 
-class _Steps(TrainerCallback):
+class _Steps(TrainerCallback):  # type: ignore[misc]
     """What happens at every optimiser step."""
 
-    def __init__(
-        self, loop: _Loop, save: Callable[[int], None], report: Report | None
-    ) -> None:
+    def __init__(self, loop: _Loop, save: Callable[[int], None], report: Report | None) -> None:
         self.loop, self.save, self.report = loop, save, report
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -273,7 +276,5 @@ def _collate(rows: Sequence[Example]) -> dict[str, torch.Tensor]:
         "attention_mask": torch.tensor(
             [[1] * len(r.tokens) + [0] * (longest - len(r.tokens)) for r in rows]
         ),
-        "labels": torch.tensor(
-            [[*r.labels, *[IGNORED] * (longest - len(r.tokens))] for r in rows]
-        ),
+        "labels": torch.tensor([[*r.labels, *[IGNORED] * (longest - len(r.tokens))] for r in rows]),
     }
