@@ -315,7 +315,7 @@ def _train(
         losses = train(module, engine.tokenizer, plan, folder, resume=start, report=report)
     except NotFiniteError as error:
         losses = error.losses
-        why = f"{error.what} was not finite after {error.step} of {plan.steps} steps"
+        why = f"{error.what} not finite after {error.step} of {plan.steps} steps"
         # weights are good if a finite loss and gradient were taken at them
         for path in checkpoint.found(folder):
             if checkpoint.step_of(path) >= error.step:

@@ -33,7 +33,7 @@ _FORMS: Final = (
     "allowed: {messages: [{role, content}]}, {goal, target}, "
     f"{{{'|'.join(PROMPTS)}, input?, {'|'.join(ANSWERS)}}} or {{instruction, instances}}"
 )
-_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 
 
 @dataclass(frozen=True)

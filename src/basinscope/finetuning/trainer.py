@@ -182,7 +182,7 @@ class _Loop(Trainer):  # type: ignore[misc]
         with perturbed():
             loss = super().training_step(model, inputs, num_items_in_batch)
         self.micro += float(loss)
-        self._check(math.isfinite(self.micro), "the loss")
+        self._check(math.isfinite(self.micro), "the loss was")
         return loss
 
     def snapshot(self) -> dict[str, Any]:
@@ -212,19 +212,19 @@ class _Loop(Trainer):  # type: ignore[misc]
     def check_weights(self) -> None:
         """Raise unless every weight is finite."""
         good = all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
-        self._check(good, "the weights")
+        self._check(good, "the weights were")
 
     def check_gradients(self) -> None:
         """Raise unless every gradient is finite."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self._check(bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))), "the gradient")
+        self._check(bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))), "the gradient was")
 
     @torch.no_grad()
     def check_loss(self, example: Example) -> None:
         """Raise unless the trained weights give a finite loss."""
         self.model.eval()
         loss = self.compute_loss(self.model, self._prepare_inputs(_collate([example])))
-        self._check(bool(torch.isfinite(loss)), "the loss")
+        self._check(bool(torch.isfinite(loss)), "the loss was")
 
     def _check(self, good: bool, what: str) -> None:
         if not good:
