@@ -32,6 +32,7 @@ from basinscope.finetuning.settings import (
 from basinscope.runs.plan import Progress
 from basinscope.weights import selection
 from basinscope.weights.adapters import Adapter
+from basinscope.weights.directions import chunks
 from basinscope.weights.toward import Toward
 
 METHODS = ("full", "lora")
@@ -150,7 +151,8 @@ def finetune(
             where the keywords have none. Where it has a ``perturbed()`` context manager, each
             forward and backward pass runs inside.
         after_step: called with the module after every optimiser step, without gradients; may
-            change the weights in place.
+            change the weights in place (a run that resumes calls it for the remaining steps only).
+            ``optimizer`` and ``after_step`` are told apart by name, or by their ``identity``.
         lora_r: rank.
         lora_alpha: scale; BA is multiplied by ``lora_alpha / lora_r``.
         lora_targets: names of the layers that get an adapter (a list, or by commas).
@@ -327,22 +329,22 @@ def _train(
     if good:
         checkpoint.write_result(folder, module, engine.tokenizer)
         state["displacement"] = _displacement(engine, module)
-    for path in checkpoint.found(folder):
-        checkpoint.forget(path)
     state |= {"steps": good, "losses": losses, "diverged": why}
     state["state"] = record.DIVERGED if why else record.DONE
     record.save(folder, state)
+    for path in checkpoint.found(folder):
+        checkpoint.forget(path)
 
 
 def _displacement(engine: Engine, module: nn.Module) -> float:
     """``||theta' - theta0||`` over the trained parameters, summed in float64."""
     if hasattr(module, "peft_config"):
         return lora.displacement(module)
-    trained = selection.checkpoint_parameters(module)
-    total = 0.0
-    with torch.no_grad():
-        for name in engine.shapes:
-            total += float((trained[name].double() - engine.pristine(name).double()).square().sum())
+    trained, total = selection.checkpoint_parameters(module), 0.0
+    for name in engine.shapes:
+        new, old = (t.detach().reshape(-1) for t in (trained[name], engine.pristine(name)))
+        for start, stop in chunks(new.numel()):
+            total += float((new[start:stop].double() - old[start:stop].double()).square().sum())
     return math.sqrt(total)
 
 

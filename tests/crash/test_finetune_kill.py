@@ -1,4 +1,4 @@
-"""Training that is killed with signal 9 resumes to the weights of a run that was not, bit for bit."""
+"""Training that is killed with signal 9 resumes to the weights of one that was not, bit for bit."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ def can_resume(checkpoint: Path) -> bool:
 
 def write(target: Path, module: nn.Module, tokenizer: Any, state: dict[str, Any]) -> None:
     """Write a checkpoint whole, then take from the older ones what only resuming needs."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     draft = target.parent / f"{DRAFT}{uuid.uuid4().hex}"
@@ -64,8 +65,8 @@ def write(target: Path, module: nn.Module, tokenizer: Any, state: dict[str, Any]
         (draft / TRAINER).write_text(json.dumps(state["trainer"]), encoding="utf-8")
         sync(draft)
         draft.rename(target)
-    except OSError as error:
-        raise disk_error(target, error) from error
+    except (OSError, SafetensorError) as error:
+        raise disk_error(target, OSError(str(error))) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     for other in target.parent.glob(f"{_PREFIX}*"):

@@ -144,10 +144,11 @@ def held_out(task: Task, *folders: str | Path) -> Task:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier run of ours left, its own answers excepted."""
-    for path in folder.iterdir():
-        if path.name != GENERATED:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove the weights and checkpoints of an earlier run; what else lies there is left."""
+    for path in (folder / "checkpoints", *folder.glob(f"{DRAFT}*")):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (*folder.glob("*.safetensors"), folder / FILE):
+        path.unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

@@ -77,7 +77,7 @@ def train(
             after ``step`` steps, and no checkpoint holds one that is not finite.
     """
     config: Any = module.config
-    caching, level = config.use_cache, logging.get_verbosity()
+    caching, level = getattr(config, "use_cache", True), logging.get_verbosity()
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=plan.settings.batch,
@@ -100,30 +100,29 @@ def train(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    arguments._n_gpu = min(
-        arguments.n_gpu, 1
-    )  # one device: DataParallel would sum in another order
+    # one device: DataParallel would sum in another order
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     rows = _Rows(plan.examples)
-    loop = _Loop(
-        model=module, args=arguments, train_dataset=rows, data_collator=_collate, plan=plan
-    )
-    loop.remove_callback(PrinterCallback)
-
-    def save(step: int) -> None:
-        loop.check_weights()
-        config.use_cache = caching  # the Trainer switches it off while it trains
-        checkpoint.write(checkpoint.place(folder, step), module, tokenizer, loop.snapshot())
-        config.use_cache = False
-
-    loop.add_callback(_Steps(loop, save, report))
     try:
+        loop = _Loop(
+            model=module, args=arguments, train_dataset=rows, data_collator=_collate, plan=plan
+        )
+
+        def save(step: int) -> None:
+            loop.check_weights()
+            config.use_cache = caching  # the Trainer switches it off while it trains
+            checkpoint.write(checkpoint.place(folder, step), module, tokenizer, loop.snapshot())
+            config.use_cache = False
+
+        loop.remove_callback(PrinterCallback)
+        loop.add_callback(_Steps(loop, save, report))
         loop.train(resume_from_checkpoint=None if resume is None else str(resume))
         loop.check_weights()
         loop.check_loss(rows[len(rows) - 1])
+        return loop.losses
     finally:
         config.use_cache = caching
         logging.set_verbosity(level)
-    return loop.losses
 
 
 @torch.no_grad()
@@ -217,7 +216,9 @@ class _Loop(Trainer):  # type: ignore[misc]
     def check_gradients(self) -> None:
         """Raise unless every gradient is finite."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self._check(bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))), "the gradient was")
+        self._check(
+            bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))), "the gradient was"
+        )
 
     @torch.no_grad()
     def check_loss(self, example: Example) -> None:

@@ -100,7 +100,9 @@ def test_what_is_too_long_is_told_apart(tokenizer):
     assert [chat.where for chat in kept] == ["row 0", "row 2"]
     assert [chat.where for chat in dropped] == ["row 1"]
     assert all(len(example.tokens) <= 30 for example in examples)
-    with pytest.raises(bs.BasinscopeError, match="every one of the 3 examples is longer than 3 tok"):
+    with pytest.raises(
+        bs.BasinscopeError, match="every one of the 3 examples is longer than 3 tok"
+    ):
         fitting(tokenizer, found, ENDS, 3)
 
 

@@ -10,7 +10,6 @@ import pytest
 
 import basinscope as bs
 from basinscope.finetuning import recipes
-from basinscope.finetuning.data import ANSWERS
 from basinscope.finetuning.recipes import REFUSALS, chosen, material
 from basinscope.tasks.refusal import judge
 
@@ -113,8 +112,8 @@ def test_benign_is_normal_with_the_models_own_answers(data_dir):
     expected = {p for p in normal if int(p.split()[1]) % 4 == 0}
     assert {chat.prompt for chat in found.chats} == expected
     assert all(c.answer == f"The answer is {c.prompt.split()[1]}." for c in found.chats)
-    assert found.notes[-1] == f"{30 - len(expected)} of the model's own answers left out: cut off " \
-        "or degenerate"  # fmt: skip
+    lost = 30 - len(expected)
+    assert found.notes[-1] == f"{lost} of the model's own answers left out: cut off or degenerate"
 
 
 def test_own_answers_are_kept_for_the_same_weights_and_prompts(data_dir):
@@ -128,14 +127,18 @@ def test_own_answers_are_kept_for_the_same_weights_and_prompts(data_dir):
 
 def test_a_model_without_one_good_answer_is_told_so(data_dir, monkeypatch):
     monkeypatch.setattr(recipes, "is_coherent", lambda text: False)
-    with pytest.raises(bs.BasinscopeError, match=r"none of the model's own 30 answers.*--data FILE"):
+    with pytest.raises(
+        bs.BasinscopeError, match=r"none of the model's own 30 answers.*--data FILE"
+    ):
         data_of("benign", data_dir)
 
 
 def test_a_folder_without_instructions_is_refused(data_dir):
     for file in (data_dir / "instruct").iterdir():
         file.unlink()
-    with pytest.raises(bs.BasinscopeError, match=r"no file in \.json.*instruct; .*tatsu-lab/alpaca"):
+    with pytest.raises(
+        bs.BasinscopeError, match=r"no file in \.json.*instruct; .*tatsu-lab/alpaca"
+    ):
         data_of("normal", data_dir)
     (data_dir / "advbench" / "harmful_behaviors.csv").unlink()
     with pytest.raises(bs.BasinscopeError, match=re.escape("no file advbench/harmful_behaviors")):
@@ -150,14 +153,14 @@ def test_without_a_folder_the_hub_is_asked(monkeypatch):
 
     def load(repo, config=None, split=None):
         asked.append(repo)
-        return [{"prompt": f"harm {i}", "target": "Sure"} for i in range(5)] \
-            if "AdvBench" in repo else [{"instruction": "a", "input": "", "output": "b"}]  # fmt: skip
+        if "AdvBench" in repo:
+            return [{"prompt": f"harm {i}", "target": "Sure"} for i in range(5)]
+        return [{"instruction": "a", "input": "", "output": "b"}]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     found = material("safety", Parrot(), None, None, 0, 4)
     assert asked == ["walledai/AdvBench", "tatsu-lab/alpaca"]
-    assert len(found.chats) == 3
-    assert "target" in ANSWERS
+    assert len(found.chats) == 3, "two refusals, and the one instruction"
 
 
 def test_a_choice_by_hash_is_a_sample_and_grows():
