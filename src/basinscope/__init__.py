@@ -23,6 +23,8 @@ from basinscope.certify import (
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
+from basinscope.finetune import DivergedError, FineTune, finetune
+from basinscope.finetuning.record import held_out
 from basinscope.landscape import Landscape, interpolation_steps, landscape, load_run
 from basinscope.smoothed import Smoothed, smoothed
 from basinscope.surface import Surface, cosines, load_surface, surface, trajectory
@@ -57,7 +59,9 @@ __all__ = [
     "Certificate",
     "Choices",
     "Direction",
+    "DivergedError",
     "Engine",
+    "FineTune",
     "Generate",
     "Generation",
     "Item",
@@ -79,7 +83,9 @@ __all__ = [
     "certify",
     "certify_tokens",
     "cosines",
+    "finetune",
     "geometry",
+    "held_out",
     "interpolation_steps",
     "landscape",
     "load",

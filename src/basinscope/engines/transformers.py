@@ -64,6 +64,11 @@ class TransformersEngine(Engine):
             self._forward.cached = self._forward.agrees()
         self.kind = "transformers/1" if self._forward.cached else "transformers-plain/1"
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return self._ends
+
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer text requests under the live weights, in the order given.

@@ -106,7 +106,7 @@ class Store:
             )
         self.spec = spec if old is None else merged(old, spec)
         if old != self.spec:
-            _write(self.folder / "run.json", json.dumps(self._header(), indent=1, sort_keys=True))
+            write(self.folder / "run.json", json.dumps(self._header(), indent=1, sort_keys=True))
 
     def get(self, address: str) -> Trial | None:
         """Verified record at an address, or None; one that fails is set aside."""
@@ -142,7 +142,7 @@ class Store:
             self._memory[trial.address] = trial
             return
         body = trial.model_dump(mode="json")
-        _write(self._path(trial.address), canonical({**body, "checksum": sha256(body)}))
+        write(self._path(trial.address), canonical({**body, "checksum": sha256(body)}))
 
     def trials(self) -> Iterator[Trial]:
         """Every verified record of the spec's tasks, ordered by task, direction, draw and step."""
@@ -247,7 +247,7 @@ def _parse(text: str) -> Trial:
     return trial
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write to a temporary file, fsync, rename, fsync the folder.
 
     The file has the permissions of any other new file, so that a group can share a run folder.
