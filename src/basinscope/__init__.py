@@ -5,6 +5,8 @@ See the README for the two commands to begin with, and the docstrings of the nam
 
 from importlib.metadata import PackageNotFoundError, version
 
+from basinscope.attack import Attack, Proxy, attack
+from basinscope.attack.collapse import Collapse, collapse_radius
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
@@ -34,9 +36,11 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "Adapter",
+    "Attack",
     "BasinscopeError",
     "CallableTask",
     "Choices",
+    "Collapse",
     "Direction",
     "Engine",
     "Generate",
@@ -45,6 +49,7 @@ __all__ = [
     "Landscape",
     "Merge",
     "Outcome",
+    "Proxy",
     "Pruned",
     "Quantised",
     "Random",
@@ -52,6 +57,8 @@ __all__ = [
     "Saved",
     "Task",
     "Toward",
+    "attack",
+    "collapse_radius",
     "landscape",
     "load",
     "load_run",

@@ -64,6 +64,16 @@ class TransformersEngine(Engine):
             self._forward.cached = self._forward.agrees()
         self.kind = "transformers/1" if self._forward.cached else "transformers-plain/1"
 
+    @property
+    def forward(self) -> Forward:
+        """Forward passes of the live module, for those who differentiate them."""
+        return self._forward
+
+    @property
+    def tokens(self) -> Tokens:
+        """Requests as rows of tokens."""
+        return self._tokens
+
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer text requests under the live weights, in the order given.
