@@ -81,6 +81,21 @@ class Attack:
         """Why starts ended before their steps were used up."""
         return tuple(f"start {s.start}: {s.ended}" for s in self.starts if s.ended)
 
+    def summary(self) -> dict[str, Any]:
+        """Everything but the direction's tensors, in JSON's types."""
+        return {
+            "method": self.method,
+            "objective": self.objective,
+            "label": self.direction.label,
+            "loss_at_zero": self.loss_at_zero,
+            "score_at_zero": None if math.isnan(self.score_at_zero) else self.score_at_zero,
+            "radius": self.radius,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "best": self.best,
+            "starts": [start.to_json() for start in self.starts],
+            "collapse": [edge.to_json() for edge in self.collapse],
+        }
+
 
 def attack(
     engine: Engine,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from basinscope import stats
 from basinscope.engines.base import Engine
@@ -62,6 +63,17 @@ class Collapse:
         """The bracket in units of RMS(theta0): as a share of the weights' norm."""
         scale = self.rms or math.nan
         return self.low / scale, self.high / scale
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in JSON's types: each bracket in alpha, as a norm, and in RMS(theta0)."""
+        brackets = {"alpha": (self.low, self.high), "norm": self.norm, "rms": self.in_rms}
+        ends = {
+            f"{unit}_{end}": value if math.isfinite(value) else None
+            for unit, bracket in brackets.items()
+            for end, value in zip(("low", "high"), bracket, strict=True)
+        }
+        kept = ("task", "direction", "sign", "score", "threshold", "n_items", "reason")
+        return {**{name: getattr(self, name) for name in kept}, **ends}
 
 
 def collapse_radius(

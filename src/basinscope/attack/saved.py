@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from basinscope.attack.ascent import State
+from basinscope.attack.vectors import norm
 from basinscope.errors import BasinscopeError
 from basinscope.runs.spec import sha256
 from basinscope.runs.store import disk_error
@@ -94,6 +95,9 @@ class Kept:
         x, at = state.x, (state.radius, state.loss, state.score)
         if state.best is not None and state.best_at is not None:
             x, at = state.best, state.best_at
+        size = norm(x)
+        if size < 1 - 1e-6:  # inside a ball
+            at = (at[0] * size, *at[1:])
         start = Start(
             state.start, *at, state.best is not None, state.steps, state.ended, tuple(state.trace)
         )
