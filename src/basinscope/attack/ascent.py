@@ -239,11 +239,13 @@ def _arrive(terrain: Terrain, rules: Rules, state: State) -> None:
     if not _finite(state, value, terrain.g):
         return
     state.loss, state.score, state.rises = value.loss, value.score, []
+    whole = norm(terrain.g)
     r = _project(rules, state, terrain.g)
     size = norm(r)
-    if size <= 1e-6 * norm(terrain.g):
+    if size <= 1e-6 * whole:
         state.ended = "a stationary point: no direction raises the loss"
         return
+    terrain.g = torch.empty_like(r) if state.r is None else state.r
     state.r, state.u = r, r * (1 / size)
     state.length = state.slope = size
 
@@ -274,15 +276,15 @@ def _step(terrain: Terrain, rules: Rules, state: State) -> None:
     state.rises.append(value.loss - state.loss)
     state.x, state.loss, state.score = x, value.loss, value.score
     state.angle = min(a * min(max(gain, 0.3), 2.5), MOST_ANGLE)
-    _turn(rules, state, terrain.g)
+    _turn(terrain, rules, state)
 
 
-def _turn(rules: Rules, state: State, g: torch.Tensor) -> None:
+def _turn(terrain: Terrain, rules: Rules, state: State) -> None:
     """Next search direction: Polak-Ribiere, or the gradient where that does not rise."""
     assert state.u is not None
     assert state.r is not None
     was_curved = state.curved
-    r = _project(rules, state, g)
+    r = _project(rules, state, terrain.g)
     square = dot(r, r)
     if square == 0.0:
         state.ended = "a stationary point: no direction raises the loss"
@@ -290,7 +292,8 @@ def _turn(rules: Rules, state: State, g: torch.Tensor) -> None:
     beta = max(0.0, (square - dot(r, state.r)) / dot(state.r, state.r))
     if state.curved != was_curved:
         beta = 0.0
-    state.r = r
+    # the two change places: vectors as long as the weights are what the memory goes into
+    terrain.g, state.r = state.r, r
     combine(beta * state.length, state.u, 1.0, r)
     if state.curved:
         combine(1.0, state.u, -dot(state.u, state.x), state.x)
@@ -303,11 +306,10 @@ def _turn(rules: Rules, state: State, g: torch.Tensor) -> None:
 
 
 def _project(rules: Rules, state: State, g: torch.Tensor) -> torch.Tensor:
-    """Gradient along the sphere; all of it inside a ball, or where it points inwards."""
+    """Make g the gradient along the sphere; all of it inside a ball, or where it points inwards."""
     along = dot(g, state.x)
     state.curved = not rules.inside or (norm(state.x) > 1 - 1e-6 and along > 0)
-    # the norm of x is 1 up to rounding: a copy either way
-    return combine(1.0, g.clone(), -along if state.curved else 0.0, state.x)
+    return combine(1.0, g, -along, state.x) if state.curved else g
 
 
 def _finite(state: State, value: Value, g: torch.Tensor) -> bool:
