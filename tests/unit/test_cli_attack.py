@@ -32,19 +32,21 @@ def run_cli(capsys, monkeypatch, tmp_path):
 LINE = ("--on", "text.txt", "--radius", 1, "--steps", 4, "--limit", 2)
 
 
+@pytest.mark.usefixtures("no_figure")
 def test_table_picture_line_and_resume(run_cli, checkpoint):
-    code, out, err = run_cli("attack", checkpoint, *LINE, "--run", "x", "-t", "overrefusal")
+    code, out, err = run_cli("attack", checkpoint, *LINE, "--run", "x", "-t", "math")
     assert code == 0
     assert "Collapse radius at level 0.5" in out
-    for word in ("text.txt (attacked)", "text.txt (held out)", "overrefusal", "upper bounds"):
+    for word in ("text.txt (attacked)", "text.txt (held out)", "math", "upper bounds"):
         assert word in out
     line = re.search(r"to draw it: basinscope (.*)\n", out).group(1).split()
     assert line[2:] == ["-d", "saved:x/worst.safetensors", "--dtype", "float32"]
     assert "pga attack on text.txt, in x" in err
-    code, drawn, _ = run_cli(*line, "--tasks", "basic", "--limit", 3, "--steps", "0.1", "--json")
+    code, drawn, _ = run_cli(*line, "--tasks", "basic", "--limit", 3, "--steps", "0.1", "--workers", 1,
+                             "--json")  # fmt: skip
     assert code == 0
     assert json.loads(drawn)["widths"][0]["direction"] == "saved:x/worst.safetensors"
-    code, again, _ = run_cli("attack", checkpoint, *LINE, "--run", "x", "-t", "overrefusal")
+    code, again, _ = run_cli("attack", checkpoint, *LINE, "--run", "x", "-t", "math")
     assert (code, again) == (0, out)
 
 

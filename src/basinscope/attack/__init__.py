@@ -110,6 +110,7 @@ def attack(
     inside: bool = False,
     limit: int = 48,
     level: float = 0.5,
+    compute: str = "bfloat16",
     proxy: Proxy | None = None,
     run: str | Path | None = None,
     progress: Progress | None = None,
@@ -122,16 +123,18 @@ def attack(
     :math:`\alpha \sqrt d` that collapses the objective's 0-1 score: it climbs at one radius until
     the score has collapsed there, shrinks the radius, and goes on from the same direction.
 
-    Everything is computed in float32 (float64 for an engine in float64). An engine in 16 bits is
-    attacked through a copy in float32: in bfloat16 a displacement of less than half a unit in the
-    last place of a weight (5e-4 at 0.18) would be rounded away, and the ascent would be blind.
+    Weights, direction and gradient are float32 (float64 for an engine in float64), and so is what
+    the collapse radii are measured with. An engine in 16 bits is attacked through a copy in
+    float32: in bfloat16 a displacement of less than half a unit in the last place of a weight (5e-4
+    at 0.18) would be rounded away, and the ascent would be blind.
 
     Args:
         engine: from `basinscope.load`.
         objective: a task with reference answers (its cross-entropy is maximised), the path of a
             text file, or a function ``loss(module)`` that returns a scalar tensor.
         tasks: further tasks whose collapse radius is measured along the direction.
-        steps: gradients in all, shared by the starts; default 200, 10 for the proxy.
+        steps: gradients in all, shared by the starts (one that ends early leaves its steps to the
+            next); default 200, 10 for the proxy.
         seed: of the Gaussian starts and of the sample that ``limit`` takes.
         radius: norm of the displacement. None: for tasks and texts the smallest one that collapses
             the score; for a function 0.01 ||theta0|| (sqrt(d) where theta0 is zero).
@@ -141,6 +144,9 @@ def attack(
         limit: most items (blocks of 64 tokens, of a text) that each gradient is taken over. The
             other items (as many other blocks) are held out; both are measured.
         level: fraction of the way from the score at theta0 down to chance that counts as collapse.
+        compute: what linear layers multiply in during the ascent on a task or text: ``float32``, or
+            ``bfloat16`` with weights split in two, which loses no small displacement
+            (`basinscope.engines.split`) and is faster where the processor multiplies bfloat16.
         proxy: settings of the proxy.
         run: run folder. Running the same call again resumes it, to the same bits on a CPU with the
             same number of threads; a folder of another attack is refused.
@@ -163,7 +169,7 @@ def attack(
     total = METHODS.get(method, 0) if steps is None else steps
     _check(method, total, starts, radius, level)
     work = _exact(engine)
-    target = of(work, objective, limit, seed)
+    target = of(work, objective, limit, seed, compute)
     settings = proxy or Proxy()
     spec: dict[str, Any] = {
         "kind": "attack/1",
@@ -180,6 +186,7 @@ def attack(
         "starts": starts if method == "pga" else 1,
         "inside": inside,
         "level": level,
+        "compute": compute,
         "proxy": asdict(settings) if method == "proxy" else None,
     }
     folder = Folder(run, spec)
@@ -253,8 +260,11 @@ def _ascend(
             said = time.monotonic()
 
     for number in range(len(kept.done), starts):
-        own = replace(rules, steps=total // starts + (number < total % starts))
-        state = kept.state or begin(terrain, own, number, seed)
+        left = total - sum(start.steps for start in kept.done)
+        own = replace(rules, steps=left // (starts - number))
+        # along a Gaussian direction the score collapses a thousand times farther out
+        first = min((start.radius for start in kept.done if start.collapsed), default=None)
+        state = kept.state or begin(terrain, own, number, seed, first)
         kept.finish(climb(terrain, own, state, step))
         folder.keep(kept)
     return kept

@@ -160,10 +160,19 @@ class Rules:
     least: float
 
 
-def begin(terrain: Terrain, rules: Rules, start: int, seed: int) -> State:
+def begin(
+    terrain: Terrain, rules: Rules, start: int, seed: int, first: float | None = None
+) -> State:
     """Start 0 is the gradient at theta0, the others are Gaussian directions of the seed.
 
     Where the gradient at theta0 is zero, start 0 is Gaussian as well.
+
+    Args:
+        terrain: loss and gradient.
+        rules: what to climb under.
+        start: number of the start.
+        seed: of the Gaussian directions.
+        first: radius to begin at where none is given; None to double one until the score collapses.
     """
     x, steps = None, 0
     if start == 0:
@@ -173,7 +182,7 @@ def begin(terrain: Terrain, rules: Rules, start: int, seed: int) -> State:
             x = terrain.g * (1 / size)
     if x is None:
         x = gaussian(terrain.engine, seed, start)
-    radius = rules.radius
+    radius = rules.radius or first
     if radius is None:
         radius = rules.least
         while radius < rules.most and not terrain.value(x, radius).score < rules.threshold:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 
 from basinscope.engines import gradient
 from basinscope.engines.base import Engine
+from basinscope.engines.split import SplitLinear
 from basinscope.engines.tokens import Row
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
@@ -41,6 +42,10 @@ BATCH_TOKENS = 1024
 """Most tokens of one forward-backward pass; a longer row goes alone, and with checkpointing."""
 
 Loss = Callable[[Any], torch.Tensor]
+Around = Callable[[], AbstractContextManager[Any]]
+
+COMPUTE: dict[str, Around] = {"bfloat16": SplitLinear, "float32": nullcontext}
+"""What linear layers multiply in; the weights are float32 in any case."""
 
 
 @dataclass(frozen=True)
@@ -93,18 +98,34 @@ class Part:
         return self.whole.oracle(item, answers)
 
 
-def of(engine: Engine, what: Task | str | Path | Loss, limit: int, seed: int) -> Objective:
+def of(
+    engine: Engine,
+    what: Task | str | Path | Loss,
+    limit: int,
+    seed: int,
+    compute: str = "float32",
+) -> Objective:
     """Objective of a task, of a text file, or of a function of the module.
+
+    Args:
+        engine: whose live weights it will be evaluated under.
+        what: task, path, or function.
+        limit: most items.
+        seed: of the sample that the limit takes.
+        compute: float32, or bfloat16 for products as in `basinscope.engines.split`.
 
     Raises:
         BasinscopeError: no reference answers, no text, no tokenizer.
     """
+    if compute not in COMPUTE:
+        raise BasinscopeError(f"compute={compute!r}", f"allowed: {', '.join(COMPUTE)}")
+    around = COMPUTE[compute]
     if limit < 1:
         raise BasinscopeError(f"limit={limit}", "allowed: at least 1 item")
     if isinstance(what, str | Path):
-        return _of_text(_with_text(engine, str(what)), Path(what).expanduser(), limit, seed)
+        return _of_text(_with_text(engine, str(what)), Path(what).expanduser(), limit, seed, around)
     if isinstance(what, Task):
-        return _of_task(_with_text(engine, what.name), what, limit, seed)
+        return _of_task(_with_text(engine, what.name), what, limit, seed, around)
     if callable(what):
         return _of_function(engine, what)
     raise BasinscopeError(
@@ -139,7 +160,9 @@ def _of_function(engine: Engine, loss: Loss) -> Objective:
     return Objective(name, digest, evaluate)
 
 
-def _of_task(engine: TransformersEngine, task: Task, limit: int, seed: int) -> Objective:
+def _of_task(
+    engine: TransformersEngine, task: Task, limit: int, seed: int, around: Around
+) -> Objective:
     if not task.items:
         raise BasinscopeError(f"task {task.name!r} has no items")
     chosen = limited(task, limit, seed)
@@ -157,7 +180,7 @@ def _of_task(engine: TransformersEngine, task: Task, limit: int, seed: int) -> O
             Part(task, f"{task.name} (attacked)", tuple(chosen.items)),
             Part(task, f"{task.name} (held out)", rest),
         )
-    evaluate = _likelihood(engine, rows, right)
+    evaluate = _likelihood(engine, rows, right, around)
     return Objective(task.name, items_hash(chosen), evaluate, parts, task.chance)
 
 
@@ -185,7 +208,9 @@ def _reference(engine: TransformersEngine, task: Task, item: Item) -> tuple[Row,
     )
 
 
-def _of_text(engine: TransformersEngine, path: Path, limit: int, seed: int) -> Objective:
+def _of_text(
+    engine: TransformersEngine, path: Path, limit: int, seed: int, around: Around
+) -> Objective:
     """Blocks spread over the file by hash; as many others are held out."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -212,7 +237,7 @@ def _of_text(engine: TransformersEngine, path: Path, limit: int, seed: int) -> O
     parts = [_tokens_task(engine, f"{path.name} (attacked)", chosen)]
     if rest:
         parts.append(_tokens_task(engine, f"{path.name} (held out)", rest))
-    evaluate = _likelihood(engine, rows, [0] * len(rows))
+    evaluate = _likelihood(engine, rows, [0] * len(rows), around)
     return Objective(path.name, digest, evaluate, tuple(parts))
 
 
@@ -243,7 +268,7 @@ def _row(block: tuple[int, ...]) -> Row:
 
 
 def _likelihood(
-    engine: TransformersEngine, rows: Sequence[Row], right: Sequence[int]
+    engine: TransformersEngine, rows: Sequence[Row], right: Sequence[int], around: Around
 ) -> Callable[[bool], Value]:
     """Mean over rows of the cross-entropy, one micro-batch after another in a fixed order."""
     forward = engine.forward
@@ -254,7 +279,10 @@ def _likelihood(
             long = gradient.cost_tokens(forward, rows[batch[0]]) > BATCH_TOKENS
             with (
                 torch.set_grad_enabled(backward),
-                gradient.checkpointed(engine.module) if long and backward else nullcontext(),
+                gradient.checkpointed(engine.module, around)
+                if long and backward
+                else nullcontext(),
+                around(),
             ):
                 scored = gradient.loglik(forward, [rows[i] for i in batch])
                 own = [_item(s, right[i]) for s, i in zip(scored, batch, strict=True)]

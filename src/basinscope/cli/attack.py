@@ -31,6 +31,7 @@ def attack(
     inside: bool = False,
     limit: int = 48,
     level: float = 0.5,
+    compute: str = "bfloat16",
     lr: float = 1e-5,
     pull: float = 1.0,
     data_dir: Path | None = None,
@@ -58,6 +59,7 @@ def attack(
         inside: the ball of that radius instead of the sphere.
         limit: most items, or blocks of a text, that are attacked; the others are held out.
         level: fraction of the way down to chance that counts as collapse.
+        compute: bfloat16 or float32, for the products of the ascent; weights are float32 anyway.
         lr: learning rate of the proxy.
         pull: weight of the proxy's pull towards the weights.
         data_dir: as in landscape.
@@ -80,7 +82,7 @@ def attack(
     with progress(f"{method} attack on {on}, in {folder}", unit="steps") as report:
         found = bs.attack(
             engine, target, tasks=many, steps=steps, seed=seed, radius=radius, starts=starts,
-            method=method, inside=inside, limit=limit, level=level,
+            method=method, inside=inside, limit=limit, level=level, compute=compute,
             proxy=bs.Proxy(lr=lr, pull=pull), run=folder, progress=report,
         )  # fmt: skip
     file = folder / "worst.safetensors"

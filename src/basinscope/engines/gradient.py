@@ -10,8 +10,8 @@ Shape legend: B rows, L tokens, D hidden size, V vocabulary, N scored tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,11 +122,17 @@ def _tensor(tokens: Sequence[int], device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def checkpointed(module: nn.Module) -> Iterator[None]:
+def checkpointed(
+    module: nn.Module, around: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[None]:
     """Keep only the layers' inputs for the backward pass and run each layer a second time there.
 
     The layers are those that transformers marks for it. Its own switch works in training mode only,
     which would also switch dropout on.
+
+    Args:
+        module: the model.
+        around: context of the second run, which may come in a thread of its own.
     """
     try:
         from transformers.modeling_layers import GradientCheckpointingLayer as Layer
@@ -137,7 +143,14 @@ def checkpointed(module: nn.Module) -> Iterator[None]:
 
     def again(own: Any) -> Any:
         def forward(*given: Any, **named: Any) -> Any:
-            return checkpoint(own, *given, use_reentrant=False, preserve_rng_state=False, **named)
+            return checkpoint(
+                own,
+                *given,
+                use_reentrant=False,
+                preserve_rng_state=False,
+                context_fn=lambda: (nullcontext(), around()),
+                **named,
+            )
 
         return forward
 

@@ -178,14 +178,47 @@ def test_every_gradient_counts_and_no_more_are_taken(engine, text, monkeypatch):
     monkeypatch.setattr(objective, "_likelihood", counted)
     found = bs.attack(engine, text, steps=11, starts=2, limit=2, radius=0.5)
     assert sum(calls) == 11 == sum(start.steps for start in found.starts)
-    assert [start.steps for start in found.starts] == [6, 5]
+    assert [start.steps for start in found.starts] == [5, 6]
 
 
 def test_checkpointed_rows_give_the_same_gradient(engine, text, monkeypatch):
-    whole = bs.attack(engine, text, steps=3, starts=1, limit=2, radius=0.5)
-    monkeypatch.setattr(objective, "BATCH_TOKENS", 16)
-    parts = bs.attack(engine, text, steps=3, starts=1, limit=2, radius=0.5)
-    assert cosine(engine, whole.direction, parts.direction) == pytest.approx(1.0, abs=1e-5)
+    for compute, tolerance in (("float32", 1e-5), ("bfloat16", 1e-3)):
+        options = {"steps": 3, "starts": 1, "limit": 2, "radius": 0.5, "compute": compute}
+        whole = bs.attack(engine, text, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(objective, "BATCH_TOKENS", 16)
+            parts = bs.attack(engine, text, **options)
+        same = cosine(engine, whole.direction, parts.direction)
+        assert same == pytest.approx(1.0, abs=tolerance)
+
+
+def test_products_in_bfloat16_lose_no_small_displacement(text):
+    # the weights are a bfloat16 checkpoint: cast once, they would all round back to theta0
+    module = toys.tiny_model("llama", dtype=torch.bfloat16).float()
+    engine = bs.load(module, tokenizer=toys.tiny_tokenizer(), params="_proj")
+    plain, split = (objective.of(engine, text, 4, 0, c) for c in ("float32", "bfloat16"))
+    direction = bs.attack(engine, text, steps=2, starts=1, limit=4, radius=1e-3).direction
+    step = 0.1 * 2**-9 * engine.rms  # a tenth of half a unit in the last place
+    rises = []
+    for evaluate in (plain.evaluate, split.evaluate):
+        losses = []
+        for sign in (-1, 1):
+            with engine.at(direction, step=sign * step):
+                losses.append(evaluate(False).loss)
+        rises.append(losses[1] - losses[0])
+    assert rises[1] == pytest.approx(rises[0], rel=0.1)
+
+    class Cast(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.nn.functional.linear:
+                return (args[0].bfloat16() @ args[1].bfloat16().T).float()
+            return func(*args, **(kwargs or {}))
+
+    losses = []
+    for sign in (-1, 1):
+        with engine.at(direction, step=sign * step), Cast():
+            losses.append(plain.evaluate(False).loss)
+    assert abs(losses[1] - losses[0]) < 0.5 * rises[0], "what a single cast would lose"
 
 
 # --- what it leaves behind ----------------------------------------------------------------------
@@ -319,6 +352,7 @@ def test_nan_at_theta0_is_refused():
         ({"radius": math.nan}, "radius=nan"),
         ({"radius": math.inf}, "radius=inf"),
         ({"level": 1.0}, "level=1.0; allowed: between 0 and 1"),
+        ({"compute": "int8"}, "compute='int8'; allowed: bfloat16, float32"),
         ({"limit": 0}, "limit=0; allowed: at least 1"),
         ({"seed": -1, "starts": 2}, "seed=-1; allowed: an integer"),
     ],
