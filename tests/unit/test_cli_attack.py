@@ -42,8 +42,8 @@ def test_table_picture_line_and_resume(run_cli, checkpoint):
     line = re.search(r"to draw it: basinscope (.*)\n", out).group(1).split()
     assert line[2:] == ["-d", "saved:x/worst.safetensors", "--dtype", "float32"]
     assert "pga attack on text.txt, in x" in err
-    code, drawn, _ = run_cli(*line, "--tasks", "basic", "--limit", 3, "--steps", "0.1", "--workers", 1,
-                             "--json")  # fmt: skip
+    line += ["--tasks", "basic", "--limit", 3, "--steps", "0.1", "--workers", 1, "--json"]
+    code, drawn, _ = run_cli(*line)
     assert code == 0
     assert json.loads(drawn)["widths"][0]["direction"] == "saved:x/worst.safetensors"
     code, again, _ = run_cli("attack", checkpoint, *LINE, "--run", "x", "-t", "math")
