@@ -23,7 +23,7 @@ from basinscope.attack.collapse import Collapse, collapse_radius
 from basinscope.attack.objective import Loss, Objective, Value, of
 from basinscope.attack.proxy import Proxy, descend
 from basinscope.attack.saved import Folder, Kept, Start
-from basinscope.attack.vectors import InMemory, norm, views
+from basinscope.attack.vectors import InMemory, Labelled, norm, views
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
@@ -224,7 +224,13 @@ def attack(
     if many:
         near = done[story["best"]].radius / math.sqrt(work.d)
         edges = collapse_radius(
-            work, direction, many, level=level, near=near, run=folder.trials, progress=progress
+            work,
+            Labelled(direction, "attack"),
+            many,
+            level=level,
+            near=near,
+            run=folder.trials,
+            progress=progress,
         )
     loss, score = story["zero"]
     return Attack(

@@ -81,7 +81,6 @@ class Terrain:
 
     def __init__(self, engine: Engine, objective: Objective) -> None:
         self.engine, self.objective = engine, objective
-        self.gradients = 0
         self.g = torch.zeros(engine.d)
 
     def value(self, x: torch.Tensor, radius: float) -> Value:
@@ -91,7 +90,6 @@ class Terrain:
 
     def gradient(self, x: torch.Tensor, radius: float) -> Value:
         """Loss and score at theta0 + radius x; the gradient in theta is in ``g`` then."""
-        self.gradients += 1
         self.g.zero_()
         with self._at(x, radius), _grads(self.engine, views(self.g, self.engine)):
             return self.objective.evaluate(True)

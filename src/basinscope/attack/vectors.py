@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from basinscope.engines.base import Engine
-from basinscope.weights.directions import Parts, Weights
+from basinscope.weights.directions import Direction, Parts, Weights, fit, identity, parts_of
 from basinscope.weights.noise import normals
 
 _CHUNK = 1 << 20
@@ -83,3 +83,33 @@ class InMemory:
     def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
         """Delta of one parameter: float32, of its shape."""
         return self.tensors[name] * self.scale
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A direction by another name: that of a file changes with the folder that one stands in.
+
+    Args:
+        direction: a direction of one draw.
+        label: its label.
+    """
+
+    direction: Direction
+    label: str
+    draws = 1
+
+    def identity(self, engine: Weights) -> str:
+        """Text that determines delta."""
+        return identity(self.direction, engine, 0)
+
+    def fit(self, engine: Weights) -> None:
+        """Fit the direction."""
+        fit(self.direction, engine)
+
+    def parts(self, engine: Weights, name: str, draw: int = 0) -> Parts | None:
+        """Delta of one parameter piece by piece."""
+        return parts_of(self.direction, engine, name, draw)
+
+    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
+        """Delta of one parameter: float32, of its shape."""
+        return self.direction.delta(engine, name, draw)
