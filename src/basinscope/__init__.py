@@ -5,6 +5,8 @@ See the README for the two commands to begin with, and the docstrings of the nam
 
 from importlib.metadata import PackageNotFoundError, version
 
+from basinscope.attack import Attack, Proxy, attack
+from basinscope.attack.collapse import Collapse, collapse_radius
 from basinscope.certify import (
     Certificate,
     StrictBasin,
@@ -54,10 +56,12 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "Adapter",
+    "Attack",
     "BasinscopeError",
     "CallableTask",
     "Certificate",
     "Choices",
+    "Collapse",
     "Direction",
     "DivergedError",
     "Engine",
@@ -68,6 +72,7 @@ __all__ = [
     "Landscape",
     "Merge",
     "Outcome",
+    "Proxy",
     "Pruned",
     "Quantised",
     "Random",
@@ -80,8 +85,10 @@ __all__ = [
     "TokenCertificate",
     "Toward",
     "Verdict",
+    "attack",
     "certify",
     "certify_tokens",
+    "collapse_radius",
     "cosines",
     "finetune",
     "geometry",

@@ -299,6 +299,13 @@ COMMANDS = {
         "--workers": None, "--dtype": "bfloat16", "--device": "auto", "--params": None,
         "--trust-remote-code": False, "--json": False,
     },
+    "attack": {
+        "MODEL": "required", "--on": "required", "--tasks -t": None, "--steps": None, "--seed": 0,
+        "--radius": None, "--starts": 2, "--method": "pga", "--inside": False, "--limit": 48,
+        "--level": 0.5, "--compute": "bfloat16", "--lr": 1e-5, "--pull": 1.0, "--data-dir": None,
+        "--run": None, "--dtype": "float32", "--device": "auto", "--params": None,
+        "--trust-remote-code": False, "--json": False,
+    },
     "demo": {"--run": Path("runs/demo"), "--json": False},
     "report": {"RUN": "required", "OTHERS": None, "--level": 0.5, "--figure": None, "--rms": False},
     "finetune": {

@@ -69,6 +69,16 @@ class TransformersEngine(Engine):
         """Tokens that end a text."""
         return self._ends
 
+    @property
+    def forward(self) -> Forward:
+        """Forward passes of the live module, for those who differentiate them."""
+        return self._forward
+
+    @property
+    def tokens(self) -> Tokens:
+        """Requests as rows of tokens."""
+        return self._tokens
+
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer text requests under the live weights, in the order given.

@@ -172,7 +172,7 @@ class Store:
             "spec": self.spec.model_dump(mode="json"),
             "hash": self.spec.hash,
             "fingerprint": self.spec.model.fingerprint,
-            "versions": _versions(),
+            "versions": versions(),
             "machine": platform.machine(),
         }
 
@@ -293,7 +293,8 @@ def disk_error(path: Path, error: OSError) -> BasinscopeError:
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of everything that outcomes may depend on."""
     found = {"python": platform.python_version()}
     for package in ("basinscope", "torch", "transformers", "numpy", "numba"):
         try:
