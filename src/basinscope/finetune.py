@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from basinscope.certify import Certificate
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import cast, load
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
-from basinscope.finetuning import checkpoint, lora, record
+from basinscope.finetuning import checkpoint, guarantee, lora, record
 from basinscope.finetuning.checkpoint import DRAFT
 from basinscope.finetuning.data import Chat, Rows, chats
 from basinscope.finetuning.examples import Example, fitting
@@ -52,6 +53,8 @@ class FineTune:
         checkpoints: folders of the weights on the way, in order; the end is ``folder`` itself.
         notes: what was left out, and whatever else must not pass in silence.
         diverged: why training stopped early; empty where it did not.
+        guarantee: of ``stay_within``: the verdict on these weights (r, bound, R, target), and what
+            the certificate does not cover; None without.
     """
 
     folder: Path
@@ -62,6 +65,7 @@ class FineTune:
     checkpoints: tuple[Path, ...]
     notes: tuple[str, ...]
     diverged: str = ""
+    guarantee: dict[str, Any] | None = None
 
     @property
     def direction(self) -> Toward | Adapter:
@@ -109,6 +113,8 @@ def finetune(
     compute: str | None = None,
     optimizer: OptimizerChoice | None = None,
     after_step: AfterStep | None = None,
+    stay_within: Certificate | None = None,
+    target: float | None = None,
     lora_r: int = 16,
     lora_alpha: int = 32,
     lora_targets: str | list[str] = "all-linear",
@@ -153,6 +159,10 @@ def finetune(
         after_step: called with the module after every optimiser step, without gradients; may
             change the weights in place (a run that resumes calls it for the remaining steps only).
             ``optimizer`` and ``after_step`` are told apart by name, or by their ``identity``.
+        stay_within: after every step (and ``after_step``) the weights are projected into the ball
+            in which this certificate, made for this model, holds the old capability's smoothed
+            score at ``target`` or more.
+        target: level; default the certificate's.
         lora_r: rank.
         lora_alpha: scale; BA is multiplied by ``lora_alpha / lora_r``.
         lora_targets: names of the layers that get an adapter (a list, or by commas).
@@ -207,6 +217,12 @@ def finetune(
         assert recipe is not None
         found = material(recipe, engine, folder, data_dir, seed, settings.limit)
     kept, rows, notes = _fitting(engine, found, settings.max_tokens)
+    within = None
+    if stay_within is not None:
+        within = guarantee.stay_within(stay_within, target, engine, method)
+        after_step = guarantee.Both(after_step, within) if after_step else within
+    elif target is not None:
+        raise BasinscopeError(f"target={target} without stay_within", "allowed: both or neither")
     todo = plan(settings, rows, seed, optimizer, after_step)
     spec: dict[str, Any] = {
         "model": engine.fingerprint(),
@@ -238,6 +254,10 @@ def finetune(
         error.result = result
         raise error
     assert result is not None
+    if within is not None and "guarantee" not in state:
+        state["guarantee"] = guarantee.earned(within, str(folder))
+        record.save(folder, state)
+        result = replace(result, guarantee=state["guarantee"])
     return result
 
 
@@ -369,6 +389,7 @@ def _result(folder: Path, state: dict[str, Any], method: str) -> FineTune | None
         checkpoints=tuple(checkpoint.found(folder)),
         notes=tuple(state["notes"]),
         diverged=state["diverged"],
+        guarantee=state.get("guarantee"),
     )
 
 

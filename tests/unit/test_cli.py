@@ -313,7 +313,7 @@ COMMANDS = {
         "--method": "full", "--epochs": None, "--steps": None, "--batch": None,
         "--accumulate": None, "--lr": None, "--warmup": None, "--weight-decay": None, "--seed": 0,
         "--save-every": None, "--limit": None, "--max-tokens": None, "--compute": None,
-        "--lora-r": 16, "--lora-alpha": 32, "--lora-targets": "all-linear", "--data-dir": None,
+        "--stay-within": None, "--target": None, "--lora-r": 16, "--lora-alpha": 32, "--lora-targets": "all-linear", "--data-dir": None,
         "--resume --no-resume": True, "--dtype": None, "--device": "auto",
         "--trust-remote-code": False, "--json": False,
     },

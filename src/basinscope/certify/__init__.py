@@ -10,13 +10,14 @@ from basinscope.certify.subspaces import (
     subspace_from_trajectory,
 )
 from basinscope.certify.tokens import TokenCertificate, certify_tokens
-from basinscope.certify.verdict import Verdict
+from basinscope.certify.verdict import Verdict, bound_to
 
 __all__ = [
     "Certificate",
     "StrictBasin",
     "TokenCertificate",
     "Verdict",
+    "bound_to",
     "certify",
     "certify_tokens",
     "load_certificate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,22 @@ def verdict(
         )
     at, smoothed = _measured(cert, engine, task, moves, shape, draws)
     return Verdict(**{**vars(found), "score": at, "smoothed": smoothed})
+
+
+def bound_to(cert: Certificate, engine: Engine, geometry: Geometry | None = None) -> Certificate:
+    """The certificate with its model and geometry at hand, as `Certificate.project` needs them.
+
+    Args:
+        cert: perhaps read from a folder.
+        engine: the model that it was made for.
+        geometry: as in `verdict`.
+
+    Raises:
+        BasinscopeError: weights or geometry that the certificate was not made for.
+    """
+    _check_model(cert, engine)
+    shape = _checked_geometry(cert, engine, geometry or cert.geometry)
+    return dataclasses.replace(cert, engine=engine, geometry=shape)
 
 
 def direction_of(other: str | Path | Direction) -> Direction:

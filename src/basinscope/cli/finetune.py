@@ -31,6 +31,8 @@ def finetune(
     limit: int | None = None,
     max_tokens: int | None = None,
     compute: str | None = None,
+    stay_within: Path | None = None,
+    target: float | None = None,
     lora_r: int = 16,
     lora_alpha: int = 32,
     lora_targets: str = "all-linear",
@@ -63,6 +65,8 @@ def finetune(
         limit: most examples.
         max_tokens: longer examples are left out; default 1024.
         compute: bfloat16 (default) or float32 forward passes.
+        stay_within: run folder of a certificate of this model: the weights are kept in its ball.
+        target: level of the smoothed score to be kept certified; default the certificate's.
         lora_r: rank of the adapter.
         lora_alpha: its scale, over the rank.
         lora_targets: layers that get an adapter, by commas.
@@ -76,11 +80,13 @@ def finetune(
     """
     import basinscope as bs
 
+    certificate = None if stay_within is None else bs.load_certificate(stay_within)
     with progress(unit="steps") as report:
         found = bs.finetune(
             model, data, output=output, recipe=recipe, method=method, epochs=epochs, steps=steps,
             batch=batch, accumulate=accumulate, lr=lr, warmup=warmup, weight_decay=weight_decay,
             seed=seed, save_every=save_every, limit=limit, max_tokens=max_tokens, compute=compute,
+            stay_within=certificate, target=target,
             lora_r=lora_r, lora_alpha=lora_alpha, lora_targets=lora_targets, data_dir=data_dir,
             resume=resume, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
             progress=report,
@@ -91,6 +97,12 @@ def finetune(
     print(f"{found.method} fine-tune of {model}: {found.steps} steps, {found.folder}")
     print(f"displacement {found.displacement:.4g}, loss {found.losses[0]:.3f} -> "
           f"{found.losses[-1]:.3f}")  # fmt: skip
+    if found.guarantee is not None:
+        held = found.guarantee
+        print(f"guarantee: {held['task']} {held['word']}: {held['reason']}")
+        print(f"- confidence {held['confidence']:g}, sigma {held['sigma']:g}, {held['geometry']}")
+        for text in held["does_not_cover"]:
+            print(f"- not covered: {text}")
     for note in found.notes:
         print(f"- {note}")
     print(f"direction: {found.direction.label}")

@@ -111,7 +111,7 @@ class Plan:
         chosen: list[Any] = []
         if self.optimizer is not None:
             made, options = self.optimizer
-            chosen = [_word(made), {k: _word(v) for k, v in sorted(options.items())}]
+            chosen = [word(made), {k: word(v) for k, v in sorted(options.items())}]
         own = self.settings
         return {
             "data": examples.digest(self.rows),
@@ -125,7 +125,7 @@ class Plan:
             "seed": self.seed,
             "compute": own.compute,
             "optimizer": chosen,
-            "after_step": None if self.after_step is None else _word(self.after_step),
+            "after_step": None if self.after_step is None else word(self.after_step),
         }
 
 
@@ -154,7 +154,7 @@ def plan(
     )
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
     """Text that names a setting alike in every process: no address of an object stands in it."""
     if value is None or isinstance(value, (bool, int, float, str, tuple, list)):
         return repr(value)
