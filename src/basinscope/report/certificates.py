@@ -58,7 +58,8 @@ def plot_bounds(
         colour, name = COLOURS[n % len(COLOURS)], f"{cert.task.name}, σ = {cert.sigma:g}"
         for p in REFERENCE:
             curve = formulas.lower_bound(p, r, cert.sigma)
-            axis.plot(r, curve, color=colour, linewidth=0.6, alpha=0.5)
+            thin = f"thin: p = {', '.join(map(str, REFERENCE))}" if not rows else None
+            axis.plot(r, curve, color=colour, linewidth=0.6, alpha=0.5, label=thin)
             rows += [(name, f"p = {p:g}", *pair) for pair in zip(r, curve, strict=True)]
         curve = np.asarray(cert.lower_bound(r))
         axis.plot(r, curve, color=colour, linewidth=2, label=f"{name}, p ≥ {cert.p_lower:.3f}")
