@@ -53,7 +53,7 @@ def plot_bounds(
     far = max([6 * max(cert.sigma for cert in certificates), *(2 * v.r for v in marks)])
     r = np.concatenate(([0.0], np.geomspace(smallest / 100, far, 400)))
     figure, axis = _figure(path)
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for n, cert in enumerate(certificates):
         colour, name = COLOURS[n % len(COLOURS)], f"{cert.task.name}, σ = {cert.sigma:g}"
         for p in REFERENCE:
