@@ -53,12 +53,13 @@ def plot_bounds(
     far = max([6 * max(cert.sigma for cert in certificates), *(2 * v.r for v in marks)])
     r = np.concatenate(([0.0], np.geomspace(smallest / 100, far, 400)))
     figure, axis = _figure(path)
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for n, cert in enumerate(certificates):
         colour, name = COLOURS[n % len(COLOURS)], f"{cert.task.name}, σ = {cert.sigma:g}"
         for p in REFERENCE:
             curve = formulas.lower_bound(p, r, cert.sigma)
-            axis.plot(r, curve, color=colour, linewidth=0.6, alpha=0.5)
+            thin = f"thin: p = {', '.join(map(str, REFERENCE))}" if not rows else None
+            axis.plot(r, curve, color=colour, linewidth=0.6, alpha=0.5, label=thin)
             rows += [(name, f"p = {p:g}", *pair) for pair in zip(r, curve, strict=True)]
         curve = np.asarray(cert.lower_bound(r))
         axis.plot(r, curve, color=colour, linewidth=2, label=f"{name}, p ≥ {cert.p_lower:.3f}")
