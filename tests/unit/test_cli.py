@@ -325,6 +325,19 @@ WRONG = {
     "no task": ({"tasks": ""}, ["task ''", "allowed: mini, basic"]),
     "code": ({"tasks": "humaneval"}, ["generated code was not allowed", "--allow-code-execution"]),
     "direction": ({"direction": "sideways"}, ["direction 'sideways'", "allowed: random or"]),
+    "no model": ({"direction": "to:"}, ["direction 'to:'", "to:MODEL"]),
+    "model of direction": ({"direction": "to:./nosuch"}, ["no model at './nosuch'", "check"]),
+    "own weights": ({"direction": "to:self"}, ["to:self has the same weights as the model"]),
+    "NaN": ({"direction": "to:nan"}, [r"to:nan: \S+ is not finite", "diverged"]),
+    "empty": ({"direction": "to:empty"}, ["empty holds no weights", "model.safetensors"]),
+    "shapes": ({"direction": "to:other"}, ["lacks 16 of 16 parameters", "same architecture"]),
+    "adapter": ({"direction": "adapter:empty"}, ["not an adapter", "to:empty"]),
+    "file": ({"direction": "saved:nosuch"}, ["no file at 'nosuch'", "safetensors"]),
+    "text": ({"direction": "saved:text.txt"}, ["cannot read text.txt", "safetensors"]),
+    "bits": ({"direction": "quantised:99"}, ["bits=99", "2 to 16"]),
+    "no bits": ({"direction": "quantised:x"}, ["direction 'quantised:x'", "BITS"]),
+    "merge": ({"direction": "merge:one"}, ["direction 'merge:one'", r"merge:A\+B"]),
+    "fraction": ({"direction": "pruned:2"}, ["fraction=2.0", "at most 1"]),
     "seed": ({"direction": "random:x"}, ["direction 'random:x'", "integer seed"]),
     "steps": ({"steps": "0:1"}, ["steps '0:1'", "allowed: LO:HI:N", "for example --steps"]),
     "negative steps": ({"steps": "-1:x:3"}, ["steps '-1:x:3'", "allowed: LO:HI:N"]),
@@ -358,7 +371,10 @@ def troubles(checkpoint, finished, tmp_path):
     shutil.copytree(finished, "corrupt")
     Path("corrupt/run.json").write_text("{")
     shutil.copytree(checkpoint, "nan")
+    Path("self").symlink_to(checkpoint)
     weights = load_file("nan/model.safetensors")
+    Path("other").mkdir()
+    save_file({f"x.y.{n}": t for n, t in weights.items()}, "other/model.safetensors")
     next(iter(weights.values())).view(-1)[3] = torch.nan
     save_file(weights, "nan/model.safetensors", metadata={"format": "pt"})
     return tmp_path

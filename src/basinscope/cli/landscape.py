@@ -50,8 +50,10 @@ def landscape(
         tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
             mmlu-gen, gsm8k, gsm8k-flexible, advbench, advbench-substring, xstest, xstest-unsafe,
             humaneval or humaneval-instruct; by commas.
-        direction: random or random:SEED; may be given several times.
-        draws: independent draws of each direction.
+        direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
+            quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
+            may be given several times.
+        draws: independent draws of each random direction; the others have one.
         steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched.
         interpolate: instead of steps: so many from the model to the one that the direction
             leads to (to:MODEL), both included, and a quarter of the way beyond.

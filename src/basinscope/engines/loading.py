@@ -94,7 +94,9 @@ def resolve(model: str, dtype: str = "bfloat16") -> Path:
 
     try:
         wanted = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json"]
-        return Path(snapshot_download(where, allow_patterns=wanted))
+        # copies in other formats lie in subfolders, or beside under this name
+        other = ["*/*", "consolidated*"]
+        return Path(snapshot_download(where, allow_patterns=wanted, ignore_patterns=other))
     except Exception as error:
         raise BasinscopeError(
             f"cannot find the model {model!r} ({_first_line(error)})",

@@ -155,9 +155,12 @@ def _curve(
 def _mark(
     axis: Any, run: Landscape, direction: str, look: dict[str, Any] | None, per_rms: bool
 ) -> bool:
-    """A diamond where the model that a direction was made from sits itself."""
+    """A diamond where the model that a direction was made from sits itself.
+
+    One that sits beyond what was measured is left to the notes: it would squeeze the curves.
+    """
     step = run.sits_at(direction)
-    if step is None:
+    if step is None or step > max(trial.step for trial in run.trials):
         return False
     x = step / run.spec.model.rms if per_rms else step
     colour = look["color"] if look else "#444444"

@@ -215,6 +215,7 @@ def recipe(bench: Bench) -> dict[str, Any] | None:
     return {
         "tasks": tasks,
         "directions": labels,
+        "identities": [bench.identity(d, 0) for d in range(len(labels))],
         "dtype": bench.engine.dtype,
         "params": bench.engine.params,
         "model": bench.model.model_dump(mode="json"),

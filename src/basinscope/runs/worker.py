@@ -48,7 +48,7 @@ def rebuild(order: dict[str, Any]) -> Bench:
     """Bench of the order, checked against the parent's description of it.
 
     Raises:
-        BasinscopeError: if the weights or the items are not the parent's.
+        BasinscopeError: if the weights, the items or the directions are not the parent's.
     """
     dtype = order["dtype"]
     engine = load(order["folder"], dtype=dtype, device="cpu", params=order["params"])
@@ -64,7 +64,15 @@ def rebuild(order: dict[str, Any]) -> Bench:
     if specs != tuple(TaskSpec.model_validate(spec) for spec in order["task_specs"]):
         raise BasinscopeError("a worker built other items than its parent", "please report it")
     words = tuple(parse(word) for word in order["directions"])
-    return Bench(engine, words, tasks, expected, specs)
+    bench = Bench(engine, words, tasks, expected, specs)
+    for d, found in enumerate(order["identities"]):
+        if bench.identity(d, 0) != found:
+            raise BasinscopeError(
+                f"{words[d].label} is another direction than when the run began",
+                "its files may not change while it is measured",
+                "run the same line again",
+            )
+    return bench
 
 
 def _listen(orders: queue.SimpleQueue[str]) -> None:

@@ -105,12 +105,16 @@ class _Merged:
                 setattr(pair, match["kind"][-1].lower(), _whole(shelf, key).double())
             elif path.endswith(".lora_B.bias"):
                 layer = path.removesuffix(".lora_B.bias")
-                added = _scale(config, layer, _rank(shelf, key)) * _whole(shelf, key).double()
                 name = engine.names.get(f"{layer}.bias")
-                if name is None:
+                if (
+                    name is None
+                    or (first := key.removesuffix("bias") + "weight") not in shelf.entries
+                ):
                     unknown.append(f"{layer}.bias")
                 else:
-                    self._change(name).added = added
+                    rank = shelf.entries[first].shape[1]
+                    own = _whole(shelf, key).double()
+                    self._change(name).added = own * _scale(config, layer, rank)
             elif "lora_" in path:
                 raise _refused(label, f"it holds {key}, which is no factor of LoRA")
             else:
@@ -227,6 +231,17 @@ def _config(label: str, folder: Path) -> dict[str, Any]:
     if config.get("init_lora_weights") not in _PLAIN_STARTS:
         start = config["init_lora_weights"]
         raise _refused(label, f"it moved the base itself (init_lora_weights={start})")
+    patterns = config.get("alpha_pattern") or {}
+    try:
+        config["lora_alpha"] = float(config.get("lora_alpha", 8))
+        config["alpha_pattern"] = {
+            re.compile(rf"(.*\.)?({k})$"): float(alpha) for k, alpha in patterns.items()
+        }
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise BasinscopeError(
+            f"lora_alpha or alpha_pattern of {path} is malformed ({error})",
+            "allowed: peft's config",
+        ) from error
     return config
 
 
@@ -255,18 +270,12 @@ def _whole(shelf: Shelf, key: str) -> torch.Tensor:
     return shelf.read(key, 0, shape.numel()).reshape(shape)
 
 
-def _rank(shelf: Shelf, bias: str) -> int:
-    return shelf.entries[bias.replace(".lora_B.bias", ".lora_A.weight")].shape[0]
-
-
 def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
     """lora_alpha / r of a layer; a pattern names it by the end of its path, as in peft."""
-    alpha = config["lora_alpha"]
-    for pattern, own in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
-            alpha = own
-            break
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    patterns: dict[re.Pattern[str], float] = config["alpha_pattern"]
+    own = [alpha for pattern, alpha in patterns.items() if pattern.match(layer)]
+    alpha: float = [*own, config["lora_alpha"]][0]
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _shapes(change: _Change, shelf: Shelf) -> list[torch.Size]:

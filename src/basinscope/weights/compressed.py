@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.functional import hardshrink
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights.directions import Parts, Weights
@@ -42,6 +43,8 @@ class Quantised(Displaced):
             raise BasinscopeError(f"bits={self.bits!r}", f"allowed: an integer, 2 to {MOST_BITS}")
         if self.group is not None and (not _is_int(self.group) or self.group < 1):
             raise BasinscopeError(f"group={self.group!r}", "allowed: an integer of at least 1")
+        object.__setattr__(self, "bits", int(self.bits))
+        object.__setattr__(self, "group", None if self.group is None else int(self.group))
 
     @property
     def label(self) -> str:
@@ -81,8 +84,10 @@ class Pruned(Displaced):
 
     def __post_init__(self) -> None:
         """Refuse fractions that prune nothing."""
-        if not isinstance(self.fraction, float | int) or not 0 < self.fraction <= 1:
+        number = isinstance(self.fraction, float | int) and not isinstance(self.fraction, bool)
+        if not number or not 0 < self.fraction <= 1:
             raise BasinscopeError(f"fraction={self.fraction!r}", "allowed: above 0, at most 1")
+        object.__setattr__(self, "fraction", float(self.fraction))
 
     @property
     def label(self) -> str:
@@ -134,7 +139,7 @@ class _Cut:
 
         def parts(start: int, stop: int) -> torch.Tensor:
             own = theta[start:stop].float()
-            return torch.where(own.abs() <= edge, -own, 0.0)
+            return hardshrink(own, edge).sub_(own)  # zero where |own| <= edge
 
         return parts
 
@@ -181,4 +186,4 @@ def _need_linear(label: str, engine: Weights) -> list[str]:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

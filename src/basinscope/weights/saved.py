@@ -51,12 +51,27 @@ class Saved(Displaced):
             return None
         assert isinstance(self._fitted.moves, _File)
         own = self._fitted.moves.displacement
-        return self._fitted.norm if own == "norm" else own  # type: ignore[return-value]
+        return self._fitted.norm if own is not None and math.isnan(own) else own
 
     @property
     def metadata(self) -> dict[str, Any]:
         """Provenance that was saved with it."""
-        found: dict[str, Any] = json.loads(self._shelf().metadata.get("provenance", "{}"))
+        found: dict[str, Any] = self._said(self._shelf(), "provenance", {})
+        return found
+
+    def _said(self, shelf: Shelf, key: str, otherwise: Any) -> Any:
+        """One entry of the file's metadata, of the type of what stands for a missing one."""
+        text = shelf.metadata.get(key)
+        try:
+            found = otherwise if text is None else json.loads(text)
+        except ValueError:
+            found = ...
+        if not isinstance(found, type(otherwise)) and (key, found) != ("displacement", None):
+            raise BasinscopeError(
+                f"the metadata of {self.file} is malformed ({key}: {text!r})",
+                "allowed: what save_direction writes",
+                "save the direction anew",
+            )
         return found
 
     def _shelf(self) -> Shelf:
@@ -69,14 +84,8 @@ class Saved(Displaced):
 
     def _read(self, engine: Weights) -> Moves:
         shelf = self._shelf()
-        try:
-            zero = json.loads(shelf.metadata.get("zero", "[]"))
-            own = json.loads(shelf.metadata.get("displacement", '"norm"'))
-        except ValueError as error:
-            raise BasinscopeError(
-                f"the metadata of {self.file} is malformed ({error})",
-                "allowed: what save_direction writes",
-            ) from error
+        zero: list[str] = self._said(shelf, "zero", [])
+        own: float | None = self._said(shelf, "displacement", math.nan)
         return _File(shelf, match(self.label, engine, shelf, optional=zero), own)
 
 
@@ -84,7 +93,7 @@ class Saved(Displaced):
 class _File:
     shelf: Shelf
     names: dict[str, str]
-    displacement: float | str | None
+    displacement: float | None  # NaN: the file says nothing
 
     def parts(self, engine: Weights, name: str) -> Parts | None:
         if name not in self.names:
@@ -148,7 +157,7 @@ def save_direction(
     text = {
         "format": FORMAT,
         "provenance": provenance,
-        "displacement": json.dumps(displacement),
+        "displacement": json.dumps(None if displacement is None else float(displacement)),
         "zero": json.dumps(list(zero)),
     }
     state = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in tensors.items()}

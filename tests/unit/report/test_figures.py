@@ -160,6 +160,9 @@ def test_a_diamond_where_the_other_model_sits(draw, drawn, tmp_path):
         assert list(diamond.get_xdata()) == [0.5]
         legend = [t.get_text() for t in drawn[-1].legends[0].get_texts()]
         assert legend == ["a", "the other model"]
+    far = land.spec.model_copy(update={"displacements": {"axis": 7.0}})
+    bs.Landscape(far, land.trials).plot(tmp_path / "y.svg")
+    assert not [x for x in drawn[-1].axes[0].lines if x.get_marker() == "D"], "not in the picture"
 
 
 def test_names_are_drawn_as_they_are(draw, drawn, tmp_path):

@@ -242,6 +242,16 @@ def test_factors_that_are_not_finite_are_refused(engine, folder):
         bs.Adapter(folder).fit(engine)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"lora_alpha": "much"}, {"lora_alpha": None}, {"alpha_pattern": {"(": 1}},
+     {"alpha_pattern": {"a": "x"}}, {"alpha_pattern": [1]}],
+)  # fmt: skip
+def test_a_malformed_scale_is_refused(engine, folder, settings):
+    with pytest.raises(BasinscopeError, match=r"lora_alpha or alpha_pattern of .* is malformed"):
+        change(folder, **settings).fit(engine)
+
+
 def test_an_untrained_adapter_is_refused(engine, tmp_path):
     found = adapted("llama", init_lora_weights=True)
     for name, parameter in found.named_parameters():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -93,10 +94,15 @@ class TestQuantised:
             line.fit(engine)
         assert len({line.label for line in lines}) == len({line.identity for line in lines}) == 5
 
-    @pytest.mark.parametrize("bits", [0, 1, 17, 4.0, True, None])
+    @pytest.mark.parametrize("bits", [0, 1, 17, 4.0, True, None, "4"])
     def test_refuses_bits(self, bits):
         with pytest.raises(BasinscopeError, match=r"bits=.*2 to 16"):
             bs.Quantised(bits)
+
+    def test_numbers_of_numpy_are_numbers(self):
+        assert bs.Quantised(np.int64(4), np.int32(8)).label == "quantised:4:8"
+        assert bs.Pruned(np.float64(0.5)).label == "pruned:0.5"
+        assert bs.Pruned(1).label == "pruned:1.0"
 
     @pytest.mark.parametrize("group", [0, -1, 2.0, True])
     def test_refuses_groups(self, group):
@@ -132,7 +138,7 @@ class TestPruned:
             gone = float((there.abs() < 1e-5 * engine.pristine(name).abs()).float().mean())
             assert gone == pytest.approx(fraction, abs=1e-3)
 
-    @pytest.mark.parametrize("fraction", [0, -0.1, 1.1, math.nan, "0.5"])
+    @pytest.mark.parametrize("fraction", [0, -0.1, 1.1, math.nan, "0.5", True])
     def test_refuses(self, fraction):
         with pytest.raises(BasinscopeError, match=r"fraction=.*above 0"):
             bs.Pruned(fraction)

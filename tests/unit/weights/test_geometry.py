@@ -66,7 +66,8 @@ def checkpoint_of(tmp_path):
 class TestCosines:
     def test_are_those_of_the_flat_vectors(self, engine, checkpoint_of):
         lines = [
-            bs.Random(), bs.Random(1), bs.Toward(checkpoint_of(net(1))), bs.Quantised(3), Axis("0.bias"),
+            bs.Random(), bs.Random(1), bs.Toward(checkpoint_of(net(1))), bs.Quantised(3),
+            Axis("0.bias"),
         ]  # fmt: skip
         vectors = np.stack([flat(line, engine) for line in lines])
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -186,6 +186,19 @@ class TestRefusals:
         with pytest.raises(BasinscopeError, match=r"no file at .*worst.safetensors"):
             bs.Saved(file).fit(engine)
 
+    @pytest.mark.parametrize(
+        ("key", "text"),
+        [("zero", "null"), ("zero", '"0.bias"'), ("zero", "["), ("displacement", '"x"')],
+    )
+    def test_of_metadata_that_means_nothing(self, engine, tensors, file, key, text):
+        file.parent.mkdir()
+        save_file(tensors, file, metadata={key: text})
+        with pytest.raises(BasinscopeError, match=rf"metadata of .* malformed \({key}: "):
+            bs.Saved(file).fit(engine)
+        save_file(tensors, file, metadata={"provenance": "[]"})
+        with pytest.raises(BasinscopeError, match=r"malformed \(provenance: '\[\]'\)"):
+            bs.Saved(file).metadata  # noqa: B018
+
     def test_of_integers(self, engine, tensors, file):
         file.parent.mkdir()
         save_file({n: t.to(torch.int8) for n, t in tensors.items()}, file)
