@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from basinscope.report.figures import check_name, plain, save
+from basinscope.report.figures import check_name, plain, save, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ def plot_cosines(path: Path, table: pd.DataFrame) -> Path:
     from matplotlib.figure import Figure
 
     check_name(path)
-    n, labels = len(table), list(table.index)
+    n, labels = len(table), [short(label, 40) for label in table.index]
     side = 2.2 + 0.75 * n + 0.05 * max(map(len, labels))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     panel = figure.subplots()

@@ -107,6 +107,11 @@ def plain(texts: Sequence[Any]) -> None:
         text.set_parse_math(False)
 
 
+def short(label: str, most: int = 60) -> str:
+    """A label that fits: of a long one (a path) its end, which tells it from others."""
+    return label if len(label) <= most else "…" + label[1 - most :]
+
+
 def _table(run: Landscape) -> pd.DataFrame:
     """Means with the simultaneous band and alpha / RMS(theta0) beside them."""
     means = run.means()
@@ -196,16 +201,18 @@ def _legend(figure: Any, look: dict[Any, dict[str, Any]], draws: int, marked: bo
     """One for all panels, below them, where it hides nothing."""
     from matplotlib.lines import Line2D
 
+    words = {key: [key] if isinstance(key, str) else filter(None, key) for key in look}
     handles = [
-        Line2D([], [], lw=2, label=key if isinstance(key, str) else " ".join(filter(None, key)),
-               **style)
+        Line2D([], [], lw=2, label=" ".join(map(short, words[key])), **style)
         for key, style in look.items()
-    ]  # fmt: skip
+    ]
     if draws > 1:
         handles.append(Line2D([], [], color="#444444", lw=0.5, label=f"single draws ({draws})"))
     if marked:
         handles.append(Line2D([], [], color="#444444", marker="D", ls="", label="the other model"))
-    legend = figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=6)
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(6, 160 // (longest + 10)))  # as many as the figure is wide for
+    legend = figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=columns)
     plain(legend.get_texts())
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from basinscope.errors import BasinscopeError
-from basinscope.report.figures import check_name, plain, save
+from basinscope.report.figures import check_name, plain, save, short
 from basinscope.runs.store import disk_error
 
 if TYPE_CHECKING:
@@ -205,7 +205,9 @@ def _edges(centres: Any) -> Any:
 
 def _axes(plane: PlaneSpec) -> tuple[str, str]:
     """What to write along x and y."""
-    return f"x along {plane.x}", f"y along {plane.y.replace('_|_', ' ⊥ ')}"
+    b, perpendicular, a = plane.y.partition("_|_")
+    y = f"{short(b, 24)} ⊥ {short(a, 24)}" if perpendicular else short(b, 48)
+    return f"x along {short(plane.x, 48)}", f"y along {y}"
 
 
 def _path(panel: Any, trajectory: pd.DataFrame) -> None:

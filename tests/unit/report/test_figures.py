@@ -150,6 +150,19 @@ def test_axis_in_units_of_each_models_scale(draw, drawn, tmp_path):
         draw(weight=0.0).plot(tmp_path / "y.svg", per_rms=True)
 
 
+def test_long_labels_keep_their_end_and_stay_within_the_figure(draw, drawn, tmp_path):
+    labels = [f"to:/{'models/' * 20}{end}" for end in ("one", "two")]
+    lands = [draw(("a", ("x", "y"), 0.5), label=label, draws=1) for label in labels]
+    lands[0].plot(tmp_path / "x.png", lands[1])
+    (legend,) = drawn[0].legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert [text[-11:] for text in texts] == ["/models/one", "/models/two"]
+    assert max(map(len, texts)) < 80
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= drawn[0].bbox.width
+    assert set(pd.read_csv(tmp_path / "x.csv")["direction"]) == set(labels)
+
+
 def test_a_diamond_where_the_other_model_sits(draw, drawn, tmp_path):
     land = draw(("a", ("x", "y"), 0.5), draws=1)
     spec = land.spec.model_copy(update={"displacements": {"axis": 0.5}})
@@ -160,6 +173,9 @@ def test_a_diamond_where_the_other_model_sits(draw, drawn, tmp_path):
         assert list(diamond.get_xdata()) == [0.5]
         legend = [t.get_text() for t in drawn[-1].legends[0].get_texts()]
         assert legend == ["a", "the other model"]
+    far = land.spec.model_copy(update={"displacements": {"axis": 7.0}})
+    bs.Landscape(far, land.trials).plot(tmp_path / "y.svg")
+    assert not [x for x in drawn[-1].axes[0].lines if x.get_marker() == "D"], "not in the picture"
 
 
 def test_names_are_drawn_as_they_are(draw, drawn, tmp_path):
