@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: weights, optimiser, schedule and generators; none of it is pickled.
+"""Checkpoints of a training run: weights, optimiser, schedule, generators; nothing pickled.
 
 A checkpoint is written beside its place, fsynced and renamed: it is there whole or not at all.
 Its weights are a model folder (or an adapter folder) like any other; what only resuming needs,

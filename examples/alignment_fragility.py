@@ -1,0 +1,158 @@
+"""How alignment digs a basin of its own, and which fine-tunes leave it.
+
+SmolLM2 is taught to refuse; then the aligned model is tuned further on data like its own
+(*benign*), on other authors' instructions (*normal*) and on answers to harmful requests
+(*adversarial*, ten steps). Each of these is a direction, and along each of them, and along random
+ones, the scores of a safety task, of one for over-refusal and of general knowledge are measured. An
+attack looks for the worst direction of all; its cosines with the fine-tunes say how near they come.
+
+    python examples/alignment_fragility.py --data-dir DATA --output runs/fragility
+
+DATA is laid out as the README says of ``--data-dir`` (advbench, xstest, instruct). Everything is
+resumable: run the line again. Two cores take about half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+import basinscope as bs
+from basinscope.tasks.base import limited
+
+TUNES = ("benign", "normal", "adversarial")
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Run the story; returns the folder with its figures and tables."""
+    given = _parser().parse_args(arguments)
+    out: Path = given.output
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
+
+    def tuned(name: str, start: str | Path) -> bs.FineTune:
+        say(f"fine-tuning: {name}")
+        return bs.finetune(
+            start, given.benign_data if name == "benign" else None, recipe=name,
+            output=out / name, data_dir=given.data_dir, seed=given.seed, limit=given.examples,
+        )  # fmt: skip
+
+    # 1. a safety basin is dug into the basic one
+    safe = tuned("safety", given.model)
+    tasks = [
+        bs.held_out(bs.tasks("advbench", data_dir=given.data_dir)[0], safe.folder),
+        *bs.tasks("xstest,basic", data_dir=given.data_dir),
+    ]
+    tasks = [limited(task, given.limit) for task in tasks]
+    random = [bs.Random(given.seed)]
+    plain = bs.load(given.model)
+    say("the model it came from, along random directions")
+    before = bs.landscape(
+        plain, tasks, directions=random, steps=given.steps, draws=given.draws,
+        run=out / "before", workers=given.workers,
+    )  # fmt: skip
+    engine = bs.load(safe.folder, dtype="bfloat16")
+    say("the aligned model, along random directions")
+    bs.landscape(
+        engine, tasks, directions=random, steps=given.steps, draws=given.draws,
+        run=out / "aligned", workers=given.workers,
+    )  # fmt: skip
+
+    # 2. further fine-tunes, and slices along them: the edges are searched, since no grid fits
+    # directions whose widths differ
+    tunes = {name: tuned(name, safe.folder) for name in TUNES}
+    lines = {name: tune.direction for name, tune in tunes.items()}
+    say("the aligned model, along its fine-tunes")
+    along = bs.landscape(
+        engine, tasks, directions=[*lines.values()], run=out / "aligned", workers=given.workers
+    )
+
+    # 3. the worst direction of general knowledge
+    say("attack on the basic task")
+    worst = bs.attack(
+        engine, limited(bs.tasks("basic")[0], given.limit), steps=given.attack_steps, starts=1,
+        seed=given.seed, run=out / "worst",
+    )  # fmt: skip
+    every = lines | {"worst": worst.direction}
+    cosines = bs.cosines(engine, [*every.values()])
+
+    # 4. the fine-tuned models themselves
+    rows = []
+    for name, folder in {"before": given.model, "aligned": safe.folder} | {
+        name: tune.folder for name, tune in tunes.items()
+    }.items():
+        say(f"scores of the model itself: {name}")
+        scored = bs.landscape(
+            bs.load(folder, dtype="bfloat16"), tasks, steps=[0.0], run=out / f"scores-{name}"
+        )
+        own = scored.widths()[["task", "score", "score_low", "score_high"]]
+        rows.append(own.assign(model=name, displacement=_norm(name, tunes, safe)))
+    scores = pd.concat(rows)
+
+    say("tables and figures")
+    labels = {direction.label: name for name, direction in every.items()}
+    widths = pd.concat(
+        [before.widths().assign(model="before"), along.widths().assign(model="aligned")]
+    )
+    widths["direction"] = widths["direction"].map(lambda label: labels.get(label, label))
+    widths.to_csv(out / "widths.csv", index=False)
+    scores.to_csv(out / "scores.csv", index=False)
+    radii = pd.DataFrame([vars(found) for found in worst.collapse])
+    radii.to_csv(out / "worst.csv", index=False)
+    cosines.rename(index=labels, columns=labels).to_csv(out / "cosines.csv")
+    along.plot(out / "slices.png")
+    before.plot(out / "before_and_after.png", bs.load_run(out / "aligned"),
+                names=["before", "aligned"])  # fmt: skip
+    minutes = (time.monotonic() - began) / 60
+    (out / "story.json").write_text(
+        json.dumps({"minutes_of_this_call": round(minutes, 1), "model": str(given.model)}) + "\n"
+    )
+    with pd.option_context("display.width", 160, "display.max_columns", 20):
+        for title, table in (
+            ("widths", widths), ("scores", scores), ("worst direction", radii),
+            ("cosines", cosines.rename(index=labels, columns=labels).reset_index()),
+        ):  # fmt: skip
+            print(f"\n{title}\n{table.to_string(index=False, float_format='%.4g')}")
+    say("done")
+    return out
+
+
+def _norm(name: str, tunes: dict[str, bs.FineTune], safe: bs.FineTune) -> float:
+    """Norm of the displacement by the last stage of training alone."""
+    if name == "before":
+        return 0.0
+    return safe.displacement if name == "aligned" else tunes[name].displacement
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/fragility"))
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, default=24, help="items of each task")
+    parser.add_argument("--examples", type=int, help="most training examples of each fine-tune")
+    parser.add_argument(
+        "--benign-data", help="data of the original training; default the model's own answers"
+    )
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--attack-steps", type=int, default=60)
+    parser.add_argument(
+        "--steps", type=lambda text: [float(x) for x in text.split(",")],
+        default=[-0.04, -0.02, -0.01, 0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04],
+    )  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    main()
