@@ -87,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
     # 4. the fine-tuned models themselves
     rows = []
-    for name, folder in {"before": given.model, "aligned": safe.folder} | {
-        name: tune.folder for name, tune in tunes.items()
-    }.items():
+    models = {"before": given.model, "aligned": safe.folder}
+    models |= {name: tune.folder for name, tune in tunes.items()}
+    for name, folder in models.items():
         say(f"scores of the model itself: {name}")
         scored = bs.landscape(
             bs.load(folder, dtype="bfloat16"), tasks, steps=[0.0], run=out / f"scores-{name}"
