@@ -74,7 +74,8 @@ def tasks(
                 (f"did you mean {' or '.join(near)}? " if near else "")
                 + "separate several by commas",
             )
-        names += [n for n in GROUPS.get(name, (name,)) if n not in names]
+        several = lm_eval.expanded(name) if name.startswith(lm_eval.PREFIX) else (name,)
+        names += [n for n in GROUPS.get(name, several) if n not in names]
     if any(name in humaneval.NAMES for name in names):
         require_sandbox(allow=allow_code_execution)  # before anything is loaded
     return [limited(_load(name, data_dir, allow_code_execution), limit, seed) for name in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -117,16 +117,10 @@ def expanded(word: str) -> list[str]:
         BasinscopeError: As `find`.
     """
     parts = parse(word)
-    folder = Path(parts.name).expanduser()
-    if not parts.is_path or not folder.is_dir():
+    if not parts.is_path or not Path(parts.name).expanduser().is_dir():
         return [word]
-    index = _local(parts.name).index
-    groups = [n for n, entry in index.items() if entry.kind.name == "GROUP"]
-    below = {
-        leaf for g in groups for leaf, _, _ in _local(f"{parts.name.rstrip('/')}/{g}").leaves()
-    }
-    top = [n for n, e in index.items() if e.kind.name != "TAG" and n not in below]
-    return [f"{PREFIX}{parts.name.rstrip('/')}/{name}{parts.options}" for name in top]
+    folder = parts.name.rstrip("/")
+    return [f"{PREFIX}{folder}/{name}{parts.options}" for name in _local(parts.name).names]
 
 
 def find(word: Word) -> Source:
@@ -189,17 +183,38 @@ _Text.add_constructor("!function", lambda _, node: node.value)
 
 
 def _local(name: str) -> Source:
+    """Files of the user's: of a folder all that it defines but what its groups hold."""
     path = Path(name).expanduser()
-    folder, only = (path, "") if path.is_dir() else (path.parent, path.name)
-    files = sorted(p for end in ("yaml", "yml") for p in folder.rglob(f"*.{end}"))
     if path.is_file():
-        files = [path]
-    if not files:
+        index = own = _defined([path])
+        if any(entry.kind.name == "GROUP" for entry in own.values()):
+            index = _defined(_files(path.parent))  # its tasks may stand beside it
+        names = [n for n, entry in own.items() if entry.kind.name != "TAG"]
+    elif path.is_dir():
+        index = _defined(_files(path))
+        groups = [n for n, entry in index.items() if entry.kind.name == "GROUP"]
+        leaves = Source(tuple(groups), _with_packaged(index)).leaves()
+        below = {leaf for leaf, _, _ in leaves}
+        names = [n for n, entry in index.items() if entry.kind.name != "TAG" and n not in below]
+    else:
+        index = _defined(_files(path.parent))
+        names = [path.name] if path.name in index else []
+    if not names:
         raise BasinscopeError(
-            f"no YAML file at {name!r}",
-            "allowed: a YAML file, a folder of them, or FOLDER/TASK",
+            f"no YAML file at {name!r} defines a task",
+            f"allowed: a YAML file, a folder of them, or FOLDER/TASK"
+            f"{': one of ' if index else ''}{', '.join(sorted(index))}",
             "a task of lm-eval's own is named without a slash",
         )
+    return Source(tuple(names), _with_packaged(index))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for end in ("yaml", "yml") for p in folder.rglob(f"*.{end}"))
+
+
+def _defined(files: Sequence[Path]) -> dict[str, Any]:
+    """What files of the user's define."""
     index: dict[str, Any] = {}
     where: dict[str, Path] = {}
     for file in files:
@@ -215,17 +230,14 @@ def _local(name: str) -> Source:
         library().index.TaskIndex.process_cfg(settings, file, index)
     for entry in index.values():
         entry.cfg = None
-    tasks = [n for n in where if index[n].kind.name != "GROUP"] or list(where)
-    names = [only] if only in index else [] if only and not path.is_file() else tasks
-    if not names:
-        raise BasinscopeError(
-            f"{name!r} is neither a file nor a task of {str(folder)!r}" if only
-            else f"the YAML files of {name!r} define no task",
-            f"allowed: {', '.join(sorted(index)) or 'a file with a line task: NAME'}",
-        )  # fmt: skip
-    if any(index[n].kind.name == "GROUP" for n in names):
-        index = {**packaged(), **index}
-    return Source(tuple(names), index)
+    return index
+
+
+def _with_packaged(index: dict[str, Any]) -> dict[str, Any]:
+    """The index, with lm-eval's own tasks where a group may refer to them."""
+    if any(entry.kind.name == "GROUP" for entry in index.values()):
+        return {**packaged(), **index}
+    return index
 
 
 def _settings(file: Path) -> dict[str, Any]:
