@@ -14,9 +14,10 @@ from basinscope.tasks.base import Item, check_chance
 from basinscope.tasks.lm_eval.configs import Source, Word, find, functions, malformed, parse
 from basinscope.tasks.lm_eval.documents import Document, LmEval, Response
 from basinscope.tasks.lm_eval.library import OTHER_SEED, library, undisturbed
-from basinscope.tasks.lm_eval.metrics import chosen, judged
+from basinscope.tasks.lm_eval.metrics import BINARY, chosen, judged
 from basinscope.tasks.lm_eval.requests import common_prefix, requests_of
 
+_OF_THE_PLACE: Final = ("metadata", "dataset_path", "dataset_name", "dataset_kwargs")
 _PROBED: Final = 8  # documents on which a metric is tried with made-up answers
 
 
@@ -73,7 +74,13 @@ def load(name: str, *, allow_code_execution: bool = False) -> LmEval:
 
 def _refuse(source: Source, allow_code_execution: bool) -> None:
     """Raise for a task that would run code, or that needs more than text."""
-    for leaf, settings, _ in source.leaves():
+    for leaf, settings, file in source.leaves():
+        kind = settings.get("output_type", "generate_until")
+        if kind not in BINARY:
+            raise BasinscopeError(
+                f"{file}: lm-eval task {leaf!r} has output_type {kind!r}",
+                f"allowed: {', '.join(BINARY)}",
+            )
         if settings.get("unsafe_code"):
             raise BasinscopeError(
                 f"lm-eval task {leaf!r} runs the code that a model writes, without a sandbox",
@@ -160,9 +167,10 @@ def _explained(word: Word, source: Source, error: Exception) -> BasinscopeError:
     if any(frame.name == "download" for frame in frames):
         sets = sorted({str(s.get("dataset_path")) for _, s, _ in source.leaves()})
         more = f" and {len(sets) - 3} more" if len(sets) > 3 else ""
+        network = "no network: " if isinstance(error, (ConnectionError, TimeoutError)) else ""
         return BasinscopeError(
             f"the data of lm-eval:{word.name} could not be loaded ({', '.join(sets[:3])}{more}): "
-            f"{reason}",
+            f"{network}{reason}",
             "allowed: a data set of the Hugging Face hub, or local files",
             "run once with a network (the hub's copy is then kept), or write a YAML file that "
             "includes the task's with dataset_path: json and dataset_kwargs: {data_files: ...}",
@@ -268,10 +276,9 @@ def _made_up(document: Document) -> Iterator[list[Response]]:
 
 
 def _settings(task: Any) -> dict[str, Any]:
-    """Settings of a built task that tell it from others; no path of this machine."""
+    """Settings of a built task that tell it from others, but where its documents come from."""
     found = dict(task.dump_config()) if hasattr(task.config, "to_dict") else {}
-    found.pop("metadata", None)
-    return found
+    return {key: value for key, value in found.items() if key not in _OF_THE_PLACE}
 
 
 def _text(value: Any) -> bytes:
