@@ -114,6 +114,8 @@ def _sandboxed(templates: Any) -> Any:
         keep_trailing_newline=templates.keep_trailing_newline,
     )
     found.filters.update(templates.filters)
+    # lm-eval compiles a template again for every document and worked example
+    found.from_string = functools.lru_cache(1024)(found.from_string)  # type: ignore
     return found
 
 
