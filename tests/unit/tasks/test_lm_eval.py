@@ -158,6 +158,9 @@ def test_a_malformed_file_is_named_with_the_reason(folder, text, reason):
         ({"doc_to_text": "{{q"}, "TemplateSyntaxError"),
         ({"output_type": "guess"}, "output_type 'guess'; allowed: multiple_choice"),
         ({"num_fewshot": 99}, "Sample larger than population"),
+        ({"metric_list": "acc"}, "TypeError: "),
+        ({"metric_list": [{"aggregation": "mean"}]}, "KeyError: 'metric'"),
+        (WRITE | {"output_type": "generate_until", "generation_kwargs": {"until": 7}}, "TypeError"),
         ({"filter_list": [{"name": "x", "filter": [{"function": "nix"}]}]}, "nix"),
     ],
 )
@@ -439,6 +442,59 @@ def test_a_group_is_one_task_with_strata(folder):
         assert items_hash(from_recipe(recipe(task))) == items_hash(task)
     assert [t.name for t in bs.tasks(f"lm-eval:{folder}/")] == [f"lm-eval:{folder}/both"]
     assert task.oracle(task.items[-1], [bs.Ranking((0.0, -1.0, -2.0))]).label == "0"
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [("nix", "group 'both' holds no known task 'nix'"), ("both", "group 'both' holds itself")],
+)
+def test_a_group_of_no_sense_is_refused(folder, held, reason):
+    (folder / "all.yaml").write_text(json.dumps({"group": "both", "task": [held]}))
+    refuses(rf"all\.yaml: the {reason}", f"lm-eval:{folder}/both")
+
+
+def test_an_empty_choice_is_never_the_likeliest_a_letter(folder):
+    choices = "{{[q[:(a + 2) % 3], 'one']}}"  # of the second document the first is empty
+    settings = CHOICE | {"doc_to_choice": choices, "doc_to_target": "{{1}}"}
+    task = made(folder, settings, "@acc_norm")
+    assert task.items[1].requests[0].continuations == (" ", " one")
+    said = task.oracle(task.items[1], [bs.Ranking((-1.0, -9.0))])
+    assert (said.correct, said.label) == (True, "1")
+
+
+CLASS = """
+from lm_eval.api.task import ConfigurableTask
+class Own(ConfigurableTask):
+    VERSION, DATASET_PATH = 1, "json"
+    def __init__(self, config=None):
+        files = {"test": FILE}
+        super().__init__(config={
+            "task": "toy", "test_split": "test", "doc_to_text": "{{q}}",
+            "doc_to_target": "{{text}}", "dataset_path": "json", "dataset_kwargs": {"data_files": files},
+            "metadata": {},
+        })
+    def process_results(self, doc, results):
+        return {"said": float(doc["text"] in results[0]), "wrong": 1.0, "length": len(results[0])}
+    def aggregation(self):
+        from lm_eval.api.metrics import mean, median
+        return {"length": median, "wrong": mean, "said": mean}
+    def higher_is_better(self):
+        return {"length": True, "wrong": False, "said": True}
+"""
+
+
+def test_a_task_that_is_a_class_says_what_it_measures(folder):
+    code = CLASS.replace("FILE", repr(str(folder / "rows.jsonl")))
+    (folder / "own.py").write_text(code)
+    (folder / "toy.yaml").write_text("task: toy\nclass: !function own.Own\n")
+    refuses("toy.yaml: !function own.Own", f"lm-eval:{folder}/toy")
+    task = one(f"lm-eval:{folder}/toy", allow_code_execution=True)
+    assert " said,none " in task.scoring
+    said = [task.oracle(task.items[3], [bs.Generation(t, True)]).correct for t in ("it is 3.", "3")]
+    assert said == [True, False]
+    for metric, reason in (("length", "no mean over documents"), ("wrong", "lower is better")):
+        word = f"lm-eval:{folder}/toy@{metric}"
+        refuses(f"{reason}; allowed: .*: said$", word, allow_code_execution=True)
 
 
 def test_tasks_of_a_group_share_metric_and_filter(folder):

@@ -35,22 +35,33 @@ def load(name: str, *, allow_code_execution: bool = False) -> LmEval:
     """
     word = parse(name)
     source = find(word)
+    try:
+        return _load(name, word, source, allow_code_execution)
+    except BasinscopeError:
+        raise
+    except Exception as error:  # whatever lm-eval or datasets raise, the user needs these words
+        raise _explained(word, source, error) from error
+
+
+def _load(name: str, word: Word, source: Source, allow_code_execution: bool) -> LmEval:
     _refuse(source, allow_code_execution)
     metrics = {
         leaf: chosen(leaf, word.metric, found)
         for leaf, settings, _ in source.leaves()
         if (found := judged(settings)) or not settings.get("class")
     }
+    documents: dict[str, Document] = {}
+    items: list[Item] = []
+    digest = hashlib.sha256()
+    scored: set[tuple[str, str]] = set()
     with undisturbed():
         tasks = _built(word, source, metrics)
-        documents: dict[str, Document] = {}
-        items, digest = [], hashlib.sha256()
-        scored: set[tuple[str, str]] = set()
         for task in tasks:
             metric, how = _scored_by(task, word, metrics)
             scored.add((metric, how))
             start = f"{task.task_name}/" if len(tasks) > 1 else ""
             own = list(_documents(task, metric, how, start))
+            task._instances = []  # they hold every prompt, and the items do too
             _probe(task, [document for document, _ in own[:_PROBED]])
             items += [item for _, item in own]
             documents |= {item.id: document for document, item in own}
@@ -122,10 +133,6 @@ def _built(word: Word, source: Source, metrics: Mapping[str, str]) -> list[Any]:
             _leave_out(task, metrics.get(task.task_name, ""))
             task.set_fewshot_seed(OTHER_SEED)
             task.build_all_requests()
-    except BasinscopeError:
-        raise
-    except Exception as error:  # whatever lm-eval or datasets raise, the user needs these words
-        raise _explained(word, source, error) from error
     finally:
         library().task.get_metric = known
     if not tasks:

@@ -84,12 +84,16 @@ class Source:
         for name in self.names:
             yield from self._below(name, {})
 
-    def _below(self, name: Any, extra: Mapping[str, Any]) -> Iterator[Any]:
+    def _below(
+        self, name: Any, extra: Mapping[str, Any], above: tuple[str, ...] = ()
+    ) -> Iterator[Any]:
         entry = self.index[name]
         kind = entry.kind.name
+        if name in above:
+            raise malformed(entry.yaml_path, f"the group {name!r} holds itself")
         if kind == "TAG":
             for child in sorted(entry.tags):
-                yield from self._below(child, extra)
+                yield from self._below(child, extra, above)
             return
         settings = {**_settings(entry.yaml_path), **extra}
         if kind != "GROUP":
@@ -100,7 +104,12 @@ class Source:
             own = child if isinstance(child, dict) else {"task": child}
             below = own.get("group", own.get("task"))
             if below in self.index:
-                yield from self._below(below, {**extra, **own} if own is child else extra)
+                more = {**extra, **own} if own is child else extra
+                yield from self._below(below, more, (*above, name))
+            elif own is not child:
+                raise malformed(
+                    entry.yaml_path, f"the group {name!r} holds no known task {below!r}"
+                )
             elif "group" not in own:  # defined in the group's own file
                 yield f"{name}::{below}", {**own, **extra}, entry.yaml_path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -100,9 +101,10 @@ class Document:
         choices = self.task.doc_to_choice(self.doc)
         own = list(loglik[: len(choices)])
         if self.metric == "acc_norm":
-            return [x / len(c) for x, c in zip(own, choices, strict=True)]
+            return [x / len(c) if c else -math.inf for x, c in zip(own, choices, strict=True)]
         if self.metric == "acc_bytes":
-            return [x / len(c.encode()) for x, c in zip(own, choices, strict=True)]
+            sizes = [len(c.encode()) for c in choices]
+            return [x / n if n else -math.inf for x, n in zip(own, sizes, strict=True)]
         if self.metric == "acc_mutual_info":
             return [x - y for x, y in zip(own, loglik[len(choices) :], strict=True)]
         return own
