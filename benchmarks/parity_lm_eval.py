@@ -29,16 +29,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 import basinscope as bs
-from basinscope.runs.measure import score
-from basinscope.tasks.base import Subset, limited
+from basinscope.tasks.base import limited
 from basinscope.tasks.mmlu import SUBJECTS
 
-# our task, the words of the same by way of lm-eval, and the folder's name of it
-TASKS = {
-    "mmlu": ("mmlu", "mmlu_files@acc@shots=5"),
-    "gsm8k": ("gsm8k-sampled", "gsm8k_files@filter=strict-match"),
-    "gsm8k-flexible": ("gsm8k-sampled-flexible", "gsm8k_files@filter=flexible-extract"),
+# the words of ours for a task, each with the filter of lm-eval's that it is compared with
+WAYS = {
+    "mmlu": {"mmlu": "none", "lm-eval:{folder}/mmlu_files@acc@shots=5": "none"},
+    "gsm8k": {
+        "gsm8k-sampled": "strict-match",
+        "gsm8k-sampled-flexible": "flexible-extract",
+        "lm-eval:{folder}/gsm8k_files@filter=strict-match": "strict-match",
+        "lm-eval:{folder}/gsm8k_files@filter=flexible-extract": "flexible-extract",
+    },
 }
+METRIC = {"mmlu": "acc", "gsm8k": "exact_match"}
 
 
 def write_tasks(data: Path, folder: Path, subjects: Sequence[str] = SUBJECTS) -> Path:
@@ -146,76 +150,84 @@ def _silent() -> Any:
         yield
 
 
-def key(item_id: str, family: str) -> tuple[str, int]:
+def key(item_id: str, kind: str) -> tuple[str, int]:
     """lm-eval's task and document of an item of ours, of either making."""
     task, _, number = item_id.rpartition("/")
-    return (f"{family}_files{'_' if task else ''}{task.removeprefix('mmlu_files_')}", int(number))
+    return (f"{kind}_files{'_' if task else ''}{task.removeprefix('mmlu_files_')}", int(number))
 
 
-def chosen_of(task: bs.Task, ids: Sequence[str]) -> Subset:
-    """Items of a task by id."""
-    wanted = set(ids)
-    return Subset(task, tuple(item for item in task.items if item.id in wanted))
-
-
-def prompts(item: bs.Item) -> list[str]:
-    """Texts before what is scored or written."""
-    return [r.prefix + r.context if isinstance(r, bs.Choices) else r.prompt for r in item.requests]
+def prompt(request: bs.Choices | bs.Generate) -> str:
+    """Text before what is scored or written."""
+    return request.prefix + request.context if isinstance(request, bs.Choices) else request.prompt
 
 
 def compare(
-    engine: Any, folder: Path, kind: str, ids: Sequence[str], tasks: tuple[bs.Task, bs.Task],
-    batch_size: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """A line for each item: outcomes of lm-eval, of our task and of the adapter."""
-    family = kind.partition("-")[0]
-    own, adapted = (chosen_of(tasks[0], ids), Subset(tasks[1], tuple(
-        item for item in tasks[1].items if key(item.id, family) in {key(i, family) for i in ids}
-    )))  # fmt: skip
+    engine: Any,
+    folder: Path,
+    kind: str,
+    wanted: Sequence[tuple[str, int]],
+    tasks: dict[str, tuple[bs.Task, str]],
+    batch_size: int = 1,
+) -> list[dict[str, Any]]:
+    """A line for each document: outcomes of lm-eval and of each of our ways, and how they differ.
+
+    Args:
+        engine: the model.
+        folder: YAML files.
+        kind: of `WAYS`.
+        wanted: lm-eval's task and document numbers.
+        tasks: by way: our task, and the filter to compare with.
+        batch_size: of lm-eval's model.
+    """
     numbers: dict[str, list[int]] = {}
-    for i in ids:
-        task, number = key(i, family)
+    for task, number in wanted:
         numbers.setdefault(task, []).append(number)
-    metric = "acc" if family == "mmlu" else "exact_match"
-    how = "none" if family == "mmlu" else TASKS[kind][1].rpartition("=")[2]
     start = time.perf_counter()
-    ours = dict(zip([item.id for item in own.items], score(engine, own), strict=True))
-    own_s = time.perf_counter() - start
-    theirs_by_us = {
-        key(item.id, family): outcome
-        for item, outcome in zip(adapted.items, score(engine, adapted), strict=True)
-    }
-    start = time.perf_counter()
-    found = reference(
+    theirs = reference(
         engine.module, engine.tokenizer, folder, numbers, batch_size=batch_size, shots=5
     )
-    lm_eval_s = time.perf_counter() - start
-    asked = {item.id: prompts(item)[0] for item in own.items}
+    lm_eval_s = (time.perf_counter() - start) / len(wanted)
+    items = {
+        way: {k: item for item in task.items if (k := key(item.id, kind)) in wanted}
+        for way, (task, _) in tasks.items()
+    }
+    # ways that ask the same are answered once; one that may stop early asks something else
+    asked: dict[tuple[Any, bool], Any] = {}
+    for own in items.values():
+        for item in own.values():
+            (request,) = item.requests
+            asked[request, getattr(request, "decided", None) is not None] = request
+    start = time.perf_counter()
+    answers = dict(zip(asked, engine.answer([*asked.values()]), strict=True))
+    ours_s = (time.perf_counter() - start) / len(asked)
     lines = []
-    for i in ids:
-        theirs = found[(*key(i, family), how)]
-        texts = [answer[0] for answer in theirs["resps"]]
-        line = {
-            "item": i,
-            "lm_eval": int(theirs[metric]),
-            "own": int(ours[i].correct),
-            "adapter": int(theirs_by_us[key(i, family)].correct),
-            "same_prompt": asked[i] == theirs["arguments"][0][0],
-            "margin": ours[i].margin,
-            "answers": texts,
-            "seconds": [own_s / len(ids), lm_eval_s / len(ids)],
-        }
-        if not line["lm_eval"] == line["own"] == line["adapter"]:
-            (request,) = next(item for item in own.items if item.id == i).requests
-            line["why"] = why(engine, request, texts)
+    for document in wanted:
+        line: dict[str, Any] = {"item": document, "seconds": [ours_s, lm_eval_s], "ways": {}}
+        for way, (task, how) in tasks.items():
+            item, sample = items[way][document], theirs[(*document, how)]
+            (request,) = item.requests
+            early = getattr(request, "decided", None) is not None
+            answer = answers[request, early]
+            said = [pair[0] for pair in sample["resps"]]
+            text = getattr(answer, "text", None)
+            same = None if text is None else text == said[0]
+            if early:  # it stops when nothing that follows can change the score
+                same = said[0].startswith(text)
+            line["ways"][way] = {
+                "ours": int(task.oracle(item, [answer]).correct),
+                "lm_eval": int(sample[METRIC[kind]]),
+                "same_prompt": prompt(request) == sample["arguments"][0][0],
+                "same_text": same,
+            }
+            if same is False or line["ways"][way]["ours"] != line["ways"][way]["lm_eval"]:
+                line["ways"][way]["why"] = why(engine, request, answer, said)
         lines.append(line)
     return lines
 
 
 @torch.inference_mode()
-def why(engine: Any, request: bs.Choices | bs.Generate, theirs: list[Any]) -> dict[str, Any]:
+def why(engine: Any, request: Any, answer: Any, theirs: list[Any]) -> dict[str, Any]:
     """How near the answers of a difference are."""
-    (answer,) = engine.answer([request])
     if isinstance(request, bs.Choices):
         return {"ours": answer.loglik, "lm_eval": [loglik for loglik, _ in theirs]}
     # the first token in which the two texts differ, and the logits of both there
@@ -237,24 +249,32 @@ def why(engine: Any, request: bs.Choices | bs.Generate, theirs: list[Any]) -> di
 def summary(path: Path) -> str:
     """Agreement over all lines, and every difference."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    n = len(lines)
-    said = [f"{path.stem}: {n} items, prompts the same on {sum(x['same_prompt'] for x in lines)}"]
-    for ours in ("own", "adapter"):
-        same = sum(x[ours] == x["lm_eval"] for x in lines)
-        right = sum(x[ours] for x in lines)
+    n, said, reasons = len(lines), [f"{path.stem}: {len(lines)} items"], []
+    for way in lines[0]["ways"]:
+        found = [line["ways"][way] for line in lines]
+        same = sum(x["ours"] == x["lm_eval"] for x in found)
         said.append(
-            f"  {ours}: same outcome on {same}/{n} ({same / n:.1%}); "
-            f"score {right}/{n}, lm-eval {sum(x['lm_eval'] for x in lines)}/{n}"
+            f"  {way.partition('/')[0]}...{way.rpartition('/')[2]}: "
+            if "/" in way
+            else f"  {way}: "
         )
-    own_s, lm_eval_s = (sum(x["seconds"][k] for x in lines) / n for k in (0, 1))
-    said.append(f"  seconds an item: ours {own_s:.2f}, lm-eval {lm_eval_s:.2f}")
-    said += [
-        f"  {x['item']}: lm-eval {x['lm_eval']}, own {x['own']}, adapter {x['adapter']}: "
-        f"{json.dumps(x['why'])}"
-        for x in lines
-        if "why" in x
-    ]
-    return "\n".join(said)
+        said[-1] += (
+            f"same outcome on {same}/{n} ({same / n:.1%}), same prompt on "
+            f"{sum(x['same_prompt'] for x in found)}; "
+            f"right: ours {sum(x['ours'] for x in found)}, "
+            f"lm-eval {sum(x['lm_eval'] for x in found)}"
+        )
+        if found[0]["same_text"] is not None:
+            said[-1] += f"; same text on {sum(x['same_text'] for x in found)}"
+        reasons += [
+            f"  {line['item']} {way.rpartition('/')[2]}: lm-eval {x['lm_eval']}, ours {x['ours']}: "
+            f"{json.dumps(x['why'])}"
+            for line, x in zip(lines, found, strict=True)
+            if "why" in x
+        ]
+    ours_s, lm_eval_s = (sum(x["seconds"][k] for x in lines) / n for k in (0, 1))
+    said.append(f"  seconds a request: ours {ours_s:.2f}, lm-eval {lm_eval_s:.2f}")
+    return "\n".join(said + reasons)
 
 
 def main() -> None:
@@ -262,7 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--tasks", default="mmlu,gsm8k", help=f"by commas, of {', '.join(TASKS)}")
+    parser.add_argument("--tasks", default="mmlu,gsm8k", help=f"by commas, of {', '.join(WAYS)}")
     parser.add_argument("--limit", type=int, default=200, help="items of each task")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--dtype", default="bfloat16")
@@ -276,23 +296,21 @@ def main() -> None:
     folder = write_tasks(given.data_dir, given.out / "tasks")
     engine = bs.load(given.model, dtype=given.dtype)
     for kind in given.tasks.split(","):
-        own_word, adapter_word = TASKS[kind]
-        (own,) = bs.tasks(own_word, data_dir=given.data_dir)
-        (adapted,) = bs.tasks(f"lm-eval:{folder}/{adapter_word}")
+        tasks = {
+            way: (bs.tasks(way.format(folder=folder), data_dir=given.data_dir)[0], how)
+            for way, how in WAYS[kind].items()
+        }
+        (first, _), *_ = tasks.values()
         # of GSM8K the first ones: lm-eval draws the worked examples of one item after another
-        wanted = [
-            item.id
-            for item in (
-                limited(own, given.limit).items if kind == "mmlu" else own.items[: given.limit]
-            )
-        ]
+        drawn = limited(first, given.limit) if kind == "mmlu" else first
+        wanted = [key(item.id, kind) for item in drawn.items[: given.limit]]
         path = given.out / f"{kind}.jsonl"
         path.touch()
-        done = {json.loads(line)["item"] for line in path.read_text().splitlines()}
-        left = [i for i in wanted if i not in done]
+        done = {tuple(json.loads(line)["item"]) for line in path.read_text().splitlines()}
+        left = [document for document in wanted if document not in done]
         while left and time.monotonic() - start < given.seconds:
             now, left = left[: given.chunk], left[given.chunk :]
-            lines = compare(engine, folder, kind, now, (own, adapted), given.batch_size)
+            lines = compare(engine, folder, kind, now, tasks, given.batch_size)
             with path.open("a") as handle:
                 handle.writelines(json.dumps(line) + "\n" for line in lines)
             print(f"{kind}: {len(wanted) - len(left)}/{len(wanted)}", flush=True)

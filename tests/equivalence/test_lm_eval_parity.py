@@ -19,7 +19,6 @@ import torch
 
 import basinscope as bs
 from basinscope.runs.measure import score
-from basinscope.tasks.base import Subset
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 HERE = Path(__file__).parents[2]
@@ -247,24 +246,22 @@ def real_data():
 def test_parity_with_smollm2(smollm2, real_data, tmp_path, kind):
     """A fixed sample; GSM8K's texts are cut to 24 tokens, and compared word for word."""
     folder = parity.write_tasks(real_data, tmp_path / "tasks", tuple(MMLU))
+    words = {word.format(folder=folder): how for word, how in parity.WAYS[kind].items()}
     if kind == "mmlu":
-        whole = [bs.tasks(f"mmlu:{subject}", data_dir=real_data)[0] for subject in MMLU]
-        items = tuple(i for t, n in zip(whole, MMLU.values(), strict=True) for i in t.items[:n])
-        own, word = Subset(whole[0], items), "mmlu_files@shots=5"
-        ids = [item.id for item in items]
+        wanted = [(f"mmlu_files_{name}", i) for name, n in MMLU.items() for i in range(n)]
+        tasks = {
+            word: (bs.tasks(word, data_dir=real_data, limit=None)[0], how)
+            for word, how in words.items()
+        }
     else:
-        short = {**json.loads((folder / "gsm8k.yaml").read_text()), "generation_kwargs": {
-            "until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "max_gen_toks": 24,
-        }}  # fmt: skip
-        (folder / "gsm8k.yaml").write_text(json.dumps(short))
-        ids = [str(i) for i in range(GSM8K)]
-        (own,) = bs.tasks(f"lm-eval:{folder}/gsm8k_files@filter=flexible-extract")
-        word = "gsm8k_files@filter=flexible-extract"
-    (adapted,) = bs.tasks(f"lm-eval:{folder}/{word}")
-    lines = parity.compare(
-        smollm2, folder, "mmlu" if kind == "mmlu" else "gsm8k-flexible", ids, (own, adapted), 1
-    )
-    assert len(lines) == len(ids)
-    assert all(line["same_prompt"] for line in lines)
-    different = [x["item"] for x in lines if not x["lm_eval"] == x["own"] == x["adapter"]]
-    assert different == [], [line for line in lines if "why" in line]
+        cut = json.loads((folder / "gsm8k.yaml").read_text())
+        stop = ["Question:", "</s>", "<|im_end|>"]
+        cut["generation_kwargs"] = {"until": stop, "do_sample": False, "max_gen_toks": 24}
+        (folder / "gsm8k.yaml").write_text(json.dumps(cut))
+        wanted = [("gsm8k_files", i) for i in range(GSM8K)]
+        tasks = {w: (bs.tasks(w)[0], how) for w, how in words.items() if w.startswith("lm-eval:")}
+    lines = parity.compare(smollm2, folder, kind, wanted, tasks)
+    found = [(line["item"], way, x) for line in lines for way, x in line["ways"].items()]
+    assert len(found) == len(wanted) * len(tasks)
+    assert [x for x in found if not x[2]["same_prompt"]] == []
+    assert [x for x in found if x[2]["ours"] != x[2]["lm_eval"] or x[2]["same_text"] is False] == []

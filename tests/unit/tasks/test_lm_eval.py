@@ -470,8 +470,8 @@ class Own(ConfigurableTask):
         files = {"test": FILE}
         super().__init__(config={
             "task": "toy", "test_split": "test", "doc_to_text": "{{q}}",
-            "doc_to_target": "{{text}}", "dataset_path": "json", "dataset_kwargs": {"data_files": files},
-            "metadata": {},
+            "doc_to_target": "{{text}}", "dataset_path": "json",
+            "dataset_kwargs": {"data_files": files}, "metadata": {},
         })
     def process_results(self, doc, results):
         return {"said": float(doc["text"] in results[0]), "wrong": 1.0, "length": len(results[0])}
