@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import functools
 import io
 import json
 import logging
@@ -54,7 +55,8 @@ def write_tasks(data: Path, folder: Path, subjects: Sequence[str] = SUBJECTS) ->
     for subject in subjects:
         files = {}
         for split in ("dev", "test"):
-            rows = csv.reader((data / f"mmlu/{split}/{subject}_{split}.csv").open("r", newline=""))
+            text = (data / f"mmlu/{split}/{subject}_{split}.csv").read_text("utf-8")
+            rows = csv.reader(io.StringIO(text, newline=""))
             docs = [{"question": q, "choices": c, "answer": "ABCD".index(a)} for q, *c, a in rows]
             files[split] = _write_lines(folder / f"{subject}_{split}.jsonl", docs)
         _write_task(
@@ -103,9 +105,12 @@ def reference(
         shots: worked examples.
     """
     with _silent():
-        from lm_eval import simple_evaluate
+        from lm_eval import simple_evaluate, utils
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
+
+        if not hasattr(utils.env.from_string, "cache_info"):  # else compiled for every document
+            utils.env.from_string = functools.lru_cache(1024)(utils.env.from_string)
 
         class Only(HFLM):  # type: ignore[misc]
             """Answers the wanted documents alone; the prompts of all of them are built."""
