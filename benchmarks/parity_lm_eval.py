@@ -55,7 +55,7 @@ def write_tasks(data: Path, folder: Path, subjects: Sequence[str] = SUBJECTS) ->
     for subject in subjects:
         files = {}
         for split in ("dev", "test"):
-            text = (data / f"mmlu/{split}/{subject}_{split}.csv").read_text("utf-8")
+            text = (data / f"mmlu/{split}/{subject}_{split}.csv").read_bytes().decode()
             rows = csv.reader(io.StringIO(text, newline=""))
             docs = [{"question": q, "choices": c, "answer": "ABCD".index(a)} for q, *c, a in rows]
             files[split] = _write_lines(folder / f"{subject}_{split}.jsonl", docs)
