@@ -50,7 +50,7 @@ def landscape(
         model: smollm2, a hub id, a folder, or a .gguf file.
         tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
             mmlu-gen, gsm8k, gsm8k-flexible, either with -chat, advbench, advbench-substring,
-            xstest, xstest-unsafe, humaneval or humaneval-instruct; by commas.
+            xstest, xstest-unsafe, humaneval, humaneval-instruct or lm-eval:NAME; by commas.
         direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
             quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
             may be given several times.

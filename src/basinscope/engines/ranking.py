@@ -12,26 +12,31 @@ from basinscope.engines.packing import batches, by_head, split_fitting
 from basinscope.engines.tokens import Row
 from basinscope.tasks.base import Ranking
 
+Tail = tuple[float, bool]  # log-likelihood, and whether every token is the likeliest
 STATES = 128  # hidden states whose logits are held at once: 25 MB for 49,152 tokens
 
 
 def rank(forward: Forward, rows: Sequence[Row], budget: int) -> list[Ranking]:
-    """Total log-likelihood in nats of every row's continuations, in the order given."""
+    """Total log-likelihood in nats of every row's continuations, in the order given.
+
+    Beside it, whether greedy decoding would write them (of equal logits the first is taken).
+    """
     fitting, failures = split_fitting(rows, [0] * len(rows), forward.context)
     found = {i: Ranking((), failure) for i, failure in failures.items()}
     # row by row, so that no row's path depends on the others
     short = {i: row for i, row in fitting.items() if forward.fits_cache(row.longest)}
     long = {i: row for i, row in fitting.items() if i not in short}
-    logliks = _cached(forward, short, budget) | _plain(forward, long, budget)
-    for i, loglik in logliks.items():
+    scored = _cached(forward, short, budget) | _plain(forward, long, budget)
+    for i, tails in scored.items():
+        loglik, greedy = zip(*tails, strict=True)
         bad = not all(math.isfinite(x) for x in loglik)
-        found[i] = Ranking(tuple(loglik), "non-finite logits" if bad else "")
+        found[i] = Ranking(loglik, "non-finite logits" if bad else "", greedy)
     return [found[i] for i in range(len(rows))]
 
 
-def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[float]]:
+def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Tail]]:
     """Each context once with all its continuations behind it, blind to each other."""
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[Tail]] = {}
 
     def width(key: int) -> int:
         return len(rows[key].body) + sum(len(tail) - 1 for tail in rows[key].tails)
@@ -49,8 +54,8 @@ def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, li
     return found
 
 
-def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[list[float]]:
-    """Log-likelihood of each row's tails, from the hidden states of the row and its tails."""
+def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[list[Tail]]:
+    """Score each row's tails, from the hidden states of the row and its tails."""
     # which state foretells which token: a tail's first token is foretold by the context's last,
     # each other one by the token before it
     places: list[tuple[int, int]] = []
@@ -69,25 +74,30 @@ def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[
     index = torch.tensor(places, device=hidden_BLD.device)
     states_ND = hidden_BLD[index[:, 0], index[:, 1]]
     logp = torch.empty(len(targets))
+    best = torch.empty(len(places), dtype=torch.int64)
     wanted = torch.tensor(targets, device=hidden_BLD.device)
     for a in range(0, len(places), STATES):
-        table = forward.logits(states_ND[a : a + STATES]).log_softmax(-1)
+        logits = forward.logits(states_ND[a : a + STATES])
+        best[a : a + STATES] = logits.argmax(-1).cpu()
+        table = logits.log_softmax(-1)
         here = (wanted[:, 0] >= a) & (wanted[:, 0] < a + STATES)
         logp[here.cpu()] = table[wanted[here, 0] - a, wanted[here, 1]].cpu()
-    return [[float(logp[a:b].sum()) for a, b in own] for own in spans]
+    likeliest = best[wanted[:, 0].cpu()] == wanted[:, 1].cpu()
+    return [[(float(logp[a:b].sum()), bool(likeliest[a:b].all())) for a, b in own] for own in spans]
 
 
-def _plain(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[float]]:
+def _plain(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Tail]]:
     """Every continuation as a row of its own through the module's forward."""
     flat = [(k, c) for k, row in rows.items() for c in range(len(row.tails))]
     full = [(*rows[k].head, *rows[k].body, *rows[k].tails[c]) for k, c in flat]
-    found: dict[int, list[float]] = {k: [0.0] * len(row.tails) for k, row in rows.items()}
+    found: dict[int, list[Tail]] = {k: [(0.0, False)] * len(row.tails) for k, row in rows.items()}
     for batch in batches(range(len(flat)), lambda n: len(full[n]), budget):
         logits = forward.plain([full[n] for n in batch])
         for r, n in enumerate(batch):
             k, c = flat[n]
             start = len(rows[k].head) + len(rows[k].body) + rows[k].skips[c]
-            logp = logits[r, start - 1 : len(full[n]) - 1].float().log_softmax(-1)
-            target = torch.tensor(full[n][start:], device=logp.device)
-            found[k][c] = float(logp.gather(1, target[:, None]).sum())
+            own = logits[r, start - 1 : len(full[n]) - 1].float()
+            target = torch.tensor(full[n][start:], device=own.device)
+            loglik = float(own.log_softmax(-1).gather(1, target[:, None]).sum())
+            found[k][c] = loglik, bool((own.argmax(-1) == target).all())
     return found

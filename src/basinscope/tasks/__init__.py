@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from basinscope.errors import BasinscopeError
-from basinscope.tasks import advbench, gsm8k, humaneval, mini, mmlu
+from basinscope.tasks import advbench, gsm8k, humaneval, lm_eval, mini, mmlu
 from basinscope.tasks.base import Subset, Task, items_hash, limited
 from basinscope.tasks.humaneval import HumanEval
+from basinscope.tasks.lm_eval import LmEval
 from basinscope.tasks.published import Published
 from basinscope.tasks.sandbox import require_sandbox
 
@@ -39,7 +40,8 @@ def tasks(
             the model's chat template ``mmlu-chat``, ``mmlu-gen-chat``, ``gsm8k-chat``,
             ``gsm8k-chat-flexible``; ``advbench``, ``advbench-substring``, ``xstest``,
             ``xstest-unsafe``; ``humaneval``, ``humaneval-instruct`` (these two need bubblewrap and
-            ``allow_code_execution``).
+            ``allow_code_execution``); or ``lm-eval:NAME``, any task of lm-eval or YAML files of
+            one's own (`basinscope.tasks.lm_eval`).
         limit: most items of each task; the same ones for every weight setting, spread over the
             subjects of `mmlu` and the types of `xstest`.
         seed: names the sample that ``limit`` takes.
@@ -62,22 +64,26 @@ def tasks(
     names: list[str] = []
     for word in given:
         name = word.strip()
-        if name not in GROUPS and name not in NAMES:
+        if name not in GROUPS and name not in NAMES and not name.startswith(lm_eval.PREFIX):
             known = (*GROUPS, *NAMES)
             near = difflib.get_close_matches(name, known, n=3)
             raise BasinscopeError(
                 f"task {name!r}",
-                f"allowed: {', '.join(n for n in known if ':' not in n)}, mmlu:SUBJECT",
+                f"allowed: {', '.join(n for n in known if ':' not in n)}, mmlu:SUBJECT, "
+                "lm-eval:NAME",
                 (f"did you mean {' or '.join(near)}? " if near else "")
                 + "separate several by commas",
             )
-        names += [n for n in GROUPS.get(name, (name,)) if n not in names]
+        several = lm_eval.expanded(name) if name.startswith(lm_eval.PREFIX) else (name,)
+        names += [n for n in GROUPS.get(name, several) if n not in names]
     if any(name in humaneval.NAMES for name in names):
         require_sandbox(allow=allow_code_execution)  # before anything is loaded
     return [limited(_load(name, data_dir, allow_code_execution), limit, seed) for name in names]
 
 
 def _load(name: str, data_dir: str | Path | None, allow_code_execution: bool) -> Task:
+    if name.startswith(lm_eval.PREFIX):
+        return lm_eval.load(name, allow_code_execution=allow_code_execution)
     if name in SHIPPED:
         return mini.load(name)
     if name in humaneval.NAMES:
@@ -91,7 +97,7 @@ def recipe(task: Task) -> dict[str, Any] | None:
     They pass a permission to run code on, and never give one.
     """
     whole = task.whole if isinstance(task, Subset) else task
-    if whole.name not in SHIPPED and not isinstance(whole, (Published, HumanEval)):
+    if whole.name not in SHIPPED and not isinstance(whole, (Published, HumanEval, LmEval)):
         return None
     words = {
         "name": task.name,

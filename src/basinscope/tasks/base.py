@@ -80,12 +80,15 @@ Request = Choices | Generate
 class Ranking:
     """Answer to `Choices`: the total log-likelihood in nats of each continuation.
 
-    ``failure`` is non-empty where there is no answer (non-finite logits, a prompt that does not fit
-    the model's context) and says why; the item then counts as wrong without asking the oracle.
+    ``greedy`` says of each continuation whether all of its tokens are the likeliest, so that greedy
+    decoding would write it (empty: the engine does not say). ``failure`` is non-empty where there
+    is no answer (non-finite logits, a prompt that does not fit the model's context) and says why;
+    the item then counts as wrong without asking the oracle.
     """
 
     loglik: tuple[float, ...]
     failure: str = ""
+    greedy: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,19 @@ class TestChoices:
         ):
             assert near(answer.loglik, definition(engine, request))
 
+    @pytest.mark.parametrize("path", ["cached", "plain"])
+    def test_greedy_is_what_greedy_decoding_writes(self, engine, path):
+        if path == "plain":
+            engine = plain(engine)
+        texts = {prompt: greedy(engine, prompt, 4) for prompt in PROMPTS}
+        whole = {prompt: text for prompt, text in texts.items() if len(text) == 4}
+        assert len(whole) > 3
+        for prompt, text in whole.items():
+            other = next(c for c in "#%&+=" if c not in text)
+            asked = (text, text[:2], text[:3] + other, other + text[1:], other)
+            (answer,) = engine.answer([bs.Choices(prompt, asked)])
+            assert answer.greedy == (True, True, False, False, False), prompt
+
     def test_under_perturbed_weights_equal_the_definition(self, engine):
         with engine.at(bs.Random(), step=0.05):
             for request, answer in zip(

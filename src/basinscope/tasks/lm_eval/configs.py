@@ -1,0 +1,295 @@
+"""Which YAML files a word stands for, and what in them is refused before any of it is run."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from basinscope.errors import BasinscopeError
+from basinscope.tasks.lm_eval.library import library
+
+PREFIX: Final = "lm-eval:"
+_OPTIONS: Final = ("metric", "filter", "shots")
+_GRAMMAR: Final = f"{PREFIX}NAME[@METRIC][@filter=NAME][@shots=N], NAME a task or a path"
+
+# the keys that say what a YAML file defines: reading only them takes a quarter of the time
+_KEY: Final = re.compile(
+    r"""^["']?(task|group|tag|class|include)["']?[ \t]*:(.*(?:\n(?:[ \t-].*|\s*$))*)""", re.M
+)
+_PLAIN: Final = re.compile(r"""\s*["']?([A-Za-z_][\w.()/-]*)["']?\s*""")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word's parts: a name or path, and what of the task is asked for."""
+
+    name: str
+    metric: str = ""
+    filter: str = ""
+    shots: int | None = None
+
+    @property
+    def options(self) -> str:
+        """The word's part after the name."""
+        given = {"metric": self.metric, "filter": self.filter, "shots": self.shots}
+        return "".join(f"@{key}={value}" for key, value in given.items() if value not in ("", None))
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it names files of the user's instead of a task of lm-eval's."""
+        return "/" in self.name or self.name.endswith((".yaml", ".yml"))
+
+
+def parse(word: str) -> Word:
+    """Parts of a word.
+
+    >>> parse("lm-eval:gsm8k@filter=flexible-extract")
+    Word(name='gsm8k', metric='', filter='flexible-extract', shots=None)
+    >>> parse("lm-eval:./my@home/arc.yaml@acc_norm@shots=25")
+    Word(name='./my@home/arc.yaml', metric='acc_norm', filter='', shots=25)
+    """
+    folder, slash, last = word.removeprefix(PREFIX).rpartition("/")
+    last, *given = last.split("@")
+    name, found = folder + slash + last, dict.fromkeys(_OPTIONS, "")
+    for option in given:
+        key, equals, value = option.partition("=")
+        key, value = (key, value) if equals else ("metric", key)
+        if not value or found.get(key, "?"):
+            raise BasinscopeError(
+                f"{option!r} in task {word!r}", f"allowed: {_GRAMMAR}", "each part once"
+            )
+        found[key] = value
+    if not name or not (found["shots"].isdecimal() or not found["shots"]):
+        raise BasinscopeError(f"task {word!r}", f"allowed: {_GRAMMAR}")
+    shots = int(found["shots"]) if found["shots"] else None
+    return Word(name, found["metric"], found["filter"], shots)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Names to be built, and the index in which lm-eval finds them and what they refer to."""
+
+    names: tuple[str, ...]
+    index: Mapping[str, Any]
+
+    def leaves(self) -> Iterator[tuple[str, dict[str, Any], Path | None]]:
+        """Name, settings (functions as text) and file of every task below the names."""
+        for name in self.names:
+            yield from self._below(name, {})
+
+    def _below(
+        self, name: Any, extra: Mapping[str, Any], above: tuple[str, ...] = ()
+    ) -> Iterator[Any]:
+        entry = self.index[name]
+        kind = entry.kind.name
+        if name in above:
+            raise malformed(entry.yaml_path, f"the group {name!r} holds itself")
+        if kind == "TAG":
+            for child in sorted(entry.tags):
+                yield from self._below(child, extra, above)
+            return
+        settings = {**_settings(entry.yaml_path), **extra}
+        if kind != "GROUP":
+            yield name, settings, entry.yaml_path
+            return
+        children = settings.get("task") or []
+        for child in children if isinstance(children, list) else [children]:
+            own = child if isinstance(child, dict) else {"task": child}
+            below = own.get("group", own.get("task"))
+            if below in self.index:
+                more = {**extra, **own} if own is child else extra
+                yield from self._below(below, more, (*above, name))
+            elif own is not child:
+                raise malformed(
+                    entry.yaml_path, f"the group {name!r} holds no known task {below!r}"
+                )
+            elif "group" not in own:  # defined in the group's own file
+                yield f"{name}::{below}", {**own, **extra}, entry.yaml_path
+
+    def files(self) -> set[Path]:
+        """YAML files of the names and of everything below them."""
+        found = {path for _, _, path in self.leaves() if path is not None}
+        return found | {p for name in self.names if (p := self.index[name].yaml_path) is not None}
+
+
+def expanded(word: str) -> list[str]:
+    """Words of a folder's tasks: its groups, and what belongs to none; any other word is itself.
+
+    Raises:
+        BasinscopeError: As `find`.
+    """
+    parts = parse(word)
+    if not parts.is_path or not Path(parts.name).expanduser().is_dir():
+        return [word]
+    folder = parts.name.rstrip("/")
+    return [f"{PREFIX}{folder}/{name}{parts.options}" for name in _local(parts.name).names]
+
+
+def find(word: Word) -> Source:
+    """Where the tasks of a word are defined.
+
+    Raises:
+        BasinscopeError: For an unknown name, a missing file or folder, or a YAML file that is
+            malformed (which is named, with the reason).
+    """
+    if word.is_path:
+        return _local(word.name)
+    index = packaged()
+    if word.name not in index:
+        near = difflib.get_close_matches(word.name, index, n=3)
+        raise BasinscopeError(
+            f"lm-eval {library().version} has no task {word.name!r}",
+            f"allowed: one of its {len(index):,} tasks, groups and tags (lm-eval ls tasks), or the "
+            "path of a YAML file or folder, with a slash",
+            f"did you mean {' or '.join(near)}?" if near else "",
+        )
+    return Source((word.name,), index)
+
+
+@functools.cache
+def packaged() -> dict[str, Any]:
+    """lm-eval's own index of its tasks, groups and tags (the same, from a quarter of the work)."""
+    index: dict[str, Any] = {}
+    heads: dict[Path, dict[str, Any]] = {}
+    for path in library().index.TaskIndex._iter_yaml_files(library().root):
+        head = _head(path, heads)
+        if head.keys() & {"task", "group", "class"}:
+            library().index.TaskIndex.process_cfg(head, path, index)
+    for entry in index.values():
+        entry.cfg = None  # it is not whole: lm-eval is to read the file
+    return index
+
+
+def _head(path: Path, known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """Keys of a file and of those it includes that say what it defines."""
+    if path not in known:
+        found: dict[str, Any] = {}
+        for key, body in _KEY.findall(path.read_text("utf-8")):
+            plain = _PLAIN.fullmatch(body)
+            found[key] = plain[1] if plain else yaml.load(body, Loader=_Text)  # noqa: S506
+        known[path] = found
+        if includes := found.pop("include", None):
+            merged: dict[str, Any] = {}
+            for include in includes if isinstance(includes, list) else [includes]:
+                merged |= _head((path.parent / include).resolve(), known)
+            merged.pop("task_list", None)
+            known[path] = {**merged, **found}
+    return known[path]
+
+
+class _Text(yaml.SafeLoader):
+    """Reads a function's name as text."""
+
+
+_Text.add_constructor("!function", lambda _, node: node.value)
+
+
+def _local(name: str) -> Source:
+    """Files of the user's: of a folder all that it defines but what its groups hold."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        index = own = _defined([path])
+        if any(entry.kind.name == "GROUP" for entry in own.values()):
+            index = _defined(_files(path.parent))  # its tasks may stand beside it
+        names = [n for n, entry in own.items() if entry.kind.name != "TAG"]
+    elif path.is_dir():
+        index = _defined(_files(path))
+        groups = [n for n, entry in index.items() if entry.kind.name == "GROUP"]
+        leaves = Source(tuple(groups), _with_packaged(index)).leaves()
+        below = {leaf for leaf, _, _ in leaves}
+        names = [n for n, entry in index.items() if entry.kind.name != "TAG" and n not in below]
+    else:
+        index = _defined(_files(path.parent))
+        names = [path.name] if path.name in index else []
+    if not names:
+        raise BasinscopeError(
+            f"no YAML file at {name!r} defines a task",
+            f"allowed: a YAML file, a folder of them, or FOLDER/TASK"
+            f"{': one of ' if index else ''}{', '.join(sorted(index))}",
+            "a task of lm-eval's own is named without a slash",
+        )
+    return Source(tuple(names), _with_packaged(index))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for end in ("yaml", "yml") for p in folder.rglob(f"*.{end}"))
+
+
+def _defined(files: Sequence[Path]) -> dict[str, Any]:
+    """What files of the user's define."""
+    index: dict[str, Any] = {}
+    where: dict[str, Path] = {}
+    for file in files:
+        settings = _settings(file)
+        if not settings.keys() & {"task", "group", "class"}:
+            continue  # a template that others include
+        own = settings.get("task") if "group" not in settings else settings["group"]
+        if not isinstance(own, str):
+            raise malformed(file, f"its name is {own!r}, not a text")
+        if own in where:
+            raise malformed(file, f"it defines {own!r}, as does {where[own]}")
+        where[own] = file
+        library().index.TaskIndex.process_cfg(settings, file, index)
+    for entry in index.values():
+        entry.cfg = None
+    return index
+
+
+def _with_packaged(index: dict[str, Any]) -> dict[str, Any]:
+    """The index, with lm-eval's own tasks where a group may refer to them."""
+    if any(entry.kind.name == "GROUP" for entry in index.values()):
+        return {**packaged(), **index}
+    return index
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """Settings of a file and those it includes, functions as text."""
+    try:
+        found = library().yaml.load_yaml(file, resolve_func=False)
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise malformed(file, str(error)) from error
+    assert isinstance(found, dict)
+    return found
+
+
+def malformed(file: Path, reason: str) -> BasinscopeError:
+    """Error that names a file and what is wrong with it."""
+    return BasinscopeError(
+        f"{file}: {' '.join(reason.split())[:300]}",
+        "allowed: a task in lm-eval's YAML",
+        "mend the file",
+    )
+
+
+def functions(file: Path) -> list[str]:
+    """Python functions that a file of the user's, or one it includes, would have imported."""
+    found: list[str] = []
+    waiting, seen = [file.resolve()], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        if path in seen or path.is_relative_to(library().root):
+            continue
+        seen.add(path)
+        root = yaml.compose(path.read_text("utf-8"), Loader=_Text)
+        found += _tagged(root)
+        for key, value in getattr(root, "value", ()):
+            if key.value == "include":
+                values = value.value if isinstance(value.value, list) else [value]
+                waiting += [(path.parent / node.value).resolve() for node in values]
+    return found
+
+
+def _tagged(node: Any) -> list[str]:
+    if isinstance(node, yaml.ScalarNode):
+        return [node.value] if node.tag == "!function" else []
+    below = (
+        node.value if isinstance(node, yaml.SequenceNode) else [x for p in node.value for x in p]
+    )
+    return [name for child in below for name in _tagged(child)]
