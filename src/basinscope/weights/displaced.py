@@ -130,4 +130,4 @@ class Displaced(abc.ABC):
 
 
 def _square(part: torch.Tensor) -> float:
-    return float(part.double().square().sum())
+    return float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2

@@ -134,6 +134,6 @@ class _Sum:
 
 
 def difference(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """New - old in float32 (rounded from float64 where one of them is), in new memory."""
+    """New - old in float32 (rounded from float64 where one of them is); may use new's memory."""
     wide = torch.float64 if torch.float64 in (new.dtype, old.dtype) else torch.float32
-    return new.to(device=old.device, dtype=wide).sub(old).to(torch.float32)
+    return new.to(device=old.device, dtype=wide).sub_(old).to(torch.float32)
