@@ -125,7 +125,7 @@ class TestWhereTheOtherModelSits:
         raw = saved[0].axes[0]
         drawn = [line.get_xdata()[0] for line in raw.lines if line.get_marker() == "D"]
         assert drawn == pytest.approx(marks)
-        texts = [text.get_text() for text in raw.get_legend().get_texts()]
+        texts = [text.get_text() for text in saved[0].legends[0].get_texts()]
         assert ("the other model" in texts) == bool(marks)
 
     def test_runs_from_before_there_were_displacements_are_read(self, land, engine, tmp_path):
