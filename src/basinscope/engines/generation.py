@@ -56,7 +56,7 @@ def generate(
 
 
 def _read(
-    forward: Forward, past: Past | None, head: int, bodies: list[tuple[int, ...]], budget: int
+    forward: Forward, past: Past | None, head: int, bodies: list[Sequence[int]], budget: int
 ) -> tuple[torch.Tensor, Past]:
     """Last hidden state of every prompt, and the cache of all of them, in the order given."""
     order: list[int] = []

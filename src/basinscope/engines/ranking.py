@@ -4,34 +4,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from basinscope.engines.forward import Forward
 from basinscope.engines.packing import batches, by_head, split_fitting
 from basinscope.engines.tokens import Row
-from basinscope.tasks.base import Ranking
+from basinscope.tasks.base import Likelihood, Ranking
 
 STATES = 128  # hidden states whose logits are held at once: 25 MB for 49,152 tokens
+
+
+class Scored(NamedTuple):
+    """One tail, without what it skips: log-likelihood of each token, and whether it is hit."""
+
+    logp: torch.Tensor
+    hit: torch.Tensor
 
 
 def rank(forward: Forward, rows: Sequence[Row], budget: int) -> list[Ranking]:
     """Total log-likelihood in nats of every row's continuations, in the order given."""
     fitting, failures = split_fitting(rows, [0] * len(rows), forward.context)
     found = {i: Ranking((), failure) for i, failure in failures.items()}
-    # row by row, so that no row's path depends on the others
-    short = {i: row for i, row in fitting.items() if forward.fits_cache(row.longest)}
-    long = {i: row for i, row in fitting.items() if i not in short}
-    logliks = _cached(forward, short, budget) | _plain(forward, long, budget)
-    for i, loglik in logliks.items():
+    for i, tails in score_tails(forward, fitting, budget).items():
+        loglik = tuple(float(tail.logp.sum()) for tail in tails)
         bad = not all(math.isfinite(x) for x in loglik)
-        found[i] = Ranking(tuple(loglik), "non-finite logits" if bad else "")
+        found[i] = Ranking(loglik, "non-finite logits" if bad else "")
     return [found[i] for i in range(len(rows))]
 
 
-def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[float]]:
+def read(forward: Forward, texts: Sequence[Sequence[Row]], budget: int) -> list[Likelihood]:
+    """Likelihood of every text, given as the rows of its windows, in the order given."""
+    places = [(t, w) for t, rows in enumerate(texts) for w in range(len(rows))]
+    rows = {i: texts[t][w] for i, (t, w) in enumerate(places)}
+    parts: list[list[Scored]] = [[] for _ in texts]
+    for i, (tail,) in sorted(score_tails(forward, rows, budget).items()):
+        parts[places[i][0]].append(tail)
+    return [_joined(own) for own in parts]
+
+
+def _joined(windows: list[Scored]) -> Likelihood:
+    """One text from its windows."""
+    if not windows:
+        return Likelihood((), (), "text of one token has nothing to score")
+    logp = torch.cat([own.logp for own in windows])
+    if not bool(torch.isfinite(logp).all()):
+        return Likelihood((), (), "non-finite logits")
+    return Likelihood(tuple(logp.tolist()), tuple(torch.cat([own.hit for own in windows]).tolist()))
+
+
+def score_tails(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Scored]]:
+    """Every token of every row's tails. The rows fit the model's context."""
+    # row by row, so that no row's path depends on the others
+    short = {i: row for i, row in rows.items() if forward.fits_cache(row.longest)}
+    long = {i: row for i, row in rows.items() if i not in short}
+    return _cached(forward, short, budget) | _plain(forward, long, budget)
+
+
+def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Scored]]:
     """Each context once with all its continuations behind it, blind to each other."""
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[Scored]] = {}
 
     def width(key: int) -> int:
         return len(rows[key].body) + sum(len(tail) - 1 for tail in rows[key].tails)
@@ -49,8 +82,8 @@ def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, li
     return found
 
 
-def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[list[float]]:
-    """Log-likelihood of each row's tails, from the hidden states of the row and its tails."""
+def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[list[Scored]]:
+    """Every token of each row's tails, from the hidden states of the row and its tails."""
     # which state foretells which token: a tail's first token is foretold by the context's last,
     # each other one by the token before it
     places: list[tuple[int, int]] = []
@@ -68,26 +101,30 @@ def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[
         spans.append(own)
     index = torch.tensor(places, device=hidden_BLD.device)
     states_ND = hidden_BLD[index[:, 0], index[:, 1]]
-    logp = torch.empty(len(targets))
+    logp, hit = torch.empty(len(targets)), torch.empty(len(targets), dtype=torch.bool)
     wanted = torch.tensor(targets, device=hidden_BLD.device)
     for a in range(0, len(places), STATES):
-        table = forward.logits(states_ND[a : a + STATES]).log_softmax(-1)
+        logits = forward.logits(states_ND[a : a + STATES])
+        best, table = logits.argmax(-1), logits.log_softmax(-1)
         here = (wanted[:, 0] >= a) & (wanted[:, 0] < a + STATES)
-        logp[here.cpu()] = table[wanted[here, 0] - a, wanted[here, 1]].cpu()
-    return [[float(logp[a:b].sum()) for a, b in own] for own in spans]
+        state, token = wanted[here, 0] - a, wanted[here, 1]
+        logp[here.cpu()] = table[state, token].cpu()
+        hit[here.cpu()] = (best[state] == token).cpu()
+    return [[Scored(logp[a:b].clone(), hit[a:b].clone()) for a, b in own] for own in spans]
 
 
-def _plain(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[float]]:
+def _plain(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Scored]]:
     """Every continuation as a row of its own through the module's forward."""
     flat = [(k, c) for k, row in rows.items() for c in range(len(row.tails))]
     full = [(*rows[k].head, *rows[k].body, *rows[k].tails[c]) for k, c in flat]
-    found: dict[int, list[float]] = {k: [0.0] * len(row.tails) for k, row in rows.items()}
+    found: dict[int, dict[int, Scored]] = {k: {} for k in rows}
     for batch in batches(range(len(flat)), lambda n: len(full[n]), budget):
         logits = forward.plain([full[n] for n in batch])
         for r, n in enumerate(batch):
             k, c = flat[n]
             start = len(rows[k].head) + len(rows[k].body) + rows[k].skips[c]
-            logp = logits[r, start - 1 : len(full[n]) - 1].float().log_softmax(-1)
-            target = torch.tensor(full[n][start:], device=logp.device)
-            found[k][c] = float(logp.gather(1, target[:, None]).sum())
-    return found
+            own = logits[r, start - 1 : len(full[n]) - 1].float()
+            target = torch.tensor(full[n][start:], device=own.device)
+            logp = own.log_softmax(-1).gather(1, target[:, None])[:, 0]
+            found[k][c] = Scored(logp.cpu(), (own.argmax(-1) == target).cpu())
+    return {k: [tails[c] for c in range(len(tails))] for k, tails in found.items()}

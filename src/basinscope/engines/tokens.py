@@ -6,12 +6,16 @@ request takes the same path through the model in any company. Nothing here depen
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from basinscope.tasks.base import Choices, Generate, Request
+from basinscope.tasks.base import Choices, Corpus, Generate
 
 MIN_HEAD = 16  # a shorter common start is not worth a pass of its own
+KEPT_TOKENS = 1 << 22  # of rows that are kept for the next setting of the weights: 16 MB
+KEPT_STARTS = 256  # prefixes whose tokens are kept
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,13 @@ class Row:
     """A prompt: ``head`` (shared with others, perhaps empty) and ``body`` (at least one token).
 
     For a ranking, ``tails[c]`` is what continuation c adds (at least one token); its first
-    ``skips[c]`` tokens still belong to the context and are not scored.
+    ``skips[c]`` tokens still belong to the context and are not scored. Rows of one prefix hold one
+    and the same head; the rest is held in 4 bytes a token.
     """
 
     head: tuple[int, ...]
-    body: tuple[int, ...]
-    tails: tuple[tuple[int, ...], ...] = ()
+    body: Sequence[int]
+    tails: tuple[Sequence[int], ...] = ()
     skips: tuple[int, ...] = ()
 
     @property
@@ -32,9 +37,14 @@ class Row:
         """Tokens of the prompt with its longest continuation."""
         return len(self.head) + len(self.body) + max(map(len, self.tails), default=0)
 
+    @property
+    def own(self) -> int:
+        """Tokens that it shares with no other row."""
+        return len(self.body) + sum(map(len, self.tails))
+
 
 class Tokens:
-    """Tokenizes requests, each once.
+    """Tokenizes requests; keeps rows and the tokens of prefixes, up to a fixed amount of each.
 
     Args:
         tokenizer: of the model.
@@ -42,15 +52,40 @@ class Tokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._rows: dict[Request, Row] = {}
-        self._chat_head: tuple[int, ...] | None = None
+        self._rows: dict[Choices | Generate, Row] = {}
+        self._kept = 0
+        self._starts: dict[tuple[str, bool], list[int]] = {}
+        self._heads: dict[tuple[int, ...], tuple[int, ...]] = {}
 
-    def row(self, request: Request) -> Row:
+    def row(self, request: Choices | Generate) -> Row:
         """Row of a request."""
-        if request not in self._rows:
-            make = self._choices if isinstance(request, Choices) else self._prompt
-            self._rows[request] = make(request)  # type: ignore[arg-type]
-        return self._rows[request]
+        found = self._rows.get(request)
+        if found is None:
+            found = (
+                self._choices(request) if isinstance(request, Choices) else self._prompt(request)
+            )
+            if self._kept + found.own > KEPT_TOKENS:
+                self._rows, self._kept = {}, 0
+            self._rows[request] = found
+            self._kept += found.own
+        return found
+
+    def windows(self, request: Corpus, context: int) -> list[Row]:
+        """Rows whose one tail holds the tokens that are scored; none for a text of one token.
+
+        Args:
+            request: the text and its window.
+            context: most tokens that a row may hold.
+        """
+        tokens, size = array("i", self._encode(request.text)), min(request.window, context)
+        rows: list[Row] = []
+        read = 1
+        while read < len(tokens):
+            start = 0 if not rows else read - size // 2
+            end = start + size
+            rows.append(Row((), tokens[start:read], (tokens[read:end],), (0,)))
+            read = end
+        return rows
 
     def text(self, tokens: list[int]) -> str:
         """Text of generated tokens as they are: no space taken away before punctuation."""
@@ -74,24 +109,14 @@ class Tokens:
             own, *rows = (row if row[:1] == start else start + row for row in (own, *rows))
         common = min(_common(rows), len(own), *(len(row) - 1 for row in rows))
         skips = tuple(max(0, min(len(own), len(row) - 1) - common) for row in rows)
-        cut = self._cut(self._encode(request.prefix), rows[0][:common])
-        return Row(
-            tuple(rows[0][:cut]),
-            tuple(rows[0][cut:common]),
-            tuple(tuple(row[common:]) for row in rows),
-            skips,
-        )
+        head, body = self._split(request.prefix, rows[0][:common], chat=False)
+        return Row(head, body, tuple(array("i", row[common:]) for row in rows), skips)
 
     def _prompt(self, request: Generate) -> Row:
-        if request.chat and getattr(self.tokenizer, "chat_template", None):
-            tokens = self._chat(request.prompt)
-            if self._chat_head is None:
-                pair = [self._chat("a"), self._chat("b")]
-                self._chat_head = tuple(pair[0][: _common(pair)])
-            cut = self._cut(list(self._chat_head), tokens)
-        else:
-            tokens, cut = self._encode(request.prompt) or [self._start()], 0
-        return Row(tuple(tokens[:cut]), tuple(tokens[cut:]))
+        chat = request.chat and bool(getattr(self.tokenizer, "chat_template", None))
+        text = request.prefix + request.prompt
+        tokens = self._chat(text) if chat else self._encode(text) or [self._start()]
+        return Row(*self._split(request.prefix, tokens, chat=chat))
 
     def _chat(self, prompt: str) -> list[int]:
         text = self.tokenizer.apply_chat_template(
@@ -99,14 +124,35 @@ class Tokens:
         )
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    @staticmethod
-    def _cut(head: list[int], tokens: list[int]) -> int:
-        """How many leading tokens are the head's; 0 where too few to be run apart."""
-        cut = min(_common([head, tokens]), len(tokens) - 1)
-        return cut if cut >= MIN_HEAD else 0
+    def _split(
+        self, prefix: str, tokens: list[int], *, chat: bool
+    ) -> tuple[tuple[int, ...], Sequence[int]]:
+        """Head that rows of this prefix share, and the rest; no head where it would be short."""
+        start = self._start_of(prefix, chat)
+        cut = min(_common([start, tokens]), len(tokens) - 1)
+        if cut < MIN_HEAD:
+            return (), array("i", tokens)
+        head = tuple(tokens[:cut])
+        if len(self._heads) > KEPT_STARTS:
+            self._heads = {}
+        return self._heads.setdefault(head, head), array("i", tokens[cut:])
+
+    def _start_of(self, prefix: str, chat: bool) -> list[int]:
+        """Tokens that texts of this prefix begin with, but for what may merge with their own."""
+        if (prefix, chat) not in self._starts:
+            if chat:
+                pair = [self._chat(prefix + "a"), self._chat(prefix + "b")]
+                found = pair[0][: _common(pair)]
+            else:
+                found = self._encode(prefix)
+            if len(self._starts) > KEPT_STARTS:
+                self._starts = {}
+            self._starts[prefix, chat] = found
+        return self._starts[prefix, chat]
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text)) if text else []
+        # not verbose: no warning of a text longer than the context, which is for the engine to tell
+        return list(self.tokenizer.encode(text, verbose=False)) if text else []
 
     def _start(self) -> int:
         """Token to begin with where there is no text: the model must see one."""

@@ -20,15 +20,16 @@ from basinscope.engines.base import Engine
 from basinscope.engines.cache import ROUND
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
-from basinscope.engines.ranking import rank
+from basinscope.engines.ranking import rank, read
 from basinscope.engines.tokens import Tokens
-from basinscope.tasks.base import Answer, Choices, Generate, Request, Task
+from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request, Task
 
 # settings that say where a config came from and how it was stored, not what the model does
 _OF_THE_FILE = (
     "_name_or_path", "architectures", "dtype", "quantization_config", "torch_dtype",
     "transformers_version",
 )  # fmt: skip
+CHUNK = 1024  # requests that are tokenized and packed together
 
 
 class TransformersEngine(Engine):
@@ -69,17 +70,28 @@ class TransformersEngine(Engine):
         """Answer text requests under the live weights, in the order given.
 
         Cost: one pass over each distinct context (a common head once), one over the continuations
-        after their first token, one for each generated token.
+        after their first token, one for each generated token, two over a corpus of many windows.
+        Memory: that of `CHUNK` requests, however many there are.
         """
-        answers: dict[int, Answer] = {}
-        ranked = [i for i, r in enumerate(requests) if isinstance(r, Choices)]
-        rows = [self._tokens.row(requests[i]) for i in ranked]
-        answers.update(zip(ranked, rank(self._forward, rows, self.token_budget), strict=True))
+        answers: list[Answer] = []
+        for a in range(0, len(requests), CHUNK):
+            answers += self._answer(requests[a : a + CHUNK])
+        return answers
+
+    def _answer(self, requests: Sequence[Request]) -> list[Answer]:
+        forward, budget = self._forward, self.token_budget
+        ranked = {i: self._tokens.row(r) for i, r in enumerate(requests) if isinstance(r, Choices)}
+        texts = {
+            i: self._tokens.windows(r, forward.context)
+            for i, r in enumerate(requests)
+            if isinstance(r, Corpus)
+        }
         written = {i: r for i, r in enumerate(requests) if isinstance(r, Generate)}
-        texts = generate(
-            self._forward, self._tokens, self._ends, [*written.values()], self.token_budget
-        )
-        answers.update(zip(written, texts, strict=True))
+        answers: dict[int, Answer] = {}
+        answers.update(zip(ranked, rank(forward, [*ranked.values()], budget), strict=True))
+        answers.update(zip(texts, read(forward, [*texts.values()], budget), strict=True))
+        generated = generate(forward, self._tokens, self._ends, [*written.values()], budget)
+        answers.update(zip(written, generated, strict=True))
         return [answers[i] for i in range(len(requests))]
 
     def setup(self) -> str:
@@ -106,6 +118,10 @@ class TransformersEngine(Engine):
         """
         tokens, heads = 0.0, set()
         for request in (r for task in tasks for item in task.items for r in item.requests):
+            if isinstance(request, Corpus):
+                rows = self._tokens.windows(request, self._forward.context)
+                tokens += sum(row.own for row in rows)
+                continue
             row = self._tokens.row(request)
             heads.add(row.head)
             tokens += len(row.body) + sum(len(tail) - 1 for tail in row.tails)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -43,6 +44,7 @@ class Generate:
     ``chat`` asks for the model's own chat template around the prompt (a model without one gets the
     plain text). Generation ends at the model's end-of-sequence token, at any ``stop`` string (cut
     off), or as soon as ``decided(text)`` is true: only if the score can then no longer change.
+    What is continued is ``prefix + prompt``; the prefix is as in `Choices`.
     """
 
     prompt: str
@@ -50,6 +52,7 @@ class Generate:
     stop: tuple[str, ...] = ()
     chat: bool = False
     decided: Callable[[str], bool] | None = field(default=None, compare=False)
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a stop that every text contains."""
@@ -57,7 +60,30 @@ class Generate:
             raise BasinscopeError(f"stop={self.stop!r}", "allowed: a tuple of non-empty strings")
 
 
-Request = Choices | Generate
+@dataclass(frozen=True)
+class Corpus:
+    """Likelihood of every token of ``text`` but the first.
+
+    The text is read in windows of ``window`` tokens (fewer where the model's context is shorter),
+    each of which begins half a window after the one before it. The first window scores all its
+    tokens but the first; each further one scores its second half. So every token is scored once,
+    and after the first window with at least half a window before it. No start token is added to
+    those of the tokenizer.
+    """
+
+    text: str
+    window: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse what has no likelihood."""
+        if not self.text or self.window < 2:
+            raise BasinscopeError(
+                f"a corpus of {len(self.text)} characters in windows of {self.window}",
+                "allowed: a text that is not empty, windows of at least 2 tokens",
+            )
+
+
+Request = Choices | Generate | Corpus
 
 
 @dataclass(frozen=True)
@@ -84,7 +110,30 @@ class Generation:
     failure: str = ""
 
 
-Answer = Ranking | Generation
+@dataclass(frozen=True)
+class Likelihood:
+    """Answer to `Corpus`: for each scored token its log-likelihood in nats, and whether it is hit.
+
+    A token is hit where greedy decoding would have written it (it has the highest logit, and the
+    lowest index of equal ones). ``failure`` as in `Ranking`.
+    """
+
+    logliks: tuple[float, ...]
+    hits: tuple[bool, ...]
+    failure: str = ""
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of scored tokens."""
+        return len(self.logliks)
+
+    @property
+    def nll(self) -> float:
+        """Total negative log-likelihood in nats; its mean's exponential is the perplexity."""
+        return -math.fsum(self.logliks)
+
+
+Answer = Ranking | Generation | Likelihood
 
 
 @dataclass(frozen=True)
@@ -92,13 +141,15 @@ class Outcome:
     """The score of one item: ``correct`` is the 0-1 oracle, the rest describes it.
 
     ``margin`` is in nats, positive where correct (None: not defined); ``nll`` is the negative
-    log-likelihood in nats of the reference answer (None: not defined).
+    log-likelihood in nats of the reference answer (None: not defined), a sum over ``tokens`` tokens
+    (None: the answer as a whole is the unit).
     """
 
     correct: bool
     label: str = ""
     margin: float | None = None
     nll: float | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
