@@ -58,12 +58,12 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
             "load the data anew",
         )
     draws, prefix = random.Random(_SEED), "".join(solved[:SHOTS])  # noqa: S311 (that of lm-eval)
+    decided = None if flexibly else strict_decided
     items = []
     for i, (ask, _, gold) in enumerate(_rows(folder, "test")):
-        if sampled:
-            prefix = "".join(draws.sample(solved, SHOTS))
-        decided = None if flexibly else strict_decided
-        request = Generate(prefix + ask, max_tokens=_MAX_TOKENS, stop=STOP, decided=decided)
+        if sampled:  # a prefix is what items share: these share none
+            prefix, ask = "", "".join(draws.sample(solved, SHOTS)) + ask
+        request = Generate(ask, _MAX_TOKENS, STOP, decided=decided, prefix=prefix)
         items.append(Item(str(i), (request,), gold))
     return Published(
         name,

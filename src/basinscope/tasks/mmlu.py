@@ -174,7 +174,7 @@ def _ranked(item_id: str, prefix: str, text: str, answer: int) -> Item:
 
 def _generated(item_id: str, prefix: str, text: str, answer: int) -> Item:
     request = Generate(
-        prefix + text, max_tokens=_MAX_TOKENS, stop=("</s>", "\n"), decided=letter_decided
+        text, _MAX_TOKENS, stop=("</s>", "\n"), decided=letter_decided, prefix=prefix
     )
     return Item(item_id, (request,), answer)
 

@@ -34,8 +34,8 @@ def test_the_prompt_byte_for_byte(made, name):
     task = one(name, made)
     assert [item.id for item in task.items] == ["0", "1", "2"]
     assert [item.answer for item in task.items] == ["12", "12000", "-3"]
-    prompt = SHOTS + "Question: A thousand dozens?\nAnswer:"
-    assert task.items[1].requests == (bs.Generate(prompt, max_tokens=256, stop=STOP),)
+    prompt = "Question: A thousand dozens?\nAnswer:"
+    assert task.items[1].requests == (bs.Generate(prompt, 256, stop=STOP, prefix=SHOTS),)
     assert task.chance == 0.0
 
 
@@ -45,6 +45,7 @@ def test_sampled_examples_are_drawn_item_by_item(made):
         examples = item.requests[0].prompt.split("\n\n")
         numbers = [int(text.split()[3]) for text in examples[:-1]]
         assert numbers == rng.sample(range(8), 5)
+        assert item.requests[0].prefix == ""
     asked = [item.requests for item in one("gsm8k-sampled", made).items]
     assert asked == [item.requests for item in one("gsm8k-sampled-flexible", made).items]
 
@@ -188,7 +189,9 @@ def published(folder, split) -> list[dict[str, str]]:
 def test_the_published_problems(real_data):
     strict, flexible = one("gsm8k", real_data), one("gsm8k-flexible", real_data)
     assert len(strict.items) == len(flexible.items) == 1319
-    assert strict.items[0].requests[0].prompt.count("Question: ") == 6
+    request = strict.items[0].requests[0]
+    assert (request.prefix + request.prompt).count("Question: ") == 6
+    assert all(item.requests[0].prefix is request.prefix for item in strict.items)
     for split, n in (("test", 1319), ("train", 7473)):
         rows = published(real_data, split)
         assert len(rows) == n

@@ -58,7 +58,7 @@ def test_the_ranked_prompt_byte_for_byte(made):
 def test_the_generated_prompt_byte_for_byte(made):
     item = one("mmlu-gen:security_studies", made).items[1]
     assert (item.id, item.answer) == ("security_studies/1", 1)
-    assert item.requests == (bs.Generate(PREFIX + ASKED, max_tokens=16, stop=("</s>", "\n")),)
+    assert item.requests == (bs.Generate(ASKED, 16, stop=("</s>", "\n"), prefix=PREFIX),)
 
 
 def test_the_question_is_stripped_and_the_choices_are_not(made):
@@ -78,8 +78,7 @@ def test_all_subjects_in_order_each_with_its_own_prefix(made):
         assert len({item.id for item in task.items}) == len(task.items)
         assert task.chance == 0.25
         for item, subject in zip(task.items, subjects, strict=True):
-            text = getattr(item.requests[0], "prefix", "") or item.requests[0].prompt
-            assert text.split(".\n\n")[0].endswith(f" about {subject.replace('_', ' ')}")
+            assert item.requests[0].prefix.split(".\n\n")[0].endswith(f" about {subject.replace('_', ' ')}")
 
 
 def test_the_items_of_a_subject_hold_one_prefix(made):
