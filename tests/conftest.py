@@ -142,3 +142,4 @@ def no_figure(monkeypatch):
         return path
 
     monkeypatch.setattr("basinscope.report.page.plot_landscapes", touch)
+    monkeypatch.setattr("basinscope.report.page.plot_likelihood", touch)

@@ -159,8 +159,8 @@ class Landscape:
     def items(self) -> pd.DataFrame:
         """One row for each item besides.
 
-        Columns: task, direction, draw, step, item, outcome (0 or 1), label, margin and nll (nats;
-        NaN where a task defines none).
+        Columns: task, direction, draw, step, item, outcome (0 or 1), label, margin and nll (nats),
+        tokens that the nll sums over (each NaN where a task defines none).
         """
         import pandas as pd
 
@@ -168,11 +168,13 @@ class Landscape:
             (trial.task, direction, draw, trial.step, *columns)
             for trial, direction, draw in self._placed()
             for columns in zip(
-                trial.items, trial.correct, trial.labels, trial.margins, trial.nlls, strict=True
+                trial.items, trial.correct, trial.labels, trial.margins, trial.nlls,
+                trial.tokens or (None,) * trial.n, strict=True,
             )
-        ]
-        names = ["task", "direction", "draw", "step", "item", "outcome", "label", "margin", "nll"]
-        return pd.DataFrame(rows, columns=names).astype({"margin": float, "nll": float})
+        ]  # fmt: skip
+        numbers = ["margin", "nll", "tokens"]
+        names = ["task", "direction", "draw", "step", "item", "outcome", "label", *numbers]
+        return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(numbers, float))
 
     def means(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """One row for each task, direction and step: the mean over draws, the draw as the unit.
@@ -192,7 +194,7 @@ class Landscape:
             for direction in self.directions(task) or [""]:
                 curve = {
                     step: (sum(t.score for t in trials) / len(trials), trials)
-                    for step, trials in self._at_steps(task, direction).items()
+                    for step, trials in self.at_steps(task, direction).items()
                 }
                 top = max((mean for mean, _ in curve.values()), default=0.0)
                 bottom = min((mean for mean, _ in curve.values()), default=0.0)
@@ -220,7 +222,7 @@ class Landscape:
             if zero is None:
                 continue
             for direction in self.directions(task):
-                for step, trials in self._at_steps(task, direction).items():
+                for step, trials in self.at_steps(task, direction).items():
                     if step == 0.0:
                         continue
                     head = (task, direction, step, len(trials))
@@ -236,6 +238,24 @@ class Landscape:
         names = ["task", "direction", "step", "draws", "difference", "low", "high", "gained",
                  "lost", "p_value"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
+
+    def likelihood(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Mean NLL and margin of every task that has them, at each step, beside its score.
+
+        See `basinscope.report.likelihood.likelihood_table`.
+        """
+        from basinscope.report.likelihood import likelihood_table
+
+        return likelihood_table(self, confidence)
+
+    def thresholding(self, task: str, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Whether the margins at zero foretell which items are lost, and the 0-1 curve.
+
+        See `basinscope.report.likelihood.thresholding_table`.
+        """
+        from basinscope.report.likelihood import thresholding_table
+
+        return thresholding_table(self, task, confidence)
 
     def width(
         self,
@@ -275,7 +295,7 @@ class Landscape:
             raise BasinscopeError(f"task {task!r} was not measured at step 0", "resume the run")
         points = {
             abs(step): trials
-            for step, trials in self._at_steps(task, label).items()
+            for step, trials in self.at_steps(task, label).items()
             if step * sign > 0
         }
         if draw is not None:
@@ -327,7 +347,7 @@ class Landscape:
                 rows.append((*head, "", 0, 0, *[math.nan] * 6, "nothing but step 0 was measured"))
             for direction in self.directions(task):
                 for sign in (1, -1):
-                    if not any(s * sign > 0 for s in self._at_steps(task, direction)):
+                    if not any(s * sign > 0 for s in self.at_steps(task, direction)):
                         continue
                     w = self.width(
                         task, level, direction=direction, sign=sign, confidence=confidence
@@ -354,12 +374,12 @@ class Landscape:
 
     def curve(self, task: str, direction: str) -> dict[float, list[float]]:
         """Scores of each draw, by step in ascending order, step 0 included."""
-        points = self._at_steps(task, direction)
+        points = self.at_steps(task, direction)
         return {step: [t.score for t in trials] for step, trials in points.items()}
 
     def draws(self, task: str, direction: str) -> dict[int, list[Trial]]:
         """Trials of each draw in ascending order of the step, step 0 included."""
-        points = self._at_steps(task, direction)
+        points = self.at_steps(task, direction)
         zero = points.pop(0.0, [])
         found: dict[int, list[Trial]] = {}
         for trial in (t for trials in points.values() for t in trials):
@@ -372,7 +392,7 @@ class Landscape:
             raise BasinscopeError(f"task {name!r}", f"this run has: {', '.join(self._tasks)}")
         return self._tasks[name]
 
-    def _at_steps(self, task: str, direction: str) -> dict[float, list[Trial]]:
+    def at_steps(self, task: str, direction: str) -> dict[float, list[Trial]]:
         """Trials of each draw, by step in ascending order, step 0 included."""
         points = dict(self._points.get((task, direction), {}))
         if task in self._zero:

@@ -17,10 +17,30 @@ STATES = 128  # hidden states whose logits are held at once: 25 MB for 49,152 to
 
 
 class Scored(NamedTuple):
-    """One tail, without what it skips: log-likelihood of each token, and whether it is hit."""
+    """What is known of each token of one tail, without what the tail skips.
+
+    Hits and margins (see `Likelihood`) are empty where they were not asked for.
+    """
 
     logp: torch.Tensor
     hit: torch.Tensor
+    margin: torch.Tensor
+
+    @classmethod
+    def empty(cls, n: int, margins: bool) -> Scored:
+        """Room for n tokens."""
+        more = n if margins else 0
+        return cls(torch.empty(n), torch.empty(more, dtype=torch.bool), torch.empty(more))
+
+    def put(self, where: torch.Tensor, part: Scored) -> None:
+        """Write what is known of the tokens that a mask names."""
+        for column, values in zip(self, part, strict=True):
+            if len(column):
+                column[where] = values
+
+    def cut(self, start: int, end: int) -> Scored:
+        """Some of the tokens."""
+        return Scored(*(column[start:end] for column in self))
 
 
 def rank(forward: Forward, rows: Sequence[Row], budget: int) -> list[Ranking]:
@@ -39,7 +59,7 @@ def read(forward: Forward, texts: Sequence[Sequence[Row]], budget: int) -> list[
     places = [(t, w) for t, rows in enumerate(texts) for w in range(len(rows))]
     rows = {i: texts[t][w] for i, (t, w) in enumerate(places)}
     parts: list[list[Scored]] = [[] for _ in texts]
-    for i, (tail,) in sorted(score_tails(forward, rows, budget).items()):
+    for i, (tail,) in sorted(score_tails(forward, rows, budget, margins=True).items()):
         parts[places[i][0]].append(tail)
     return [_joined(own) for own in parts]
 
@@ -47,22 +67,28 @@ def read(forward: Forward, texts: Sequence[Sequence[Row]], budget: int) -> list[
 def _joined(windows: list[Scored]) -> Likelihood:
     """One text from its windows."""
     if not windows:
-        return Likelihood((), (), "text of one token has nothing to score")
+        return Likelihood((), (), (), "text of one token has nothing to score")
     logp = torch.cat([own.logp for own in windows])
     if not bool(torch.isfinite(logp).all()):
-        return Likelihood((), (), "non-finite logits")
-    return Likelihood(tuple(logp.tolist()), tuple(torch.cat([own.hit for own in windows]).tolist()))
+        return Likelihood((), (), (), "non-finite logits")
+    hit = torch.cat([own.hit for own in windows])
+    margin = torch.cat([own.margin for own in windows])
+    return Likelihood(tuple(logp.tolist()), tuple(hit.tolist()), tuple(margin.tolist()))
 
 
-def score_tails(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Scored]]:
+def score_tails(
+    forward: Forward, rows: dict[int, Row], budget: int, *, margins: bool = False
+) -> dict[int, list[Scored]]:
     """Every token of every row's tails. The rows fit the model's context."""
     # row by row, so that no row's path depends on the others
     short = {i: row for i, row in rows.items() if forward.fits_cache(row.longest)}
     long = {i: row for i, row in rows.items() if i not in short}
-    return _cached(forward, short, budget) | _plain(forward, long, budget)
+    return _cached(forward, short, budget, margins) | _plain(forward, long, budget, margins)
 
 
-def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Scored]]:
+def _cached(
+    forward: Forward, rows: dict[int, Row], budget: int, margins: bool
+) -> dict[int, list[Scored]]:
     """Each context once with all its continuations behind it, blind to each other."""
     found: dict[int, list[Scored]] = {}
 
@@ -78,11 +104,13 @@ def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, li
                 [row.body for row in own],
                 [[tail[:-1] for tail in row.tails] for row in own],
             )
-            found.update(zip(batch, _score(forward, own, hidden_BLD), strict=True))
+            found.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
     return found
 
 
-def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[list[Scored]]:
+def _score(
+    forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor, margins: bool
+) -> list[list[Scored]]:
     """Every token of each row's tails, from the hidden states of the row and its tails."""
     # which state foretells which token: a tail's first token is foretold by the context's last,
     # each other one by the token before it
@@ -101,19 +129,19 @@ def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[
         spans.append(own)
     index = torch.tensor(places, device=hidden_BLD.device)
     states_ND = hidden_BLD[index[:, 0], index[:, 1]]
-    logp, hit = torch.empty(len(targets)), torch.empty(len(targets), dtype=torch.bool)
+    found = Scored.empty(len(targets), margins)
     wanted = torch.tensor(targets, device=hidden_BLD.device)
     for a in range(0, len(places), STATES):
         logits = forward.logits(states_ND[a : a + STATES])
-        best, table = logits.argmax(-1), logits.log_softmax(-1)
         here = (wanted[:, 0] >= a) & (wanted[:, 0] < a + STATES)
-        state, token = wanted[here, 0] - a, wanted[here, 1]
-        logp[here.cpu()] = table[state, token].cpu()
-        hit[here.cpu()] = (best[state] == token).cpu()
-    return [[Scored(logp[a:b].clone(), hit[a:b].clone()) for a, b in own] for own in spans]
+        part = _of_tokens(logits, wanted[here, 0] - a, wanted[here, 1], margins)
+        found.put(here.cpu(), part)
+    return [[found.cut(a, b) for a, b in own] for own in spans]
 
 
-def _plain(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Scored]]:
+def _plain(
+    forward: Forward, rows: dict[int, Row], budget: int, margins: bool
+) -> dict[int, list[Scored]]:
     """Every continuation as a row of its own through the module's forward."""
     flat = [(k, c) for k, row in rows.items() for c in range(len(row.tails))]
     full = [(*rows[k].head, *rows[k].body, *rows[k].tails[c]) for k, c in flat]
@@ -125,6 +153,19 @@ def _plain(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, lis
             start = len(rows[k].head) + len(rows[k].body) + rows[k].skips[c]
             own = logits[r, start - 1 : len(full[n]) - 1].float()
             target = torch.tensor(full[n][start:], device=own.device)
-            logp = own.log_softmax(-1).gather(1, target[:, None])[:, 0]
-            found[k][c] = Scored(logp.cpu(), (own.argmax(-1) == target).cpu())
+            found[k][c] = _of_tokens(own, torch.arange(len(target)), target, margins)
     return {k: [tails[c] for c in range(len(tails))] for k, tails in found.items()}
+
+
+def _of_tokens(
+    logits_NV: torch.Tensor, state_T: torch.Tensor, token_T: torch.Tensor, margins: bool
+) -> Scored:
+    """What the logits of state ``state_T[t]`` say of token ``token_T[t]``."""
+    logp_T = logits_NV.log_softmax(-1)[state_T, token_T].cpu()
+    if not margins:
+        return Scored(logp_T, *Scored.empty(0, margins=False)[1:])
+    own_TV, at_T1 = logits_NV[state_T], token_T[:, None]
+    hit_T = own_TV.argmax(-1) == token_T
+    logit_T1 = own_TV.gather(1, at_T1)
+    margin_T = logit_T1[:, 0] - own_TV.scatter_(1, at_T1, -math.inf).amax(-1)
+    return Scored(logp_T, hit_T.cpu(), margin_T.cpu())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basinscope.report.figures import plot_landscapes
+from basinscope.report.likelihood import plot_likelihood
 from basinscope.report.text import notes, side
 from basinscope.runs.store import disk_error
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
-    """Write ``figures/landscape.png`` and ``.pdf`` with their CSV, and ``report.html``.
+    """Write ``report.html``, and in ``figures`` what it shows, each picture with its CSV.
 
     Everything that comes from a model or a file is escaped by the template.
 
@@ -28,6 +29,7 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
 
     figure = plot_landscapes(folder / "figures" / "landscape.png", [run])
     plot_landscapes(folder / "figures" / "landscape.pdf", [run])
+    likelihood = plot_likelihood(folder / "figures" / "likelihood.png", run)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
     environment.filters["side"] = side
@@ -41,6 +43,7 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
         level=level,
         notes=notes(run, level),
         figure=base64.b64encode(figure.read_bytes()).decode(),
+        likelihood=base64.b64encode(likelihood.read_bytes()).decode() if likelihood else "",
         trials=len(run.trials),
     )
     path = folder / "report.html"

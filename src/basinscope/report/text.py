@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from basinscope.report.failures import failures
+
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
 
@@ -31,13 +33,14 @@ def widths_table(run: Landscape, level: float = 0.5) -> Table:
 
 
 def notes(run: Landscape, level: float = 0.5) -> list[str]:
-    """What the table cannot say: why a width or an end of its interval is missing."""
+    """What the table cannot say: why a width is missing, and which items had no answer."""
     rows = run.widths(level=level)
     found = [
         f"{' '.join(filter(None, (row.task, row.direction, side(row.sign))))}: {row.reason}"
         for row in rows.itertuples()
         if row.reason
     ]
+    found += failures(run)
     found += [f"set aside, not believed: {reason}" for reason in run.set_aside]
     return list(dict.fromkeys(found))
 
@@ -55,10 +58,15 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
         "level": level,
         "trials": len(run.trials),
         "set_aside": list(run.set_aside),
+        "failures": failures(run),
         "widths": [{str(k): _json(v) for k, v in row.items()} for row in rows],
         "means": [
             {str(k): _json(v) for k, v in row.items()}
             for row in run.means().to_dict(orient="records")
+        ],
+        "likelihood": [
+            {str(k): _json(v) for k, v in row.items()}
+            for row in run.likelihood().to_dict(orient="records")
         ],
     }
 

@@ -70,6 +70,7 @@ class Bench:
         """Outcomes of one task under the live weights."""
         task, key = self.tasks[t], self.key(unit, t)
         outcomes = score(self.engine, task)
+        tokens = tuple(o.tokens for o in outcomes)
         return Trial(
             address=sha256(key),
             key=key,
@@ -82,6 +83,8 @@ class Bench:
             labels=tuple(o.label for o in outcomes),
             margins=tuple(_finite(o.margin) for o in outcomes),
             nlls=tuple(_finite(o.nll) for o in outcomes),
+            tokens=tokens if any(tokens) else (),
+            failed=tuple(i for i, o in enumerate(outcomes) if o.failed),
         )
 
 
@@ -100,7 +103,7 @@ def score(engine: Engine, task: Task) -> list[Outcome]:
         own: Sequence[object] = answers[start : start + len(item.requests)]
         start += len(item.requests)
         failure = next((a.failure for a in own if getattr(a, "failure", "")), "")  # type: ignore[attr-defined]
-        outcomes.append(Outcome(False, failure) if failure else task.oracle(item, own))  # type: ignore[arg-type]
+        outcomes.append(Outcome(False, failure, failed=True) if failure else task.oracle(item, own))  # type: ignore[arg-type]
     return outcomes
 
 

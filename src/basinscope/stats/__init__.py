@@ -14,12 +14,15 @@ from basinscope.stats.intervals import (
     paired_difference_over_draws,
     upper_proportion,
 )
+from basinscope.stats.ranks import auc
+from basinscope.stats.student import student, student_ratio
 from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
 
 __all__ = [
     "Interval",
     "PairedDifference",
     "Width",
+    "auc",
     "clopper_pearson",
     "log_capital",
     "lower_mean",
@@ -27,6 +30,8 @@ __all__ = [
     "mean_over_draws",
     "paired_difference",
     "paired_difference_over_draws",
+    "student",
+    "student_ratio",
     "threshold",
     "upper_mean",
     "upper_proportion",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from basinscope.errors import BasinscopeError
-from basinscope.tasks import advbench, gsm8k, humaneval, mini, mmlu
+from basinscope.tasks import advbench, corpus, gsm8k, humaneval, mini, mmlu
 from basinscope.tasks.base import Subset, Task, items_hash, limited
 from basinscope.tasks.humaneval import HumanEval
 from basinscope.tasks.published import Published
@@ -36,7 +36,8 @@ def tasks(
             twins of the safety items); or a published benchmark: ``mmlu``, ``mmlu:SUBJECT``,
             ``mmlu-gen``, ``gsm8k``, ``gsm8k-flexible`` (either with ``-sampled`` after gsm8k),
             ``advbench``, ``advbench-substring``, ``xstest``, ``xstest-unsafe``, ``humaneval``,
-            ``humaneval-instruct`` (these two need bubblewrap and ``allow_code_execution``).
+            ``humaneval-instruct`` (these two need bubblewrap and ``allow_code_execution``); or the
+            likelihood of a text: ``nll:FILE``, ``nll:wikitext2``.
         limit: most items of each task; the same ones for every weight setting, spread over the
             subjects of `mmlu` and the types of `xstest`.
         seed: names the sample that ``limit`` takes.
@@ -59,12 +60,12 @@ def tasks(
     names: list[str] = []
     for word in given:
         name = word.strip()
-        if name not in GROUPS and name not in NAMES:
+        if name not in GROUPS and name not in NAMES and not name.startswith(corpus.PREFIX):
             known = (*GROUPS, *NAMES)
             near = difflib.get_close_matches(name, known, n=3)
             raise BasinscopeError(
                 f"task {name!r}",
-                f"allowed: {', '.join(n for n in known if ':' not in n)}, mmlu:SUBJECT",
+                f"allowed: {', '.join(n for n in known if ':' not in n)}, mmlu:SUBJECT, nll:FILE",
                 (f"did you mean {' or '.join(near)}? " if near else "")
                 + "separate several by commas",
             )
@@ -77,6 +78,8 @@ def _load(name: str, data_dir: str | Path | None, allow_code_execution: bool) ->
         return mini.load(name)
     if name in humaneval.NAMES:
         return humaneval.load(name, data_dir, allow_code_execution=allow_code_execution)
+    if name.startswith(corpus.PREFIX):
+        return corpus.load(name, data_dir)
     return PUBLISHED[name](name, data_dir)
 
 
@@ -98,4 +101,4 @@ def recipe(task: Task) -> dict[str, Any] | None:
 def from_recipe(words: dict[str, Any]) -> Task:
     """Task of a recipe."""
     options = {option: word for option, word in words.items() if option != "name"}
-    return tasks(words["name"], **options)[0]
+    return tasks([words["name"]], **options)[0]

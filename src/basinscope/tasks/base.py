@@ -112,14 +112,16 @@ class Generation:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Answer to `Corpus`: for each scored token its log-likelihood in nats, and whether it is hit.
+    """Answer to `Corpus`, for each scored token in the order of the text.
 
-    A token is hit where greedy decoding would have written it (it has the highest logit, and the
-    lowest index of equal ones). ``failure`` as in `Ranking`.
+    ``logliks`` are in nats. A token is hit where greedy decoding would have written it: it has the
+    highest logit, and the lowest index of equal ones. Its margin is its logit minus the highest
+    other one. ``failure`` as in `Ranking`.
     """
 
     logliks: tuple[float, ...]
     hits: tuple[bool, ...]
+    margins: tuple[float, ...]
     failure: str = ""
 
     @property
@@ -142,7 +144,8 @@ class Outcome:
 
     ``margin`` is in nats, positive where correct (None: not defined); ``nll`` is the negative
     log-likelihood in nats of the reference answer (None: not defined), a sum over ``tokens`` tokens
-    (None: the answer as a whole is the unit).
+    (None: the answer as a whole is the unit). ``failed`` says that there was no answer to score,
+    and the label why.
     """
 
     correct: bool
@@ -150,6 +153,7 @@ class Outcome:
     margin: float | None = None
     nll: float | None = None
     tokens: int | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,7 +249,10 @@ class CallableTask:
                 "return one 0 or 1 for each item",
             )
         return [
-            Outcome(bool(v == 1), "1" if v == 1 else "0" if v == 0 else "invalid") for v in values
+            Outcome(bool(v == 1), "1" if v == 1 else "0")
+            if v in (0, 1)
+            else Outcome(False, "invalid", failed=True)
+            for v in values
         ]
 
 

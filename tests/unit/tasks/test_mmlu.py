@@ -78,7 +78,11 @@ def test_all_subjects_in_order_each_with_its_own_prefix(made):
         assert len({item.id for item in task.items}) == len(task.items)
         assert task.chance == 0.25
         for item, subject in zip(task.items, subjects, strict=True):
-            assert item.requests[0].prefix.split(".\n\n")[0].endswith(f" about {subject.replace('_', ' ')}")
+            assert (
+                item.requests[0]
+                .prefix.split(".\n\n")[0]
+                .endswith(f" about {subject.replace('_', ' ')}")
+            )
 
 
 def test_the_items_of_a_subject_hold_one_prefix(made):
