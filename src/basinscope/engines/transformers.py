@@ -29,7 +29,6 @@ _OF_THE_FILE = (
     "_name_or_path", "architectures", "dtype", "quantization_config", "torch_dtype",
     "transformers_version",
 )  # fmt: skip
-CHUNK = 1024  # requests that are tokenized and packed together
 
 
 class TransformersEngine(Engine):
@@ -71,14 +70,7 @@ class TransformersEngine(Engine):
 
         Cost: one pass over each distinct context (a common head once), one over the continuations
         after their first token, one for each generated token, two over a corpus of many windows.
-        Memory: that of `CHUNK` requests, however many there are.
         """
-        answers: list[Answer] = []
-        for a in range(0, len(requests), CHUNK):
-            answers += self._answer(requests[a : a + CHUNK])
-        return answers
-
-    def _answer(self, requests: Sequence[Request]) -> list[Answer]:
         forward, budget = self._forward, self.token_budget
         ranked = {i: self._tokens.row(r) for i, r in enumerate(requests) if isinstance(r, Choices)}
         texts = {

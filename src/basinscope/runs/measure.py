@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from basinscope.engines.base import Engine
 from basinscope.runs.spec import ModelSpec, TaskSpec, sha256, trial_key
 from basinscope.runs.store import Trial
-from basinscope.tasks.base import CallableTask, Outcome, Task
+from basinscope.tasks.base import CallableTask, Item, Outcome, Task
 from basinscope.weights.directions import Direction, identity
+
+CHUNK = 1024  # items whose rows and answers are held at once
 
 
 @dataclass(frozen=True)
@@ -93,17 +95,27 @@ def score(engine: Engine, task: Task) -> list[Outcome]:
 
     An item without an answer (non-finite logits, a prompt that does not fit) is wrong, labelled
     with the reason: a failed evaluation is never missing.
+
+    Cost: beside the items and their outcomes, the memory of `CHUNK` items however many there are.
     """
     if isinstance(task, CallableTask):
         return task.outcomes(engine.module)
-    answers = engine.answer([request for item in task.items for request in item.requests])
+    items, outcomes = task.items, []
+    for a in range(0, len(items), CHUNK):
+        outcomes += _scored(engine, task, items[a : a + CHUNK])
+    return outcomes
+
+
+def _scored(engine: Engine, task: Task, items: Sequence[Item]) -> list[Outcome]:
+    """Outcomes of some of a task's items."""
+    answers = engine.answer([request for item in items for request in item.requests])
     outcomes: list[Outcome] = []
     start = 0
-    for item in task.items:
-        own: Sequence[object] = answers[start : start + len(item.requests)]
+    for item in items:
+        own = answers[start : start + len(item.requests)]
         start += len(item.requests)
-        failure = next((a.failure for a in own if getattr(a, "failure", "")), "")  # type: ignore[attr-defined]
-        outcomes.append(Outcome(False, failure, failed=True) if failure else task.oracle(item, own))  # type: ignore[arg-type]
+        failure = next((answer.failure for answer in own if answer.failure), "")
+        outcomes.append(Outcome(False, failure, failed=True) if failure else task.oracle(item, own))
     return outcomes
 
 

@@ -103,7 +103,7 @@ def _known(word: str, folder: Path | None) -> str:
 
 def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # line ends as they are
     except UnicodeDecodeError as error:
         raise BasinscopeError(
             f"{path}: byte {error.start} ({error.object[error.start]:#04x}) is not UTF-8",
