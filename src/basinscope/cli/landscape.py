@@ -47,13 +47,14 @@ def landscape(
         model: smollm2, a hub id, a folder, or a .gguf file.
         tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
             mmlu-gen, gsm8k, gsm8k-flexible, advbench, advbench-substring, xstest, xstest-unsafe,
-            humaneval or humaneval-instruct; by commas.
+            humaneval, humaneval-instruct, or the likelihood of a text: nll:FILE or nll:wikitext2;
+            by commas.
         direction: random or random:SEED; may be given several times.
         draws: independent draws of each direction.
         steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched.
         limit: most items of each task, the same ones at every setting.
-        data_dir: folder with the data of mmlu, gsm8k, advbench, xstest and humaneval; default
-            $BASINSCOPE_DATA, else the Hugging Face hub.
+        data_dir: folder with the data of mmlu, gsm8k, advbench, xstest, humaneval and wikitext2;
+            default $BASINSCOPE_DATA, else the Hugging Face hub.
         allow_code_execution: run code that the model writes, in a bubblewrap sandbox (needed by
             humaneval).
         level: fraction of the way down to chance at which the width is taken.
