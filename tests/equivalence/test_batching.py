@@ -63,7 +63,7 @@ def texts():
         bs.Generate(p, rng.choice((2, 9, 20)), chat=chat) for p in prompts for chat in (True, False)
     ]
     requests += [
-        bs.Generate(p, 12, chat=chat, prefix=prefix)
+        bs.Generate(p, 12, chat=chat, prefix=prefix, reference="abc" * (len(p) % 3))
         for p in (*prompts[:4], prompts[6])
         for chat in (True, False)
         for prefix in (PREFIX, PREFIX[:50])

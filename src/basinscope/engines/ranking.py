@@ -17,9 +17,9 @@ STATES = 128  # hidden states whose logits are held at once: 25 MB for 49,152 to
 
 
 class Scored(NamedTuple):
-    """What is known of each token of one tail, without what the tail skips.
+    """What is known of each token of one tail, without what the tail skips (see `Likelihood`).
 
-    Hits and margins (see `Likelihood`) are empty where they were not asked for.
+    Margins are empty where they were not asked for.
     """
 
     logp: torch.Tensor
@@ -29,8 +29,8 @@ class Scored(NamedTuple):
     @classmethod
     def empty(cls, n: int, margins: bool) -> Scored:
         """Room for n tokens."""
-        more = n if margins else 0
-        return cls(torch.empty(n), torch.empty(more, dtype=torch.bool), torch.empty(more))
+        hit = torch.empty(n, dtype=torch.bool)
+        return cls(torch.empty(n), hit, torch.empty(n if margins else 0))
 
     def put(self, where: torch.Tensor, part: Scored) -> None:
         """Write what is known of the tokens that a mask names."""
@@ -44,13 +44,17 @@ class Scored(NamedTuple):
 
 
 def rank(forward: Forward, rows: Sequence[Row], budget: int) -> list[Ranking]:
-    """Total log-likelihood in nats of every row's continuations, in the order given."""
+    """Total log-likelihood in nats of every row's continuations, in the order given.
+
+    Beside it, whether greedy decoding would write them.
+    """
     fitting, failures = split_fitting(rows, [0] * len(rows), forward.context)
     found = {i: Ranking((), failure) for i, failure in failures.items()}
     for i, tails in score_tails(forward, fitting, budget).items():
         loglik = tuple(float(tail.logp.sum()) for tail in tails)
         bad = not all(math.isfinite(x) for x in loglik)
-        found[i] = Ranking(loglik, "non-finite logits" if bad else "")
+        greedy = tuple(bool(tail.hit.all()) for tail in tails)
+        found[i] = Ranking(loglik, "non-finite logits" if bad else "", greedy)
     return [found[i] for i in range(len(rows))]
 
 
@@ -162,10 +166,10 @@ def _of_tokens(
 ) -> Scored:
     """What the logits of state ``state_T[t]`` say of token ``token_T[t]``."""
     logp_T = logits_NV.log_softmax(-1)[state_T, token_T].cpu()
+    hit_T = (logits_NV.argmax(-1)[state_T] == token_T).cpu()
     if not margins:
-        return Scored(logp_T, *Scored.empty(0, margins=False)[1:])
+        return Scored(logp_T, hit_T, torch.empty(0))
     own_TV, at_T1 = logits_NV[state_T], token_T[:, None]
-    hit_T = own_TV.argmax(-1) == token_T
     logit_T1 = own_TV.gather(1, at_T1)
     margin_T = logit_T1[:, 0] - own_TV.scatter_(1, at_T1, -math.inf).amax(-1)
-    return Scored(logp_T, hit_T.cpu(), margin_T.cpu())
+    return Scored(logp_T, hit_T, margin_T.cpu())

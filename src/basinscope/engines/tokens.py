@@ -70,6 +70,14 @@ class Tokens:
             self._kept += found.own
         return found
 
+    def reference(self, request: Generate) -> Row:
+        """Row whose one tail is the reference of a request that has one."""
+        if not self._in_chat(request):
+            return self.row(Choices(request.prompt, (request.reference,), request.prefix))
+        prompt = self.row(request)
+        tail = self.tokenizer.encode(request.reference, add_special_tokens=False)
+        return Row(prompt.head, prompt.body, (array("i", tail),), (0,))
+
     def windows(self, request: Corpus, context: int) -> list[Row]:
         """Rows whose one tail holds the tokens that are scored; none for a text of one token.
 
@@ -113,10 +121,13 @@ class Tokens:
         return Row(head, body, tuple(array("i", row[common:]) for row in rows), skips)
 
     def _prompt(self, request: Generate) -> Row:
-        chat = request.chat and bool(getattr(self.tokenizer, "chat_template", None))
+        chat = self._in_chat(request)
         text = request.prefix + request.prompt
         tokens = self._chat(text) if chat else self._encode(text) or [self._start()]
         return Row(*self._split(request.prefix, tokens, chat=chat))
+
+    def _in_chat(self, request: Generate) -> bool:
+        return request.chat and bool(getattr(self.tokenizer, "chat_template", None))
 
     def _chat(self, prompt: str) -> list[int]:
         text = self.tokenizer.apply_chat_template(

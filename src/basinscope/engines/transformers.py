@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,21 +70,29 @@ class TransformersEngine(Engine):
         """Answer text requests under the live weights, in the order given.
 
         Cost: one pass over each distinct context (a common head once), one over the continuations
-        after their first token, one for each generated token, two over a corpus of many windows.
+        after their first token, one for each generated token, two over a corpus of many windows;
+        for a reference, one over its prompt and itself.
         """
-        forward, budget = self._forward, self.token_budget
-        ranked = {i: self._tokens.row(r) for i, r in enumerate(requests) if isinstance(r, Choices)}
+        forward, tokens, budget = self._forward, self._tokens, self.token_budget
+        ranked = {i: tokens.row(r) for i, r in enumerate(requests) if isinstance(r, Choices)}
         texts = {
-            i: self._tokens.windows(r, forward.context)
+            i: tokens.windows(r, forward.context)
             for i, r in enumerate(requests)
             if isinstance(r, Corpus)
         }
         written = {i: r for i, r in enumerate(requests) if isinstance(r, Generate)}
+        told = {i: tokens.reference(r) for i, r in written.items() if r.reference}
+        rankings = rank(forward, [*ranked.values(), *told.values()], budget)
         answers: dict[int, Answer] = {}
-        answers.update(zip(ranked, rank(forward, [*ranked.values()], budget), strict=True))
+        answers.update(zip(ranked, rankings, strict=False))
         answers.update(zip(texts, read(forward, [*texts.values()], budget), strict=True))
-        generated = generate(forward, self._tokens, self._ends, [*written.values()], budget)
-        answers.update(zip(written, generated, strict=True))
+        generated = generate(forward, tokens, self._ends, [*written.values()], budget)
+        nlls = {
+            i: None if ranking.failure else -ranking.loglik[0]
+            for i, ranking in zip(told, rankings[len(ranked) :], strict=True)
+        }
+        for i, text in zip(written, generated, strict=True):
+            answers[i] = replace(text, nll=nlls[i]) if nlls.get(i) is not None else text
         return [answers[i] for i in range(len(requests))]
 
     def setup(self) -> str:
@@ -117,7 +126,9 @@ class TransformersEngine(Engine):
             row = self._tokens.row(request)
             heads.add(row.head)
             tokens += len(row.body) + sum(len(tail) - 1 for tail in row.tails)
-            tokens += request.max_tokens / 2 if isinstance(request, Generate) else 0
+            if isinstance(request, Generate):
+                tokens += request.max_tokens / 2
+                tokens += self._tokens.reference(request).own if request.reference else 0
         tokens += sum(map(len, heads))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

@@ -44,7 +44,8 @@ class Generate:
     ``chat`` asks for the model's own chat template around the prompt (a model without one gets the
     plain text). Generation ends at the model's end-of-sequence token, at any ``stop`` string (cut
     off), or as soon as ``decided(text)`` is true: only if the score can then no longer change.
-    What is continued is ``prefix + prompt``; the prefix is as in `Choices`.
+    What is continued is ``prefix + prompt``; the prefix is as in `Choices`. A ``reference`` is an
+    answer whose likelihood after the same prompt is wanted besides.
     """
 
     prompt: str
@@ -53,6 +54,7 @@ class Generate:
     chat: bool = False
     decided: Callable[[str], bool] | None = field(default=None, compare=False)
     prefix: str = ""
+    reference: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a stop that every text contains."""
@@ -90,24 +92,30 @@ Request = Choices | Generate | Corpus
 class Ranking:
     """Answer to `Choices`: the total log-likelihood in nats of each continuation.
 
-    ``failure`` is non-empty where there is no answer (non-finite logits, a prompt that does not fit
-    the model's context) and says why; the item then counts as wrong without asking the oracle.
+    ``greedy`` says of each continuation whether greedy decoding would write it: all its tokens are
+    hit (`Likelihood`); empty where the engine does not say. ``failure`` is non-empty where there is
+    no answer (non-finite logits, a prompt that does not fit the model's context) and says why; the
+    item then counts as wrong without asking the oracle.
     """
 
     loglik: tuple[float, ...]
     failure: str = ""
+    greedy: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
 class Generation:
     """Answer to `Generate`; ``finished`` is false where the cap ended it.
 
-    ``failure`` as in `Ranking`.
+    ``failure`` as in `Ranking`. ``nll`` is the total negative log-likelihood of the reference in
+    nats; None where there is no reference, where it does not fit the context, or where its logits
+    are not finite.
     """
 
     text: str
     finished: bool
     failure: str = ""
+    nll: float | None = None
 
 
 @dataclass(frozen=True)

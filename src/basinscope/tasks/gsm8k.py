@@ -7,6 +7,8 @@ lm-eval 0.4.13 (``gsm8k``). Two scorings of the same texts:
 - ``gsm8k`` (strict): the first number after "#### ".
 - ``gsm8k-flexible``: the last number.
 
+Beside the outcome stands the likelihood of the data's own worked solution after the same prompt.
+
 The worked examples are the first five rows of ``train``, the same for every item. lm-eval draws
 five others for every item; ``gsm8k-sampled`` and ``gsm8k-sampled-flexible`` draw the very same (all
 items in order, seed 1234), so that each item has a long prompt of its own.
@@ -25,7 +27,7 @@ from typing import Final
 from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Generate, Item, Outcome
 from basinscope.tasks.data import Hub, folder_of, read
-from basinscope.tasks.published import Published, text_of
+from basinscope.tasks.published import Published, nll_of, text_of
 
 NAMES: Final = ("gsm8k", "gsm8k-flexible", "gsm8k-sampled", "gsm8k-sampled-flexible")
 
@@ -60,10 +62,12 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
     draws, prefix = random.Random(_SEED), "".join(solved[:SHOTS])  # noqa: S311 (that of lm-eval)
     decided = None if flexibly else strict_decided
     items = []
-    for i, (ask, _, gold) in enumerate(_rows(folder, "test")):
+    for i, (ask, solution, gold) in enumerate(_rows(folder, "test")):
         if sampled:  # a prefix is what items share: these share none
             prefix, ask = "", "".join(draws.sample(solved, SHOTS)) + ask
-        request = Generate(ask, _MAX_TOKENS, STOP, decided=decided, prefix=prefix)
+        request = Generate(
+            ask, _MAX_TOKENS, STOP, decided=decided, prefix=prefix, reference=f" {solution}"
+        )
         items.append(Item(str(i), (request,), gold))
     return Published(
         name,
@@ -126,4 +130,5 @@ def _rows(folder: Path | None, split: str) -> Iterator[tuple[str, str, str]]:
 
 def _score(item: Item, answer: Answer, *, extract: Callable[[str], str | None]) -> Outcome:
     found = extract(text_of(item, answer))
-    return Outcome(correct=found == item.answer, label="none" if found is None else found)
+    right = found == item.answer
+    return Outcome(right, "none" if found is None else found, nll=nll_of(answer))

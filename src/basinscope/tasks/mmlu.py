@@ -7,7 +7,7 @@ header, the first five rows of ``dev`` with their answers, the question.
 - ``mmlu`` ranks the continuations " A" to " D" by log-likelihood. Of equal ones the first wins, as
   there: 16-bit logits tie often, and a tie is no more wrong than right.
 - ``mmlu-gen`` reads the first line of a greedy text; it must be the letter, give or take
-  punctuation and case.
+  punctuation and case. Its ``nll`` is that of the right letter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Generate, Item, Outcome
 from basinscope.tasks.choice import choice_item, score_choice
 from basinscope.tasks.data import Hub, Row, folder_of, read
-from basinscope.tasks.published import Published, loglik_of, text_of
+from basinscope.tasks.published import Published, loglik_of, nll_of, text_of
 
 SUBJECTS: Final = tuple(
     """
@@ -174,7 +174,12 @@ def _ranked(item_id: str, prefix: str, text: str, answer: int) -> Item:
 
 def _generated(item_id: str, prefix: str, text: str, answer: int) -> Item:
     request = Generate(
-        text, _MAX_TOKENS, stop=("</s>", "\n"), decided=letter_decided, prefix=prefix
+        text,
+        _MAX_TOKENS,
+        stop=("</s>", "\n"),
+        decided=letter_decided,
+        prefix=prefix,
+        reference=f" {LETTERS[answer]}",
     )
     return Item(item_id, (request,), answer)
 
@@ -194,7 +199,7 @@ def _score_generated(item: Item, answer: Answer) -> Outcome:
     line = text_of(item, answer).split("\n")[0].strip()
     given = line.translate(_NO_PUNCTUATION).upper()
     label = given if len(given) == 1 and given in LETTERS else "none"
-    return Outcome(correct=label == LETTERS[item.answer], label=label)
+    return Outcome(label == LETTERS[item.answer], label, nll=nll_of(answer))
 
 
 def letter_decided(text: str) -> bool:

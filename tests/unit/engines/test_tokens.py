@@ -150,6 +150,33 @@ def test_prefixes_leave_the_texts_as_they_are(language_model):
     assert engine.answer([bs.Generate(own[0], 15, prefix=PREFIX)])[0].text == text
 
 
+@pytest.mark.parametrize("path", ["cached", "plain"])
+def test_a_reference_has_the_likelihood_of_its_continuation(language_model, path):
+    engine = bs.load(language_model, tokenizer=toys.tiny_tokenizer())
+    engine._forward.cached = path == "cached"
+    asked = [("", "Why?", " so"), (PREFIX, "What?", " this one"), (PREFIX, "b", "c")]
+    free = engine.answer([bs.Generate(p, 5, prefix=x) for x, p, _ in asked])
+    told = engine.answer([bs.Generate(p, 5, prefix=x, reference=r) for x, p, r in asked])
+    ranked = engine.answer([bs.Choices(p, (r,), prefix=x) for x, p, r in asked])
+    assert [a.text for a in told] == [a.text for a in free]
+    assert [a.nll for a in free] == [None] * 3
+    assert [a.nll for a in told] == pytest.approx([-a.loglik[0] for a in ranked], abs=1e-4)
+    chat = bs.Generate("Hi", 5, chat=True, reference="Hello")
+    plain = bs.Generate("[user]Hi\n[assistant]", 5, reference="Hello")
+    first, second = engine.answer([chat, plain])
+    assert first.nll == pytest.approx(second.nll, abs=1e-4)
+    (choice,) = engine.answer([bs.Choices("[user]Hi\n[assistant]", ("Hello",))])
+    assert first.nll == pytest.approx(-choice.loglik[0], abs=1e-4)
+
+
+def test_a_reference_that_does_not_fit_leaves_the_text(language_model):
+    engine = bs.load(language_model, tokenizer=toys.tiny_tokenizer())
+    (found,) = engine.answer([bs.Generate("a" * 200, 6, reference="b" * 57)])
+    assert (found.failure, found.nll) == ("", None)
+    (found,) = engine.answer([bs.Generate("a" * 200, 6, reference="b" * 56)])
+    assert found.nll > 0
+
+
 def test_a_prefix_counts_towards_the_context(language_model):
     engine = bs.load(language_model, tokenizer=toys.tiny_tokenizer())
     fits, over = (bs.Generate("b" * n, 6, prefix="a" * 200) for n in (50, 51))

@@ -35,7 +35,12 @@ def test_the_prompt_byte_for_byte(made, name):
     assert [item.id for item in task.items] == ["0", "1", "2"]
     assert [item.answer for item in task.items] == ["12", "12000", "-3"]
     prompt = "Question: A thousand dozens?\nAnswer:"
-    assert task.items[1].requests == (bs.Generate(prompt, 256, stop=STOP, prefix=SHOTS),)
+    solved = " 12*1000\n#### 12,000"
+    assert task.items[1].requests == (
+        bs.Generate(prompt, 256, stop=STOP, prefix=SHOTS, reference=solved),
+    )
+    (outcome,) = [task.oracle(task.items[1], [bs.Generation(solved, True, nll=7.0)])]
+    assert (outcome.correct, outcome.nll) == (True, 7.0)
     assert task.chance == 0.0
 
 

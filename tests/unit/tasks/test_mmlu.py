@@ -58,7 +58,9 @@ def test_the_ranked_prompt_byte_for_byte(made):
 def test_the_generated_prompt_byte_for_byte(made):
     item = one("mmlu-gen:security_studies", made).items[1]
     assert (item.id, item.answer) == ("security_studies/1", 1)
-    assert item.requests == (bs.Generate(ASKED, 16, stop=("</s>", "\n"), prefix=PREFIX),)
+    (request,) = item.requests
+    assert request == bs.Generate(ASKED, 16, ("</s>", "\n"), prefix=PREFIX, reference=" B")
+    assert request.prefix + request.prompt + request.reference == f"{PREFIX}{ASKED} B"
 
 
 def test_the_question_is_stripped_and_the_choices_are_not(made):
