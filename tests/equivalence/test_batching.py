@@ -130,6 +130,21 @@ class TestAnswers:
             torch.set_num_threads(before)
         assert toys.same(found, together(kind, dtype))
 
+    def test_of_few_rows_do_not_depend_on_the_number_of_threads(self, kind, dtype):
+        # products of 5 to 7 and 9 to 11 rows had other bits in float32 with two threads
+        own, before = engine(kind, dtype), torch.get_num_threads()
+        for n in range(1, 13):
+            asked = [bs.Choices("a", ("bcdefghijklmn"[:n],))]
+            asked += [bs.Generate(letter, 8) for letter in "abcdefghijkl"[:n]]
+            found = []
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                try:
+                    found.append(own.answer(asked))
+                finally:
+                    torch.set_num_threads(before)
+            assert toys.same(*found), n
+
     def test_agree_with_the_plain_path(self, kind, dtype):
         own = engine(kind, dtype)
         requests = [*rankings()[::3], *corpora()]

@@ -3,8 +3,8 @@
 Rows are padded on the right and told apart by a mask over the cache's slots. A row's numbers do not
 depend on which rows share its batch: attention adds exact zeros for slots that are not the row's
 (see `cache`), and matrix products of a multiple of `LEAST_ROWS` rows sum over features in an order
-of their own. The tests check it on the CPU they run on; a GPU's library may choose another kernel for
-another batch.
+of their own. The tests check it on the CPU they run on; a GPU's library may choose another kernel
+for another batch.
 
 Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocabulary.
 """
@@ -20,8 +20,8 @@ from torch.nn.functional import pad
 
 from basinscope.engines.cache import Past, Slots, slots_for, up
 
-# fewer rows than this may take a matrix-vector path that sums in another order; so may rows that two
-# threads share unevenly (5 to 7, 9 to 11), in float32
+# fewer rows than this may take a matrix-vector path that sums in another order; so may rows that
+# two threads share unevenly (5 to 7, 9 to 11), in float32
 LEAST_ROWS = 4
 # settings by which a model changes its logits after the output head
 _AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
