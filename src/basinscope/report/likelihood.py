@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from basinscope.runs.store import Trial
 
 Column = NDArray[np.float64]
+THRESHOLDING = (
+    "task", "direction", "step", "draws", "items", "score", "shift", "shift_error", "shift_low",
+    "shift_high", "spread", "spread_error", "spread_low", "spread_high", "margin_shift",
+    "margin_sd", "auc", "auc_low", "auc_high", "auc_draws",
+)  # fmt: skip
 NOTHING = stats.Interval(math.nan, math.nan, math.nan, 0.95, "nothing was measured")
 
 
@@ -100,32 +105,20 @@ def thresholding_table(run: Landscape, task: str, confidence: float = 0.95) -> p
         BasinscopeError: for a task that was not measured, or has no margins.
     """
     run.task(task)
-    rows = []
-    for direction in run.directions(task):
-        curve = run.at_steps(task, direction)
-        zero = curve.get(0.0, [None])[0]
-        kept = _kept(zero, "margins")
-        if zero is None or not len(kept):
-            continue
-        before = _column(zero, "margins")[kept]
-        right = np.asarray(zero.correct, dtype=bool)[kept]
-        for step, trials in curve.items():
-            draws = [] if step == 0.0 else [
-                found for t in trials if (found := _draw(before, right, t, kept)) is not None
-            ]  # fmt: skip
-            if draws:
-                rows.append((task, direction, step, len(draws), len(kept),
-                             *_over_draws(draws, confidence)))  # fmt: skip
+    rows = _thresholding(run, task, confidence)
     if not rows:
         raise BasinscopeError(
             f"task {task!r} has no margins beside step 0",
             "allowed: a task that ranks choices or reads a corpus, at steps where it has answers",
             "measure mmlu, basic or nll:FILE",
         )
-    names = ["task", "direction", "step", "draws", "items", "score", "shift", "shift_error",
-             "shift_low", "shift_high", "spread", "spread_error", "spread_low", "spread_high",
-             "margin_shift", "margin_sd", "auc", "auc_low", "auc_high", "auc_draws"]  # fmt: skip
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=THRESHOLDING)
+
+
+def thresholding_tables(run: Landscape, confidence: float = 0.95) -> pd.DataFrame:
+    """Rows of `thresholding_table` for every task that has them."""
+    rows = [row for spec in run.spec.tasks for row in _thresholding(run, spec.name, confidence)]
+    return pd.DataFrame(rows, columns=THRESHOLDING)
 
 
 def plot_likelihood(path: Path, run: Landscape) -> Path | None:
@@ -219,6 +212,25 @@ def _mean(
     if len(trials) > 1:
         return stats.student(means, confidence), 0
     return stats.student_ratio(values[0], sizes[0], confidence), 0
+
+
+def _thresholding(run: Landscape, task: str, confidence: float) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    for direction in run.directions(task):
+        curve = run.at_steps(task, direction)
+        zero = curve.get(0.0, [None])[0]
+        kept = _kept(zero, "margins")
+        if zero is None or not len(kept):
+            continue
+        before = _column(zero, "margins")[kept]
+        right = np.asarray(zero.correct, dtype=bool)[kept]
+        for step, trials in curve.items():
+            found = [_draw(before, right, t, kept) for t in trials if t.direction is not None]
+            draws = [numbers for numbers in found if numbers is not None]
+            if draws:
+                head = (task, direction, step, len(draws), len(kept))
+                rows.append((*head, *_over_draws(draws, confidence)))
+    return rows
 
 
 def _draw(

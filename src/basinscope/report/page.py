@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basinscope.report.figures import plot_landscapes
-from basinscope.report.likelihood import plot_likelihood
+from basinscope.report.likelihood import plot_likelihood, thresholding_tables
 from basinscope.report.text import notes, side
 from basinscope.runs.store import disk_error
 
@@ -40,6 +40,7 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
         means=run.means().to_dict(orient="records"),
         compare=run.compare().to_dict(orient="records"),
         labels=_labels(run),
+        thresholding=thresholding_tables(run).to_dict(orient="records"),
         level=level,
         notes=notes(run, level),
         figure=base64.b64encode(figure.read_bytes()).decode(),

@@ -83,13 +83,15 @@ def test_names_and_labels_are_escaped(draw, page, hostile):
 @pytest.mark.usefixtures("no_figure")
 def test_rows_of_the_tables(draw, page):
     land = draw(("a", ("x", "y"), 0.5), draws=1)
-    widths, _, means, compare = page(land).tables
+    widths, _, means, compare, thresholding = page(land).tables
     assert [row[0] for row in widths] == ["task", "a", "a"]
     assert [row[3] for row in widths[1:]] == ["axis +", "axis -"]
     assert len({len(row) for row in widths}) == 1
     assert [row[2] for row in means[1:]] == ["-1", "-0.2", "0", "0.2", "1"]
     assert [row[2] for row in compare[1:]] == ["-1", "-0.2", "0.2", "1"]
     assert means[1][-1] == "1"
+    assert [row[2] for row in thresholding[1:]] == ["-1", "-0.2", "0.2", "1"]
+    assert len({len(row) for row in thresholding}) == 1
 
 
 @pytest.mark.usefixtures("no_figure")
@@ -120,7 +122,7 @@ def test_a_label_called_like_a_column(draw, page):
 
 @pytest.mark.usefixtures("no_figure")
 def test_numeric_labels_have_no_table(draw, page):
-    assert len(page(draw(("a", ("1", "0"), 0.5))).tables) == 3
+    assert len(page(draw(("a", ("1", "0"), 0.5))).tables) == 4
 
 
 @pytest.mark.usefixtures("no_figure")
