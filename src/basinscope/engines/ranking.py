@@ -157,7 +157,8 @@ def _plain(
             start = len(rows[k].head) + len(rows[k].body) + rows[k].skips[c]
             own = logits[r, start - 1 : len(full[n]) - 1].float()
             target = torch.tensor(full[n][start:], device=own.device)
-            found[k][c] = _of_tokens(own, torch.arange(len(target)), target, margins)
+            each = torch.arange(len(target), device=own.device)
+            found[k][c] = _of_tokens(own, each, target, margins)
     return {k: [tails[c] for c in range(len(tails))] for k, tails in found.items()}
 
 

@@ -110,6 +110,15 @@ def test_a_start_of_the_tokenizer_foretells_the_first_token(language_model):
     assert found.n_tokens == 3
 
 
+def test_counts_in_the_estimate(engine):
+    class Long(Reads):
+        items = (bs.Item("0", (bs.Generate("a", 0, reference=TEXT[:200]), bs.Corpus(TEXT))),)
+
+    before = engine.fingerprint()
+    assert engine.estimate_s([Long("")]) > 0
+    assert engine.fingerprint() == before
+
+
 def test_not_finite_is_a_failure(engine):
     with engine.at(bs.Random(), step=3e38):
         (found,) = engine.answer([bs.Corpus(TEXT[:300])])
@@ -132,7 +141,8 @@ class Reads:
     name, chance, scoring = "reads", 0.0, "1"
 
     def __init__(self, text):
-        self.items = (bs.Item("0", (bs.Corpus(text),)),)
+        if text:
+            self.items = (bs.Item("0", (bs.Corpus(text),)),)
 
     def oracle(self, item, answers):
         return bs.Outcome(True)
