@@ -111,18 +111,16 @@ def test_a_start_of_the_tokenizer_foretells_the_first_token(language_model):
 
 
 def test_counts_in_the_estimate(engine):
-    class Long(Reads):
-        items = (bs.Item("0", (bs.Generate("a", 0, reference=TEXT[:200]), bs.Corpus(TEXT))),)
-
     before = engine.fingerprint()
-    assert engine.estimate_s([Long("")]) > 0
+    task = Reads(bs.Generate("a", 0, reference=TEXT[:200]), bs.Corpus(TEXT))
+    assert engine.estimate_s([task]) > 0
     assert engine.fingerprint() == before
 
 
 def test_not_finite_is_a_failure(engine):
     with engine.at(bs.Random(), step=3e38):
         (found,) = engine.answer([bs.Corpus(TEXT[:300])])
-        (outcome,) = score(engine, Reads("abc"))
+        (outcome,) = score(engine, Reads(bs.Corpus("abc")))
     assert found == bs.Likelihood((), (), (), "non-finite logits")
     assert outcome == bs.Outcome(False, "non-finite logits", failed=True)
 
@@ -131,7 +129,7 @@ def test_of_one_token_is_a_failure_and_no_zero(engine):
     found, other = engine.answer([bs.Corpus("a"), bs.Corpus("ab")])
     assert found.failure == "text of one token has nothing to score"
     assert other.failure == ""
-    (outcome,) = score(engine, Reads("a"))
+    (outcome,) = score(engine, Reads(bs.Corpus("a")))
     assert outcome == bs.Outcome(False, found.failure, failed=True)
 
 
@@ -140,9 +138,8 @@ class Reads:
 
     name, chance, scoring = "reads", 0.0, "1"
 
-    def __init__(self, text):
-        if text:
-            self.items = (bs.Item("0", (bs.Corpus(text),)),)
+    def __init__(self, *requests):
+        self.items = (bs.Item("0", requests),)
 
     def oracle(self, item, answers):
         return bs.Outcome(True)
