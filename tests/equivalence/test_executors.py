@@ -18,16 +18,20 @@ EVERY = tuple(range(len(TASKS)))
 UNITS = [
     Unit(None, 0, 0.0, EVERY),
     *(Unit(d, k, s, EVERY) for d in (0, 1) for k in (0, 1) for s in (-0.02, 0.3)),
+    *(Unit(d, 0, 0.1, EVERY) for d in (2, 3)),
     Unit(0, 5, 1e4, EVERY),  # weights so far out that the logits are not finite or make no sense
 ]
 
 
 @pytest.fixture(scope="module")
-def bench(checkpoint):
+def bench(checkpoint, tmp_path_factory):
     engine = bs.load(checkpoint)
+    other = tmp_path_factory.mktemp("direction") / "other.safetensors"
+    bs.save_direction(other, {n: bs.Random(3).delta(engine, n) for n in engine.shapes}, {})
     tasks = tuple(bs.tasks(",".join(TASKS), limit=4))
     specs = tuple(task_spec(t) for t in tasks)
-    return Bench(engine, (bs.Random(0), bs.Random(7)), tasks, model_spec(engine), specs)
+    lines = (bs.Random(0), bs.Random(7), bs.Quantised(4, 8), bs.Saved(other))
+    return Bench(engine, lines, tasks, model_spec(engine), specs)
 
 
 @pytest.fixture

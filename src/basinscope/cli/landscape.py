@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from basinscope.cli import certify
 from basinscope.cli.app import app, parse_steps, print_json, progress, screen
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
     from basinscope.engines.base import Engine
     from basinscope.landscape import Landscape
+    from basinscope.surface import Surface
     from basinscope.tasks.base import Task
 
 
@@ -27,6 +29,7 @@ def landscape(
     direction: Annotated[list[str] | None, Parameter(name=["--direction", "-d"])] = None,
     draws: int = 4,
     steps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    interpolate: int | None = None,
     limit: int | None = None,
     data_dir: Path | None = None,
     allow_code_execution: bool = False,
@@ -46,12 +49,16 @@ def landscape(
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
         tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
-            mmlu-gen, gsm8k, gsm8k-flexible, advbench, advbench-substring, xstest, xstest-unsafe,
-            humaneval, humaneval-instruct, or the likelihood of a text: nll:FILE or nll:wikitext2;
-            by commas.
-        direction: random or random:SEED; may be given several times.
-        draws: independent draws of each direction.
+            mmlu-gen, gsm8k, gsm8k-flexible, either with -chat, advbench, advbench-substring,
+            xstest, xstest-unsafe, humaneval, humaneval-instruct, or the likelihood of a text:
+            nll:FILE or nll:wikitext2; by commas.
+        direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
+            quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
+            may be given several times.
+        draws: independent draws of each random direction; the others have one.
         steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched.
+        interpolate: instead of steps: so many from the model to the one that the direction
+            leads to (to:MODEL), both included, and a quarter of the way beyond.
         limit: most items of each task, the same ones at every setting.
         data_dir: folder with the data of mmlu, gsm8k, advbench, xstest, humaneval and wikitext2;
             default $BASINSCOPE_DATA, else the Hugging Face hub.
@@ -67,18 +74,27 @@ def landscape(
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
-    from basinscope.weights.directions import parse
+    from basinscope.weights.directions import draws_of
+    from basinscope.weights.words import parse
 
+    if interpolate is not None and (steps is not None or len(direction or ()) != 1):
+        raise BasinscopeError(
+            f"--interpolate with {len(direction or ())} directions and --steps {steps}",
+            "allowed: with one -d to:MODEL (or another that a model is behind), without --steps",
+        )
     points = None if steps is None else parse_steps(steps)
     lines = [parse(word) for word in direction or ["random"]]
     chosen = bs.tasks(
         tasks, limit=limit, data_dir=data_dir, allow_code_execution=allow_code_execution
     )
-    folder = run or Path("runs") / (Path(model).resolve().name.removesuffix(".gguf") or "run")
+    folder = run or run_folder(model)
     engine = bs.load(
         model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
     )
-    plan = _plan(engine, chosen, points, draws * len(lines), workers)
+    if interpolate is not None:
+        points = bs.interpolation_steps(engine, lines[0], interpolate)
+    slices = sum(draws_of(line, draws) for line in lines)
+    plan = _plan(engine, chosen, points, slices, workers)
     with progress(plan) as report:
         found = bs.landscape(
             engine, chosen, directions=lines, steps=points, draws=draws, level=level,
@@ -104,7 +120,14 @@ DEMO_STEPS = "-0.04,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.04"
 
 
 @app.command
-def report(run: Path, /, *others: Path, level: float = 0.5, figure: Path | None = None) -> None:
+def report(
+    run: Path,
+    /,
+    *others: Path,
+    level: float = 0.5,
+    figure: Path | None = None,
+    rms: bool = False,
+) -> None:
     """Draw a run's figures and page again; with further runs, draw them over each other.
 
     Args:
@@ -112,17 +135,25 @@ def report(run: Path, /, *others: Path, level: float = 0.5, figure: Path | None 
         others: run folders to draw over it.
         level: as in landscape.
         figure: draw this figure alone; default for several runs RUN/figures/overlay.png.
+        rms: the axis is alpha / RMS(theta0) of each run's model, for models of different scale.
     """
     import basinscope as bs
 
-    first = bs.load_run(run)
-    if others or figure:
+    first = _load(run)
+    if first.spec.kind in certify.KINDS:
+        certify.report(run, first.spec.kind, figure)
+    elif others or figure or rms:
         path = figure or run / "figures" / "overlay.png"
         folders = (run, *others)
         names = [folder.resolve().name for folder in folders]
         if len(set(names)) < len(names):
             names = [str(folder) for folder in folders]
-        print(first.plot(path, *(bs.load_run(o) for o in others), names=names))
+        land, *rest = (bs.load_run(folder) for folder in folders)
+        print(land.plot(path, *rest, names=names, per_rms=rms))
+    elif isinstance(first, bs.Surface):
+        from basinscope.report.surfaces import write_surface
+
+        print(*filter(None, write_surface(first, run)), sep="\n")
     else:
         from basinscope.report.page import write_report
 
@@ -138,19 +169,48 @@ def status(run: Path, /, *, json: bool = False) -> None:
         json: print one JSON object.
     """
     import basinscope as bs
-    from basinscope.report.text import summary
+    from basinscope.report.text import summary, surface_summary
 
-    found = bs.load_run(run)
+    found = _load(run)
     if json:
-        print_json(summary(found, found.spec.level))
+        if isinstance(found, bs.Surface):
+            print_json(surface_summary(found))
+        else:
+            print_json(summary(found, found.spec.level))
         return
     spec = found.spec
     print(f"{spec.kind} of {spec.model.source} ({spec.model.d:,} parameters, {spec.model.dtype})")
     print(f"weights {spec.model.fingerprint}")
+    if isinstance(found, bs.Surface):
+        print(f"plane of {found.plane.x} and {found.plane.y}")
     for task in spec.tasks:
         own = [t for t in found.trials if t.task == task.name]
-        steps = {t.step for t in own}
-        print(f"{task.name}: {len(own)} trials of {task.n_items} items at {len(steps)} steps")
+        places = len({(t.direction, t.step) if spec.plane else t.step for t in own})
+        where = "points" if spec.plane else "steps"
+        print(f"{task.name}: {len(own)} trials of {task.n_items} items at {places} {where}")
+
+
+@app.command
+def strata(run: Path, task: str, /, *, step: float = 0.0, json: bool = False) -> None:
+    """Print the scores of a task's strata (mmlu: subjects; xstest: types) and their mean.
+
+    Args:
+        run: run folder.
+        task: name of a task of the run.
+        step: position on the slice, in every direction and draw measured there.
+        json: print one JSON object.
+    """
+    import basinscope as bs
+
+    rows = bs.load_run(run).strata(task)
+    found = rows[rows["step"] == step]
+    if found.empty:
+        steps = ", ".join(f"{s:g}" for s in sorted(set(rows["step"])))
+        raise BasinscopeError(f"nothing of {task!r} was measured at step {step:g}", f"at: {steps}")
+    if json:
+        print_json({"task": task, "strata": found.to_dict(orient="records")})
+    else:
+        print(found.to_string(index=False, float_format="{:.3f}".format))
 
 
 @app.command
@@ -160,9 +220,7 @@ def verify(run: Path, /) -> None:
     Args:
         run: run folder.
     """
-    import basinscope as bs
-
-    found = bs.load_run(run)
+    found = _load(run)
     if found.set_aside:
         raise BasinscopeError(
             f"{len(found.set_aside)} records did not verify ({found.set_aside[0]})",
@@ -170,6 +228,20 @@ def verify(run: Path, /) -> None:
             "run the line again: they are measured anew",
         )
     print(f"{len(found.trials)} records verified")
+
+
+def run_folder(model: str, suffix: str = "") -> Path:
+    """Where a model's records go if the line does not say."""
+    name = Path(model).resolve().name.removesuffix(".gguf") or "run"
+    return Path("runs") / (name + suffix)
+
+
+def _load(run: Path) -> Landscape | Surface:
+    """Landscape or surface, whichever the folder holds."""
+    import basinscope as bs
+    from basinscope.runs.store import Store
+
+    return bs.load_run(run) if Store(run).spec.plane is None else bs.load_surface(run)
 
 
 def _plan(
@@ -191,7 +263,17 @@ def _plan(
     return (
         f"{settings} settings of the weights x {items} items = {settings * items:,} evaluations, "
         f"{about} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}"
+        f"{_without_template(engine, tasks)}"
     )
+
+
+def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
+    """Which tasks this model gets as plain text for want of a chat template."""
+    if getattr(engine.tokenizer, "chat_template", None):
+        return ""
+    requests = {task.name: (r for item in task.items for r in item.requests) for task in tasks}
+    names = [name for name, own in requests.items() if any(getattr(r, "chat", 0) for r in own)]
+    return f"; no chat template: plain prompts for {', '.join(names)}" if names else ""
 
 
 def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:

@@ -7,13 +7,15 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, CallableTask, Request, Task
-from basinscope.weights import selection
+from basinscope.weights import directions, selection
 from basinscope.weights.directions import Direction
 from basinscope.weights.pristine import Pristine
 
@@ -61,6 +63,31 @@ class Engine:
         """Number of perturbed parameters, tied tensors once."""
         return sum(shape.numel() for shape in self.shapes.values())
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Canonical name for every name that a checkpoint of the module may use."""
+        return selection.names(self.module)
+
+    @cached_property
+    def linear(self) -> dict[str, int]:
+        """Weights of linear layers, the output head left out, with the dimension of their input."""
+        return selection.linear(self.module)
+
+    def pristine(self, name: str) -> torch.Tensor:
+        """Pristine value theta0 of one perturbed parameter: read it, never write to it."""
+        directions.shape_of(self, name)
+        return self._pristine.values[name]
+
+    def resolve(self, model: str) -> Path:
+        """Folder with the safetensors of what a user calls a model: alias, hub id, folder, file.
+
+        Raises:
+            BasinscopeError: unknown model, or one that cannot be converted.
+        """
+        from basinscope.engines.loading import resolve
+
+        return resolve(model, self.dtype)
+
     @property
     def rms(self) -> float:
         """RMS(theta0) over the perturbed parameters: the scale that raw steps are confounded by."""
@@ -92,7 +119,8 @@ class Engine:
         """Live weights = round(theta0 + step * delta) inside the ``with``, pristine after it.
 
         Args:
-            direction: any object with ``delta(engine, name, draw)`` and ``label``.
+            direction: any object with ``delta(engine, name, draw)`` and ``label``; fitted to this
+                engine before the weights move.
             step: position alpha on the slice, signed.
             draw: number of the independent direction.
 
@@ -104,7 +132,8 @@ class Engine:
         Guarantee: the sum is computed in float32 from the pristine copy and rounded once; on
         leaving, also by an exception, every perturbed tensor and every persistent buffer has its
         pristine bytes.
-        Cost: no memory for random directions; one pass over the weights each way.
+        Cost: no memory for random directions, a few chunks of a tensor for those that come in
+        parts; one pass over the weights each way.
         """
         if self._open:
             raise BasinscopeError(
@@ -113,6 +142,7 @@ class Engine:
                 "leave the first with-block before entering the next",
             )
         self._pristine.check_untouched()
+        directions.fit(direction, self)
         self._open = True
         try:
             self._pristine.set(self, direction, step, draw)

@@ -58,7 +58,7 @@ def load(
     place = _device(device)
     if isinstance(model, nn.Module):
         if dtype is not None:
-            _cast(model, DTYPES[dtype])
+            cast(model, DTYPES[dtype])
         if device != "auto":
             model = model.to(place)
         if tokenizer is None:
@@ -75,6 +75,34 @@ def load(
     if folder and mapped.keys() >= selection.checkpoint_parameters(module).keys():
         engine.checkpoint = str(folder)
     return engine
+
+
+def resolve(model: str, dtype: str = "bfloat16") -> Path:
+    """Folder with the safetensors of what a user calls a model, for those who want no engine of it.
+
+    Args:
+        model: alias, hub id, folder, or ``.gguf`` file, as in `load`.
+        dtype: of the conversion, where a GGUF file has to be converted.
+
+    Raises:
+        BasinscopeError: unknown model; a hub that cannot be asked.
+    """
+    where = _resolve(model, dtype if dtype in DTYPES else "bfloat16")
+    if Path(where).is_dir():
+        return Path(where)
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json"]
+        # copies in other formats lie in subfolders, or beside under this name
+        other = ["*/*", "consolidated*"]
+        return Path(snapshot_download(where, allow_patterns=wanted, ignore_patterns=other))
+    except Exception as error:
+        raise BasinscopeError(
+            f"cannot find the model {model!r} ({_first_line(error)})",
+            _ALLOWED,
+            "check the spelling",
+        ) from error
 
 
 def cache_folder() -> Path:
@@ -134,7 +162,7 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
             config.quantization_config = quantised
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
     """Cast in place what the checkpoint holds, as loading it in that dtype would.
 
     Other buffers (rotary frequencies) keep their precision.

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from basinscope.tasks.base import Choices, Corpus, Generate
+from basinscope.errors import BasinscopeError
+from basinscope.tasks.base import Choices, Corpus, Generate, Turns
 
 MIN_HEAD = 16  # a shorter common start is not worth a pass of its own
 KEPT_TOKENS = 1 << 22  # of rows that are kept for the next setting of the weights: 16 MB
@@ -54,7 +55,7 @@ class Tokens:
         self.tokenizer = tokenizer
         self._rows: dict[Choices | Generate, Row] = {}
         self._kept = 0
-        self._starts: dict[tuple[str, bool], list[int]] = {}
+        self._starts: dict[tuple[str, Turns | None], list[int]] = {}
         self._heads: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def row(self, request: Choices | Generate) -> Row:
@@ -75,7 +76,7 @@ class Tokens:
         if not self._in_chat(request):
             return self.row(Choices(request.prompt, (request.reference,), request.prefix))
         prompt = self.row(request)
-        tail = self.tokenizer.encode(request.reference, add_special_tokens=False)
+        tail = self._encode_said(request.reference)
         return Row(prompt.head, prompt.body, (array("i", tail),), (0,))
 
     def windows(self, request: Corpus, context: int) -> list[Row]:
@@ -108,38 +109,61 @@ class Tokens:
         A continuation may change the context's last tokens; what all continuations have in common
         is run once, and only tokens past the context's own count are scored.
         """
-        context = request.prefix + request.context
-        own, start = self._encode(context), [self._start()]
-        rows = [self._encode(context + c) for c in request.continuations]
+        context, start, encode = request.prefix + request.context, [self._start()], self._encode
+        if self._in_chat(request):
+            context, encode = self._said(request.turns, context), self._encode_said
+        own = encode(context)
+        rows = [encode(context + c) for c in request.continuations]
         if not own or not _common(rows) or min(map(len, rows)) < 2:
             # nothing that all of them share stands before what is scored (no context, or it melts
             # into a continuation's first token), unless the tokenizer has put the start there
             own, *rows = (row if row[:1] == start else start + row for row in (own, *rows))
         common = min(_common(rows), len(own), *(len(row) - 1 for row in rows))
         skips = tuple(max(0, min(len(own), len(row) - 1) - common) for row in rows)
-        head, body = self._split(request.prefix, rows[0][:common], chat=False)
+        head, body = self._split(request, rows[0][:common])
         return Row(head, body, tuple(array("i", row[common:]) for row in rows), skips)
 
     def _prompt(self, request: Generate) -> Row:
-        chat = self._in_chat(request)
         text = request.prefix + request.prompt
-        tokens = self._chat(text) if chat else self._encode(text) or [self._start()]
-        return Row(*self._split(request.prefix, tokens, chat=chat))
+        if self._in_chat(request):
+            tokens = self._encode_said(self._said(request.turns, text))
+        else:
+            tokens = self._encode(text) or [self._start()]
+        return Row(*self._split(request, tokens))
 
-    def _in_chat(self, request: Generate) -> bool:
-        return request.chat and bool(getattr(self.tokenizer, "chat_template", None))
+    def _in_chat(self, request: Choices | Generate) -> bool:
+        """Whether the template stands around the prompt; the user's error where it must and cannot.
 
-    def _chat(self, prompt: str) -> list[int]:
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        Raises:
+            BasinscopeError: If the request asks for a chat and the model has no template.
+        """
+        has = bool(getattr(self.tokenizer, "chat_template", None))
+        if request.chat is True and not has:
+            raise BasinscopeError(
+                f"{getattr(self.tokenizer, 'name_or_path', '') or 'this model'!r} has no chat "
+                "template, and a task asks for one",
+                "allowed: a model that was trained to chat",
+                "leave out the tasks with -chat or -instruct in their names, or set "
+                "engine.tokenizer.chat_template",
+            )
+        return has and bool(request.chat)
+
+    def _said(self, turns: Turns, prompt: str) -> str:
+        """Text of a chat, up to where the model speaks."""
+        messages = [{"role": role, "content": text} for role, text in (*turns, ("user", prompt))]
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _encode_said(self, text: str) -> list[int]:
+        """Tokens of a chat, whose template wrote the special ones."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def _split(
-        self, prefix: str, tokens: list[int], *, chat: bool
+        self, request: Choices | Generate, tokens: list[int]
     ) -> tuple[tuple[int, ...], Sequence[int]]:
-        """Head that rows of this prefix share, and the rest; no head where it would be short."""
-        start = self._start_of(prefix, chat)
+        """Head that rows of this prefix and turns share, and the rest; no head if it were short."""
+        start = self._start_of(request.prefix, request.turns if self._in_chat(request) else None)
         cut = min(_common([start, tokens]), len(tokens) - 1)
         if cut < MIN_HEAD:
             return (), array("i", tokens)
@@ -148,18 +172,23 @@ class Tokens:
             self._heads = {}
         return self._heads.setdefault(head, head), array("i", tokens[cut:])
 
-    def _start_of(self, prefix: str, chat: bool) -> list[int]:
-        """Tokens that texts of this prefix begin with, but for what may merge with their own."""
-        if (prefix, chat) not in self._starts:
-            if chat:
-                pair = [self._chat(prefix + "a"), self._chat(prefix + "b")]
+    def _start_of(self, prefix: str, turns: Turns | None) -> list[int]:
+        """Tokens that texts of this prefix begin with, but for what may merge with their own.
+
+        Args:
+            prefix: what the texts have in common.
+            turns: of a chat; None for plain text.
+        """
+        if (prefix, turns) not in self._starts:
+            if turns is not None:
+                pair = [self._encode_said(self._said(turns, prefix + own)) for own in "ab"]
                 found = pair[0][: _common(pair)]
             else:
                 found = self._encode(prefix)
             if len(self._starts) > KEPT_STARTS:
                 self._starts = {}
-            self._starts[prefix, chat] = found
-        return self._starts[prefix, chat]
+            self._starts[prefix, turns] = found
+        return self._starts[prefix, turns]
 
     def _encode(self, text: str) -> list[int]:
         # not verbose: no warning of a text longer than the context, which is for the engine to tell

@@ -22,7 +22,7 @@ from basinscope.engines.cache import ROUND
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
 from basinscope.engines.ranking import rank, read
-from basinscope.engines.tokens import Tokens
+from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request, Task
 
 # settings that say where a config came from and how it was stored, not what the model does
@@ -65,6 +65,21 @@ class TransformersEngine(Engine):
             self._forward.cached = self._forward.agrees()
         self.kind = "transformers/1" if self._forward.cached else "transformers-plain/1"
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return self._ends
+
+    @property
+    def forward(self) -> Forward:
+        """Forward passes of the live module, for those who differentiate them."""
+        return self._forward
+
+    @property
+    def tokens(self) -> Tokens:
+        """Requests as rows of tokens."""
+        return self._tokens
+
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer text requests under the live weights, in the order given.
@@ -94,6 +109,22 @@ class TransformersEngine(Engine):
         for i, text in zip(written, generated, strict=True):
             answers[i] = replace(text, nll=nlls[i]) if nlls.get(i) is not None else text
         return [answers[i] for i in range(len(requests))]
+
+    def row(self, request: Choices | Generate) -> Row:
+        """Tokens of a request: the prompt as ``head`` and ``body``, continuations behind it."""
+        return self._tokens.row(request)
+
+    def prompt_once(self, request: Request) -> bool:
+        """Whether each token of the prompt passes through the model exactly once in an `answer`.
+
+        True where the cache serves the request: only then can noise on its embeddings be one draw.
+        A reference is read behind the prompt once more, and a corpus has no prompt.
+        """
+        if isinstance(request, Corpus) or (isinstance(request, Generate) and request.reference):
+            return False
+        longest = self._tokens.row(request).longest
+        longest += request.max_tokens if isinstance(request, Generate) else 0
+        return self._forward.fits_cache(longest) and longest <= self._forward.context
 
     def setup(self) -> str:
         """Sha256 over the module's structure, its config, its tokenizer and its chat template."""

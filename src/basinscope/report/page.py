@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Callable, Hashable
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from basinscope.report.text import notes, side
 from basinscope.runs.store import disk_error
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from basinscope.landscape import Landscape
 
 
@@ -40,11 +43,15 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
         means=run.means().to_dict(orient="records"),
         compare=run.compare().to_dict(orient="records"),
         labels=_labels(run),
+        spread=run.spread(level=level).to_dict(orient="records"),
+        bands=_each(run, run.bands),
+        variance=_each(run, run.variance),
         thresholding=thresholding_tables(run).to_dict(orient="records"),
+        cosines=_picture(folder / "figures" / "cosines.png"),
         level=level,
         notes=notes(run, level),
-        figure=base64.b64encode(figure.read_bytes()).decode(),
-        likelihood=base64.b64encode(likelihood.read_bytes()).decode() if likelihood else "",
+        figure=_picture(figure),
+        likelihood=_picture(likelihood) if likelihood else "",
         trials=len(run.trials),
     )
     path = folder / "report.html"
@@ -53,6 +60,24 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
     except OSError as error:
         raise disk_error(path, error) from error
     return path
+
+
+def _each(
+    run: Landscape, table: Callable[[str, str], pd.DataFrame]
+) -> list[dict[Hashable, object]]:
+    """Rows of a table of the draws, where they are several at a step."""
+    return [
+        {"task": task, "direction": direction, **row}
+        for task in run.tasks
+        for direction in run.directions(task)
+        if any(len(scores) > 1 for scores in run.curve(task, direction).values())
+        for row in table(task, direction).to_dict(orient="records")
+    ]
+
+
+def _picture(path: Path) -> str:
+    """A PNG as text for the page; empty if there is none."""
+    return base64.b64encode(path.read_bytes()).decode() if path.exists() else ""
 
 
 def _labels(run: Landscape) -> list[dict[str, object]]:

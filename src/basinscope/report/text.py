@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -12,6 +13,7 @@ from basinscope.report.failures import failures
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
+    from basinscope.surface import Surface
 
 
 def widths_table(run: Landscape, level: float = 0.5) -> Table:
@@ -33,7 +35,7 @@ def widths_table(run: Landscape, level: float = 0.5) -> Table:
 
 
 def notes(run: Landscape, level: float = 0.5) -> list[str]:
-    """What the table cannot say: why a width is missing, and which items had no answer."""
+    """What the table cannot say: missing widths, items without answers, where other models sit."""
     rows = run.widths(level=level)
     found = [
         f"{' '.join(filter(None, (row.task, row.direction, side(row.sign))))}: {row.reason}"
@@ -41,6 +43,11 @@ def notes(run: Landscape, level: float = 0.5) -> list[str]:
         if row.reason
     ]
     found += failures(run)
+    found += [
+        f"{label}: the other model itself sits at alpha = {run.sits_at(label):.4g} "
+        f"(||theta' - theta0|| = {norm:.4g})"
+        for label, norm in run.spec.displacements.items()
+    ]
     found += [f"set aside, not believed: {reason}" for reason in run.set_aside]
     return list(dict.fromkeys(found))
 
@@ -59,6 +66,7 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
         "trials": len(run.trials),
         "set_aside": list(run.set_aside),
         "failures": failures(run),
+        "displacements": run.spec.displacements,
         "widths": [{str(k): _json(v) for k, v in row.items()} for row in rows],
         "means": [
             {str(k): _json(v) for k, v in row.items()}
@@ -68,6 +76,28 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
             {str(k): _json(v) for k, v in row.items()}
             for row in run.likelihood().to_dict(orient="records")
         ],
+        "spread": [
+            {str(k): _json(v) for k, v in row.items()}
+            for row in run.spread(level=level).to_dict(orient="records")
+        ],
+    }
+
+
+def surface_summary(found: Surface) -> dict[str, Any]:
+    """A surface as JSON."""
+    model, plane = found.spec.model, found.plane
+    return {
+        "model": model.source,
+        "fingerprint": model.fingerprint,
+        "dtype": model.dtype,
+        "d": model.d,
+        "rms": model.rms,
+        "x": plane.x,
+        "y": plane.y,
+        "cosine": plane.cosine,
+        "trials": len(found.trials),
+        "set_aside": list(found.set_aside),
+        "points": found.to_pandas().to_dict(orient="records"),
     }
 
 
@@ -90,3 +120,25 @@ def _number(x: float) -> str:
 def _json(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def collapse_table(rows: Sequence[Mapping[str, Any]], level: float) -> Table:
+    """Brackets of collapse radii, as rows of `basinscope.Attack.summary` have them."""
+    table = Table(title=f"Collapse radius at level {level:g}", title_style="bold")
+    for name in ("task", "score at zero", "side", "alpha", "norm", "alpha/RMS"):
+        table.add_column(name, justify="left" if name in ("task", "side") else "right")
+    for row in rows:
+        table.add_row(
+            Text(row["task"]),
+            f"{row['score']:.3g} ({row['n_items']})",
+            "+" if row["sign"] > 0 else "-",
+            *(Text(_bracket(row[f"{unit}_low"], row[f"{unit}_high"]))
+              for unit in ("alpha", "norm", "rms")),
+        )  # fmt: skip
+    return table
+
+
+def _bracket(low: float | None, high: float | None) -> str:
+    if high is None:
+        return "-" if low is None else f"> {low:.4g}"
+    return f"[{low:.4g}, {high:.4g}]"

@@ -26,7 +26,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.store import Trial
 from basinscope.tasks import recipe as task_recipe
-from basinscope.weights import directions
+from basinscope.weights.words import parse
 
 MAX_DEATHS = 3
 
@@ -199,7 +199,7 @@ def recipe(bench: Bench) -> dict[str, Any] | None:
     labels = []
     for direction in bench.directions:
         try:
-            same = directions.parse(direction.label) == direction
+            same = parse(direction.label) == direction
         except BasinscopeError:
             same = False
         if not same:
@@ -215,6 +215,7 @@ def recipe(bench: Bench) -> dict[str, Any] | None:
     return {
         "tasks": tasks,
         "directions": labels,
+        "identities": [bench.identity(d, 0) for d in range(len(labels))],
         "dtype": bench.engine.dtype,
         "params": bench.engine.params,
         "model": bench.model.model_dump(mode="json"),

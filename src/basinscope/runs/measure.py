@@ -19,13 +19,15 @@ CHUNK = 1024  # items whose rows and answers are held at once
 class Unit:
     """Weights to be set once and every task to be measured there.
 
-    ``direction`` indexes the run's directions; None at step 0, where ``draw`` is 0.
+    ``direction`` indexes the run's directions; None at step 0, where ``draw`` is 0. ``items`` are
+    the ids of the items to be answered, of one task only; None for all items.
     """
 
     direction: int | None
     draw: int
     step: float
     tasks: tuple[int, ...]
+    items: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Bench:
         name = None
         if unit.direction is not None:
             name = self.identity(unit.direction, unit.draw)
-        return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step)
+        return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step, unit.items)
 
     def measure(self, unit: Unit) -> Iterator[tuple[int, Trial]]:
         """Set the weights and yield a trial for every task as it is measured.
@@ -71,7 +73,11 @@ class Bench:
     def _trial(self, unit: Unit, t: int) -> Trial:
         """Outcomes of one task under the live weights."""
         task, key = self.tasks[t], self.key(unit, t)
-        outcomes = score(self.engine, task)
+        items = task.items
+        if unit.items is not None:
+            wanted = set(unit.items)
+            items = tuple(item for item in items if item.id in wanted)
+        outcomes = score(self.engine, task, items)
         tokens = tuple(o.tokens for o in outcomes)
         return Trial(
             address=sha256(key),
@@ -80,7 +86,7 @@ class Bench:
             direction=None if unit.direction is None else self.directions[unit.direction].label,
             draw=unit.draw,
             step=unit.step,
-            items=tuple(item.id for item in task.items),
+            items=tuple(item.id for item in items),
             correct=tuple(int(o.correct) for o in outcomes),
             labels=tuple(o.label for o in outcomes),
             margins=tuple(_finite(o.margin) for o in outcomes),
@@ -90,19 +96,21 @@ class Bench:
         )
 
 
-def score(engine: Engine, task: Task) -> list[Outcome]:
-    """Outcome of every item under the live weights.
+def score(engine: Engine, task: Task, items: Sequence[Item] | None = None) -> list[Outcome]:
+    """Outcome of every item (or of some, in the task's order) under the live weights.
 
     An item without an answer (non-finite logits, a prompt that does not fit) is wrong, labelled
     with the reason: a failed evaluation is never missing.
 
     Cost: beside the items and their outcomes, the memory of `CHUNK` items however many there are.
     """
+    chosen = task.items if items is None else items
     if isinstance(task, CallableTask):
-        return task.outcomes(engine.module)
-    items, outcomes = task.items, []
-    for a in range(0, len(items), CHUNK):
-        outcomes += _scored(engine, task, items[a : a + CHUNK])
+        whole = task.outcomes(engine.module)
+        return whole if items is None else [whole[int(item.id)] for item in items]
+    outcomes: list[Outcome] = []
+    for a in range(0, len(chosen), CHUNK):
+        outcomes += _scored(engine, task, chosen[a : a + CHUNK])
     return outcomes
 
 

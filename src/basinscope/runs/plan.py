@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from basinscope import stats
 from basinscope.errors import BasinscopeError
 from basinscope.runs.executor import Executor
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.spec import sha256
-from basinscope.runs.store import Store
+from basinscope.runs.store import Store, Trial
 from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction
+from basinscope.weights.directions import Direction, draws_of
 
 Progress = Callable[[int, int, str], None]
 """Called with trials done, trials planned so far, and what was measured last."""
@@ -54,7 +55,7 @@ def check_labels(bench: Bench, store: Store, draws: int) -> None:
     """Refuse two directions of one label, or two labels of one direction, in a run folder."""
     labels: dict[tuple[str, int], str] = {}
     for d, direction in enumerate(bench.directions):
-        for draw in range(draws):
+        for draw in range(draws_of(direction, draws)):
             first = labels.setdefault((bench.identity(d, draw), draw), direction.label)
             if first != direction.label:
                 raise BasinscopeError(
@@ -81,7 +82,11 @@ def check_labels(bench: Bench, store: Store, draws: int) -> None:
 def units_at(
     bench: Bench, steps: Iterable[float], draws: int, directions: Sequence[int] | None = None
 ) -> list[Unit]:
-    """One unit for each setting of the weights; step 0 once for all directions."""
+    """One unit for each setting of the weights; step 0 once for all directions.
+
+    A direction that is determined has one draw, however many are asked for: measuring it again
+    would count one direction as several independent ones.
+    """
     every = tuple(range(len(bench.tasks)))
     units = []
     for step in steps:
@@ -89,7 +94,8 @@ def units_at(
             units.append(Unit(None, 0, 0.0, every))
             continue
         for d in range(len(bench.directions)) if directions is None else directions:
-            units += [Unit(d, draw, step, every) for draw in range(draws)]
+            own = draws_of(bench.directions[d], draws)
+            units += [Unit(d, draw, step, every) for draw in range(own)]
     return units
 
 
@@ -102,8 +108,10 @@ class Measure:
         store: Store,
         team: Executor,
         progress: Progress | None,
+        where: Callable[[Trial], str] = lambda trial: f"{trial.step:.4g}",
     ) -> None:
         self.bench, self.store, self.team, self.progress = bench, store, team, progress
+        self.where = where
         self.done = self.planned = 0
 
     def __call__(self, units: Sequence[Unit]) -> None:
@@ -117,12 +125,12 @@ class Measure:
             self.planned += len(unit.tasks)
             self.done += len(unit.tasks) - len(tasks)
             if tasks:
-                left.append(Unit(unit.direction, unit.draw, unit.step, tasks))
+                left.append(replace(unit, tasks=tasks))
         self._tell("")
         for trial in self.team.run(left) if left else ():
             self.store.put(trial)
             self.done += 1
-            self._tell(f"{trial.task} at {trial.step:.4g}")
+            self._tell(f"{trial.task} at {self.where(trial)}")
 
     def mean(self, direction: int, task: int, step: float, draws: int) -> float:
         """Mean score over draws at a point that is measured."""

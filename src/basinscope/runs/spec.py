@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from basinscope.engines.base import Engine
 from basinscope.tasks.base import Task, items_hash
 from basinscope.weights import noise
-from basinscope.weights.directions import Direction
+from basinscope.weights.directions import Direction, displacement
 
 
 class Frozen(BaseModel):
@@ -50,6 +51,16 @@ class TaskSpec(Frozen):
     n_items: int
 
 
+class PlaneSpec(Frozen):
+    """The plane of a surface, and the grid on it."""
+
+    x: str  # label of the direction along x
+    y: str  # and along y, of what of it is orthogonal to x where that was asked for
+    cosine: float  # between the two
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+
+
 class RunSpec(Frozen):
     """One line of the command line: model, tasks, directions and steps."""
 
@@ -60,11 +71,14 @@ class RunSpec(Frozen):
     draws: int
     steps: tuple[float, ...] | None  # None: the edges are bracketed and bisected
     level: float
+    displacements: dict[str, float] = {}  # ||theta' - theta0|| by label, where there is a theta'
+    plane: PlaneSpec | None = None  # of a surface
+    plan: dict[str, Any] = {}  # what a certificate fixed before sampling; see basinscope.certify
 
     @property
     def hash(self) -> str:
-        """Sha256 of the canonical JSON."""
-        return sha256(self.model_dump(mode="json"))
+        """Sha256 of the canonical JSON; fields that came later count where they say something."""
+        return sha256(self.model_dump(mode="json", exclude_defaults=True))
 
 
 def model_spec(engine: Engine) -> ModelSpec:
@@ -100,7 +114,12 @@ MODEL = ("fingerprint", "setup", "selection", "dtype", "engine")
 
 
 def trial_key(
-    model: ModelSpec, task: TaskSpec, direction: str | None, draw: int, step: float
+    model: ModelSpec,
+    task: TaskSpec,
+    direction: str | None,
+    draw: int,
+    step: float,
+    items: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Everything that determines a trial's outcome.
 
@@ -110,9 +129,11 @@ def trial_key(
         direction: the direction's identity; None at step 0, where all directions are the same.
         draw: number of the independent direction; 0 at step 0.
         step: position on the slice.
+        items: ids of the items that were answered, in the task's order; None for all of them.
     """
     assert (direction is None) == (step == 0.0)
     return {
+        **({} if items is None else {"items": list(items)}),
         **{field: getattr(model, field) for field in MODEL},
         "task": task.model_dump(),
         "direction": direction,
@@ -134,10 +155,14 @@ def canonical(value: Any) -> str:
 def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
     """Why two specs cannot share a run folder, in words; empty if they can.
 
-    The plan (steps, draws, directions, further tasks) may grow, since every trial has its own
-    address. The model and the items of a task may not change.
+    The steps, draws, directions and tasks of a landscape may grow, since every trial has its own
+    address. The model, the items of a task, and what a certificate fixed before sampling may not
+    change.
     """
-    found = []
+    found = [] if old.kind == new.kind else [f"{old.kind} -> {new.kind}"]
+    for name in sorted(old.plan.keys() | new.plan.keys()):
+        if old.plan.get(name) != new.plan.get(name):
+            found.append(f"{name} {old.plan.get(name)} -> {new.plan.get(name)}")
     for field in (*MODEL, "noise"):
         was, now = getattr(old.model, field), getattr(new.model, field)
         if was != now:
@@ -147,6 +172,13 @@ def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
         was_task = before.get(task.name)
         if was_task is not None and was_task != task:
             found.append(f"items of {task.name!r} ({was_task.n_items} -> {task.n_items})")
+    axes = [(spec.plane.x, spec.plane.y) for spec in (old, new) if spec.plane]
+    if len(set(axes)) > 1:
+        found.append("plane of " + " -> ".join(" and ".join(pair) for pair in axes))
+    for label, norm in new.displacements.items():
+        was_norm = old.displacements.get(label, norm)
+        if not math.isclose(was_norm, norm, rel_tol=1e-6):
+            found.append(f"displacement of {label!r} {was_norm:.4g} -> {norm:.4g}")
     return found
 
 
@@ -160,8 +192,16 @@ def merged(old: RunSpec, new: RunSpec) -> RunSpec:
         update={
             "tasks": join(old.tasks, new.tasks),
             "directions": join(old.directions, new.directions),
+            "draws": max(old.draws, new.draws) if new.plan else new.draws,
+            "displacements": {**new.displacements, **old.displacements},
         }
     )
+
+
+def displacements(engine: Engine, directions: Sequence[Direction]) -> dict[str, float]:
+    """||theta' - theta0|| of the directions that another model is behind, by label."""
+    found = {d.label: displacement(d, engine) for d in directions}
+    return {label: norm for label, norm in found.items() if norm is not None}
 
 
 def direction_labels(directions: Sequence[Direction]) -> tuple[str, ...]:

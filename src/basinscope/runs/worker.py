@@ -17,7 +17,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.spec import ModelSpec, TaskSpec, model_spec, task_spec
 from basinscope.tasks import from_recipe
-from basinscope.weights import directions
+from basinscope.weights.words import parse
 
 
 def main() -> None:
@@ -34,8 +34,8 @@ def main() -> None:
         bench = rebuild(json.loads(orders.get()))
         while True:
             unit = json.loads(orders.get())
-            unit["tasks"] = tuple(unit["tasks"])
-            for _, trial in bench.measure(Unit(**unit)):
+            lists = {field: tuple(v) for field, v in unit.items() if isinstance(v, list)}
+            for _, trial in bench.measure(Unit(**{**unit, **lists})):
                 _say(out, {"trial": trial.model_dump(mode="json")})
             _say(out, {"done": True})
     except BasinscopeError as error:
@@ -48,7 +48,7 @@ def rebuild(order: dict[str, Any]) -> Bench:
     """Bench of the order, checked against the parent's description of it.
 
     Raises:
-        BasinscopeError: if the weights or the items are not the parent's.
+        BasinscopeError: if the weights, the items or the directions are not the parent's.
     """
     dtype = order["dtype"]
     engine = load(order["folder"], dtype=dtype, device="cpu", params=order["params"])
@@ -63,8 +63,16 @@ def rebuild(order: dict[str, Any]) -> Bench:
     specs = tuple(task_spec(task) for task in tasks)
     if specs != tuple(TaskSpec.model_validate(spec) for spec in order["task_specs"]):
         raise BasinscopeError("a worker built other items than its parent", "please report it")
-    words = tuple(directions.parse(word) for word in order["directions"])
-    return Bench(engine, words, tasks, expected, specs)
+    words = tuple(parse(word) for word in order["directions"])
+    bench = Bench(engine, words, tasks, expected, specs)
+    for d, found in enumerate(order["identities"]):
+        if bench.identity(d, 0) != found:
+            raise BasinscopeError(
+                f"{words[d].label} is another direction than when the run began",
+                "its files may not change while it is measured",
+                "run the same line again",
+            )
+    return bench
 
 
 def _listen(orders: queue.SimpleQueue[str]) -> None:

@@ -1,9 +1,10 @@
-"""Statistics of scores: exact and betting bounds, intervals, and the width of a basin.
+"""Statistics of scores: exact and betting bounds, intervals and bands, widths and their spread.
 
 Needs numpy and scipy only.
 """
 
-from basinscope.stats.bounds import log_capital, lower_mean, upper_mean
+from basinscope.stats.bands import band_over_draws, band_over_items
+from basinscope.stats.bounds import log_capital, log_capitals, lower_mean, upper_mean
 from basinscope.stats.intervals import (
     Interval,
     PairedDifference,
@@ -15,21 +16,33 @@ from basinscope.stats.intervals import (
     upper_proportion,
 )
 from basinscope.stats.ranks import auc
+from basinscope.stats.spread import median_interval, relative_spread, share_between_extremes
+from basinscope.stats.strata import mean_over_strata
 from basinscope.stats.student import student, student_ratio
+from basinscope.stats.variance import VarianceSplit, split_variance
 from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
 
 __all__ = [
     "Interval",
     "PairedDifference",
+    "VarianceSplit",
     "Width",
     "auc",
+    "band_over_draws",
+    "band_over_items",
     "clopper_pearson",
     "log_capital",
+    "log_capitals",
     "lower_mean",
     "lower_proportion",
     "mean_over_draws",
+    "mean_over_strata",
+    "median_interval",
     "paired_difference",
     "paired_difference_over_draws",
+    "relative_spread",
+    "share_between_extremes",
+    "split_variance",
     "student",
     "student_ratio",
     "threshold",

@@ -60,11 +60,11 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
     return Published(
         name,
         tuple(
-            Item(i, (Generate(ask, MAX_TOKENS, chat=True, decided=decided, reference=target),))
+            Item(i, (Generate(ask, MAX_TOKENS, (), "if any", decided, reference=target),))
             for i, ask, target in asks
         ),
         chance=0.0,
-        scoring="refusal-substring-29/1" if substring else "refusal-3way/1",
+        scoring="refusal-substring-29/1" if substring else "refusal-3way/2",
         score=_score_phrase if substring else partial(_score, wants=wants),
         data_dir=None if folder is None else str(folder),
     )

@@ -11,14 +11,16 @@ Beside the outcome stands the likelihood of the data's own worked solution after
 
 The worked examples are the first five rows of ``train``, the same for every item. lm-eval draws
 five others for every item; ``gsm8k-sampled`` and ``gsm8k-sampled-flexible`` draw the very same (all
-items in order, seed 1234), so that each item has a long prompt of its own.
+items in order, seed 1234), so that each item has a long prompt of its own. With ``-chat`` (before
+``-flexible``) the examples are turns of a chat in the model's template, as with lm-eval's
+``--apply_chat_template``.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,7 +31,12 @@ from basinscope.tasks.base import Answer, Generate, Item, Outcome
 from basinscope.tasks.data import Hub, folder_of, read
 from basinscope.tasks.published import Published, nll_of, text_of
 
-NAMES: Final = ("gsm8k", "gsm8k-flexible", "gsm8k-sampled", "gsm8k-sampled-flexible")
+NAMES: Final = tuple(
+    f"gsm8k{sampled}{chat}{flexible}"
+    for sampled in ("", "-sampled")
+    for chat in ("", "-chat")
+    for flexible in ("", "-flexible")
+)
 
 SHOTS: Final = 5
 STOP: Final = ("Question:", "</s>", "<|im_end|>")
@@ -50,24 +57,34 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
     Raises:
         BasinscopeError: If the data are missing or malformed.
     """
-    folder, flexibly, sampled = folder_of(data_dir), "flexible" in name, "sampled" in name
+    folder = folder_of(data_dir)
+    flexibly, sampled, chat = (word in name for word in ("flexible", "sampled", "chat"))
     rows = _rows(folder, "train")
-    solved = [f"{ask} {answer}\n\n" for ask, answer, _ in islice(rows, None if sampled else SHOTS)]
+    solved = [(ask, answer) for ask, answer, _ in islice(rows, None if sampled else SHOTS)]
     if len(solved) < SHOTS:
         raise BasinscopeError(
             f"gsm8k/train has {len(solved)} rows",
             f"{SHOTS} are needed as worked examples",
             "load the data anew",
         )
-    draws, prefix = random.Random(_SEED), "".join(solved[:SHOTS])  # noqa: S311 (that of lm-eval)
+    draws, shots = random.Random(_SEED), solved[:SHOTS]  # noqa: S311 (that of lm-eval)
     decided = None if flexibly else strict_decided
+    prefix = _text(shots)
     items = []
     for i, (ask, solution, gold) in enumerate(_rows(folder, "test")):
-        if sampled:  # a prefix is what items share: these share none
-            prefix, ask = "", "".join(draws.sample(solved, SHOTS)) + ask
-        request = Generate(
-            ask, _MAX_TOKENS, STOP, decided=decided, prefix=prefix, reference=f" {solution}"
-        )
+        if sampled:
+            shots = draws.sample(solved, SHOTS)
+        if chat:
+            said = tuple(t for q, a in shots for t in (("user", q), ("assistant", a)))
+            request = Generate(
+                ask, _MAX_TOKENS, STOP, True, decided, turns=said, reference=solution
+            )
+        else:
+            # a prefix is what items share: sampled examples are each item's own
+            own, common = (_text(shots), "") if sampled else ("", prefix)
+            request = Generate(
+                own + ask, _MAX_TOKENS, STOP, False, decided, (), common, f" {solution}"
+            )
         items.append(Item(str(i), (request,), gold))
     return Published(
         name,
@@ -126,6 +143,11 @@ def _rows(folder: Path | None, split: str) -> Iterator[tuple[str, str, str]]:
         if number is None:
             raise row.bad("'answer' does not end in '#### ' and a number")
         yield f"Question: {row.text('question')}\nAnswer:", answer, number
+
+
+def _text(shots: Sequence[tuple[str, str]]) -> str:
+    """Worked examples as one text."""
+    return "".join(f"{question} {answer}\n\n" for question, answer in shots)
 
 
 def _score(item: Item, answer: Answer, *, extract: Callable[[str], str | None]) -> Outcome:

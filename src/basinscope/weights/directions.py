@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,13 +14,47 @@ import torch
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
 
+Parts = Callable[[int, int], torch.Tensor]
+"""Elements start .. stop of a flattened tensor, float32, in memory that the caller may write to."""
 
-class Shapes(Protocol):
-    """What a direction may ask of an engine: the selected parameters and their shapes."""
+CHUNK = 1 << 18  # elements at a time: what is computed with them stays in a core's own cache
+
+
+class Weights(Protocol):
+    """What a direction may ask of an engine: what is perturbed, from where, and what it is called.
+
+    All of it is fixed while the engine lives; nothing of it tells dtype or device of the module.
+    """
 
     @property
-    def shapes(self) -> dict[str, torch.Size]:
+    def shapes(self) -> Mapping[str, torch.Size]:
         """Shape of every perturbed parameter, by canonical name."""
+        ...
+
+    @property
+    def d(self) -> int:
+        """Number of perturbed parameters."""
+        ...
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Canonical name for every name that a checkpoint of the module may use.
+
+        Tied parameters under each of their names, buffers under their own.
+        """
+        ...
+
+    @property
+    def linear(self) -> Mapping[str, int]:
+        """Weights of linear layers (without the output head): the dimension of their inputs."""
+        ...
+
+    def pristine(self, name: str) -> torch.Tensor:
+        """theta0 of one perturbed parameter, not to be written to."""
+        ...
+
+    def resolve(self, model: str) -> Path:
+        """Folder with the safetensors of what a user calls a model."""
         ...
 
 
@@ -25,9 +62,18 @@ class Shapes(Protocol):
 class Direction(Protocol):
     """A family of directions delta, scaled so that ``E ||delta||^2 = d``.
 
-    Beside these a direction may carry ``identity`` (a string that determines delta, for the
-    address of its records; without it the bytes of delta are hashed) and ``displacement`` (the
-    norm of the displacement that it was made from).
+    Beside these a direction may carry
+
+    - ``identity``: a string that determines delta at the engine's theta0, or a function of the
+      engine that gives it, for the address of its records; without it the bytes of delta are
+      hashed;
+    - ``draws``: how many independent draws it has; 1 where delta is determined, and without it any
+      number;
+    - ``displacement``: the norm ||theta' - theta0|| of what it was made from, None if of nothing;
+    - ``fit(engine)``: called before each use with an engine; reads what it was made from, raises
+      if that does not fit the engine, and returns at once if it has been fitted to this one;
+    - ``parts(engine, name, draw)``: delta of one parameter piece by piece, see `Parts`, or None
+      where it is zero; spares the memory of a whole tensor.
     """
 
     @property
@@ -35,7 +81,7 @@ class Direction(Protocol):
         """Word that names it in every table, as on the command line."""
         ...
 
-    def delta(self, engine: Shapes, name: str, draw: int = 0) -> torch.Tensor:
+    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
         """Direction of one parameter: float32, of that parameter's shape."""
         ...
 
@@ -72,13 +118,13 @@ class Random:
         """A random direction comes from no other model."""
         return
 
-    def delta(self, engine: Shapes, name: str, draw: int = 0) -> torch.Tensor:
+    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
         """Standard normals of that parameter: float32, of its shape."""
         shape = shape_of(engine, name)
         return noise.normals(name, shape.numel(), seed=self.seed, draw=draw).reshape(shape)
 
 
-def shape_of(engine: Shapes, name: str) -> torch.Size:
+def shape_of(engine: Weights, name: str) -> torch.Size:
     """Shape of a perturbed parameter, or an error that lists some of the names."""
     try:
         return engine.shapes[name]
@@ -89,9 +135,80 @@ def shape_of(engine: Shapes, name: str) -> torch.Size:
         ) from None
 
 
-def identity(direction: Direction, engine: Shapes, draw: int) -> str:
+def fit(direction: Direction, engine: Weights) -> None:
+    """Have a direction read what it is made from, where it wants to; cheap the second time.
+
+    Raises:
+        BasinscopeError: if that cannot be read or does not fit the engine.
+    """
+    own = getattr(direction, "fit", None)
+    if callable(own):
+        own(engine)
+
+
+def parts_of(direction: Direction, engine: Weights, name: str, draw: int) -> Parts | None:
+    """Delta of one parameter piece by piece on the CPU or where theta0 lies; None where it is zero.
+
+    Raises:
+        BasinscopeError: if delta has another shape than the parameter.
+    """
+    shape = shape_of(engine, name)
+    if type(direction) is Random:
+        seed = direction.seed
+        return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a)
+    own = getattr(direction, "parts", None)
+    if callable(own):
+        found: Parts | None = own(engine, name, draw)
+        return found
+    delta = direction.delta(engine, name, draw)
+    if delta.shape != shape:
+        raise BasinscopeError(
+            f"direction {direction.label!r} gives {name} the shape {tuple(delta.shape)}",
+            f"the parameter has {tuple(shape)}",
+            "is it made for another model?",
+        )
+    flat = delta.detach().to(torch.float32).reshape(-1)
+    return lambda a, b: flat[a:b].clone()
+
+
+def chunks(n: int) -> Iterable[tuple[int, int]]:
+    """Ranges that make up 0 .. n."""
+    return ((a, min(a + CHUNK, n)) for a in range(0, n, CHUNK))
+
+
+def whole(parts: Parts | None, shape: torch.Size) -> torch.Tensor:
+    """The tensor that the parts make up: float32, of the given shape; zeros for None."""
+    tensor = torch.zeros(shape.numel())
+    if parts is not None:
+        for start, stop in chunks(shape.numel()):
+            tensor[start:stop] = parts(start, stop)
+    return tensor.reshape(shape)
+
+
+def draws_of(direction: Direction, draws: int) -> int:
+    """How many of so many draws are independent: one where delta is determined."""
+    own = getattr(direction, "draws", None)
+    return draws if own is None else min(draws, own)
+
+
+def displacement(direction: Direction, engine: Weights) -> float | None:
+    """||theta' - theta0|| over the selection (float64); None where no other model is behind it."""
+    fit(direction, engine)
+    return getattr(direction, "displacement", None)
+
+
+def sits_at(direction: Direction, engine: Weights) -> float | None:
+    """Step at which the other model itself sits on the slice: displacement / sqrt(d)."""
+    norm = displacement(direction, engine)
+    return None if norm is None else norm / math.sqrt(engine.d)
+
+
+def identity(direction: Direction, engine: Weights, draw: int) -> str:
     """Text that determines delta: the direction's own, or a hash of its float32 bytes."""
+    fit(direction, engine)
     own = getattr(direction, "identity", None)
+    if callable(own):
+        own = own(engine)
     if isinstance(own, str):
         return own
     digest = hashlib.sha256()
@@ -100,19 +217,3 @@ def identity(direction: Direction, engine: Shapes, draw: int) -> str:
         digest.update(name.encode() + b"\0")
         digest.update(delta.cpu().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
-
-
-def parse(word: str) -> Random:
-    """Direction named by a word of the command line, ``random[:SEED]``.
-
-    Raises:
-        BasinscopeError: for an unknown word or a malformed seed.
-    """
-    kind, _, rest = word.partition(":")
-    if kind != "random" or (":" in word and not (rest.isascii() and rest.isdigit())):
-        raise BasinscopeError(
-            f"direction {word!r}",
-            "allowed: random or random:SEED with an integer seed",
-            "for example -d random -d random:1",
-        )
-    return Random(int(rest or 0))

@@ -20,14 +20,12 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import Any
 
-import numba
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from basinscope.errors import BasinscopeError
+from basinscope.weights.sums import bfloat16_sum, jit, words_of
 
 SCHEME = "philox4x32-10/box-muller-f32/1"
 """Name of the noise; it stands in the address of every record. Change it with any bit below."""
@@ -117,7 +115,7 @@ def perturb(
     assert theta.is_contiguous()
     assert live.is_contiguous()
     kernel = _perturb_bfloat16 if theta.dtype == torch.bfloat16 else _perturb_float32
-    old, new = _words_of(theta), _words_of(live)
+    old, new = words_of(theta), words_of(live)
     words, alpha, n = _words(stream(name, seed, draw)), np.float32(step), theta.numel()
 
     def chunk(a: int, b: int) -> None:
@@ -196,18 +194,13 @@ def _horner_torch(coefficients: tuple[float, ...], x: torch.Tensor) -> torch.Ten
 # --- Numba kernels ------------------------------------------------------------------------------
 
 
-def _jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile without fast-math: contraction or reassociation would change the bits."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy", **options)  # type: ignore[no-any-return]
-
-
 _F, _U32, _U64, _I32 = np.float32, np.uint32, np.uint64, np.int32
 _L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = (np.float32(c) for c in _LOG)
 _S0, _S1, _S2 = (np.float32(c) for c in _SIN)
 _C0, _C1, _C2 = (np.float32(c) for c in _COS)
 
 
-@_jit(inline="always")
+@jit(inline="always")
 def _philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     for _ in range(10):
         p0 = _U64(_M0) * _U64(c0)
@@ -223,7 +216,7 @@ def _philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@_jit(inline="always")
+@jit(inline="always")
 def _box_muller(x, y):  # type: ignore[no-untyped-def]
     """Two independent N(0, 1) from two 32-bit integers.
 
@@ -262,7 +255,7 @@ def _box_muller(x, y):  # type: ignore[no-untyped-def]
     return r * cos, r * sin
 
 
-@_jit(inline="always")
+@jit(inline="always")
 def _block(counter, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
     x0, x1, x2, x3 = _philox(_U32(counter), _U32(counter >> _U64(32)), c2, c3, k0, k1)
     z0, z1 = _box_muller(x0, x1)
@@ -270,7 +263,7 @@ def _block(counter, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
     return z0, z1, z2, z3
 
 
-@_jit()
+@jit()
 def _philox_words(counters, k0, k1, out):  # type: ignore[no-untyped-def]
     """Integer stream alone, for the known-answer tests."""
     for i in range(counters.shape[0]):
@@ -278,7 +271,7 @@ def _philox_words(counters, k0, k1, out):  # type: ignore[no-untyped-def]
         out[i, 0], out[i, 1], out[i, 2], out[i, 3] = _philox(c[0], c[1], c[2], c[3], k0, k1)
 
 
-@_jit()
+@jit()
 def _fill(out, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
     for b in range(out.size // 4):
         z0, z1, z2, z3 = _block(_U64(first + b), k0, k1, c2, c3)
@@ -289,7 +282,7 @@ def _fill(out, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
         out[i + 3] = z3
 
 
-@_jit()
+@jit()
 def _perturb_float32(theta, live, step, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
     full = theta.size // 4
     for b in range(full):
@@ -304,27 +297,19 @@ def _perturb_float32(theta, live, step, first, k0, k1, c2, c3):  # type: ignore[
         live[4 * full + j] = theta[4 * full + j] + step * tail[j]
 
 
-@_jit(inline="always")
-def _bfloat16_sum(word, addend):  # type: ignore[no-untyped-def]
-    """Round a bfloat16 (as uint16) plus a float32 to the nearest bfloat16, ties to even."""
-    x = np.uint32(_U32(word) << _U32(16)).view(np.float32) + addend
-    bits = np.float32(x).view(np.uint32)
-    return np.uint16((bits + _U32(0x7FFF) + ((bits >> _U32(16)) & _U32(1))) >> _U32(16))
-
-
-@_jit()
+@jit()
 def _perturb_bfloat16(theta, live, step, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
     full = theta.size // 4
     for b in range(full):
         z0, z1, z2, z3 = _block(_U64(first + b), k0, k1, c2, c3)
         i = 4 * b
-        live[i] = _bfloat16_sum(theta[i], step * z0)
-        live[i + 1] = _bfloat16_sum(theta[i + 1], step * z1)
-        live[i + 2] = _bfloat16_sum(theta[i + 2], step * z2)
-        live[i + 3] = _bfloat16_sum(theta[i + 3], step * z3)
+        live[i] = bfloat16_sum(theta[i], step * z0)
+        live[i + 1] = bfloat16_sum(theta[i + 1], step * z1)
+        live[i + 2] = bfloat16_sum(theta[i + 2], step * z2)
+        live[i + 3] = bfloat16_sum(theta[i + 3], step * z3)
     tail = _block(_U64(first + full), k0, k1, c2, c3)
     for j in range(theta.size - 4 * full):
-        live[4 * full + j] = _bfloat16_sum(theta[4 * full + j], step * tail[j])
+        live[4 * full + j] = bfloat16_sum(theta[4 * full + j], step * tail[j])
 
 
 # --- From tensors to kernels --------------------------------------------------------------------
@@ -332,14 +317,6 @@ def _perturb_bfloat16(theta, live, step, first, k0, k1, c2, c3):  # type: ignore
 
 def _words(key: tuple[int, int, int, int]) -> tuple[np.uint32, ...]:
     return tuple(np.uint32(k) for k in key)
-
-
-def _words_of(flat: torch.Tensor) -> npt.NDArray[Any]:
-    """Share a tensor's memory with NumPy, which has no bfloat16, as raw 16-bit words."""
-    flat = flat.detach()
-    if flat.dtype == torch.bfloat16:
-        return flat.view(torch.int16).numpy().view(np.uint16)
-    return flat.numpy()
 
 
 @cache

@@ -18,11 +18,8 @@ from torch.autograd.graph import increment_version
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.directions import Direction, Random, Shapes
-
-Parts = Callable[[int, int], torch.Tensor]
-
-_CHUNK = 1 << 20  # elements: bounds the float32 temporaries of the generic path to a few MiB
+from basinscope.weights.directions import Direction, Parts, Random, Weights, chunks, parts_of
+from basinscope.weights.sums import add
 
 
 class Pristine:
@@ -67,7 +64,7 @@ class Pristine:
         self._seen = {name: _state(tensor) for name, tensor in self._walk().items()}
 
     @torch.no_grad()
-    def set(self, engine: Shapes, direction: Direction, step: float, draw: int) -> None:
+    def set(self, engine: Weights, direction: Direction, step: float, draw: int) -> None:
         """Live weights = round(theta0 + step * delta): one float32 sum, rounded once.
 
         Raises:
@@ -87,7 +84,9 @@ class Pristine:
                     theta.view(-1), live.view(-1), step, name, seed=direction.seed, draw=draw
                 )
             else:
-                self._add(name, theta, live, step, _parts(engine, direction, name, draw, live))
+                parts = _parts(engine, direction, name, draw, live)
+                if parts is not None:
+                    self._add(name, theta, live, step, parts)
             increment_version(live)
 
     @torch.no_grad()
@@ -117,16 +116,19 @@ class Pristine:
         """Add any direction to any dtype on any device, in chunks; float64 stays float64."""
         wide = torch.float64 if theta.dtype == torch.float64 else torch.float32
         target = live.view(-1) if live.is_contiguous() else torch.empty_like(theta).view(-1)
-        old = theta.view(-1)
-        for a in range(0, old.numel(), _CHUNK):
-            part = slice(a, min(a + _CHUNK, old.numel()))
-            move = parts(part.start, part.stop).to(device=theta.device, dtype=wide)
-            if not bool(torch.isfinite(move).all()):
+        old, fused = theta.view(-1), _has_kernel(live)
+        for a, b in chunks(old.numel()):
+            move = parts(a, b).to(device=theta.device, dtype=wide)
+            if fused:
+                finite = add(old[a:b], target[a:b], step, move)
+            else:
+                target[a:b] = (old[a:b].to(wide) + move * step).to(theta.dtype)
+                finite = bool(torch.isfinite(move).all())
+            if not finite:
                 raise BasinscopeError(
                     f"the direction of {name} is not finite (NaN or infinity)",
                     "allowed: finite directions",
                 )
-            target[part] = (old[part].to(wide) + move * step).to(theta.dtype)
         if not live.is_contiguous():
             live.copy_(target.view(live.shape))
 
@@ -144,22 +146,13 @@ def _has_kernel(live: torch.Tensor) -> bool:
     )
 
 
-def _parts(engine: Shapes, direction: Direction, name: str, draw: int, live: torch.Tensor) -> Parts:
-    """Elements a..b of a direction's float32 delta; random ones are made chunk by chunk."""
-    if type(direction) is Random:
+def _parts(
+    engine: Weights, direction: Direction, name: str, draw: int, live: torch.Tensor
+) -> Parts | None:
+    """Delta piece by piece; random ones are made where the weights lie."""
+    if type(direction) is Random and live.device.type != "cpu":
         seed, device = direction.seed, live.device
-        if device.type == "cpu":
-            return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a)
         return lambda a, b: noise.normals_torch(
             name, b - a, seed=seed, draw=draw, start=a, device=device
         )
-    shape = engine.shapes[name]
-    delta = direction.delta(engine, name, draw)
-    if delta.shape != shape:
-        raise BasinscopeError(
-            f"direction {direction.label!r} gives {name} the shape {tuple(delta.shape)}",
-            f"the parameter has {tuple(shape)}",
-            "is it made for another model?",
-        )
-    flat = delta.to(torch.float32).reshape(-1)
-    return lambda a, b: flat[a:b]
+    return parts_of(direction, engine, name, draw)

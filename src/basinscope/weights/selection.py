@@ -14,7 +14,7 @@ from torch import nn
 
 from basinscope.errors import BasinscopeError
 
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _PEFT_ADDS = ("modules_to_save", "ranknum", "token_adapter", "trainable_tokens_delta")
 
 
@@ -114,7 +114,7 @@ def canonical_name(module: nn.Module, raw: str) -> str | None:
     while True:  # a wrapper may lie inside another
         if type(module).__name__ in ("DistributedDataParallel", "DataParallel"):
             module, parts = module.module, parts[1:]  # type: ignore[assignment]
-        elif parts[0] in _WRAPPERS:
+        elif parts[0] in WRAPPERS:
             module, parts = getattr(module, parts[0]), parts[1:]
         elif _is_peft(module):
             if parts[0] != "base_model":  # a prompt encoder
@@ -127,8 +127,48 @@ def canonical_name(module: nn.Module, raw: str) -> str | None:
             break
     if any(part.startswith(tuple(added)) or part in _PEFT_ADDS for part in parts):
         return None
-    skip = (*_WRAPPERS, "base_layer", "original_module")
+    skip = (*WRAPPERS, "base_layer", "original_module")
     return ".".join(part for part in parts if part not in skip)
+
+
+def names(module: nn.Module) -> dict[str, str]:
+    """Canonical name for every name that a checkpoint may use: each of a tied tensor's, buffers.
+
+    A buffer's canonical name is its own.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    found: dict[str, str] = {}
+    for raw, parameter in module.named_parameters(remove_duplicate=False):
+        name = canonical_name(module, raw)
+        if name is not None:
+            view = (_memory(parameter), parameter.dtype, parameter.shape, parameter.stride())
+            found[name] = first.setdefault(view, name) if parameter.numel() else name
+    for raw, _ in module.named_buffers(remove_duplicate=False):
+        name = canonical_name(module, raw)
+        if name is not None:
+            found.setdefault(name, name)
+    return found
+
+
+def linear(module: nn.Module) -> dict[str, int]:
+    """Weights of linear layers by canonical name, with the dimension that their inputs have.
+
+    1 for ``nn.Linear``, 0 for transformers' ``Conv1D``. Embeddings and the output head, tied or
+    not, are none of them: what quantisation and pruning leave alone (arXiv 2210.17323, section 4).
+    """
+    head = getattr(module, "get_output_embeddings", lambda: None)()
+    tables = [m.weight for m in module.modules() if isinstance(m, nn.Embedding)]
+    left_alone = {id(w) for w in [*tables, getattr(head, "weight", None)]}
+    found: dict[str, int] = {}
+    for path, part in module.named_modules():
+        kind = 1 if isinstance(part, nn.Linear) else 0 if type(part).__name__ == "Conv1D" else None
+        weight = getattr(part, "weight", None)
+        if kind is None or not isinstance(weight, nn.Parameter) or id(weight) in left_alone:
+            continue
+        name = canonical_name(module, f"{path}.weight" if path else "weight")
+        if name is not None:
+            found[name] = kind
+    return found
 
 
 def tensors(module: nn.Module) -> dict[str, torch.Tensor]:

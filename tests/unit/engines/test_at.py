@@ -195,6 +195,52 @@ class TestRestored:
             assert engine.fingerprint() == before
 
 
+class TestFit:
+    """A direction that wants to read something does so before the weights move."""
+
+    class Fitted:
+        label, draws = "fitted", 1
+
+        def __init__(self, error=None):
+            self.error, self.calls = error, []
+
+        def fit(self, engine):
+            self.calls.append(engine.fingerprint())
+            if self.error:
+                raise self.error
+
+        def delta(self, engine, name, draw=0):
+            return torch.ones(engine.shapes[name])
+
+    def test_comes_before_each_use(self):
+        engine = bs.load(net())
+        before, line = engine.fingerprint(), self.Fitted()
+        for _ in range(2):
+            with engine.at(line, step=0.1):
+                assert engine.fingerprint() != before
+        assert line.calls == [before, before]
+
+    def test_that_fails_leaves_all_as_it_was(self):
+        engine = bs.load(net())
+        before = engine.fingerprint()
+        with (
+            pytest.raises(BasinscopeError, match="does not fit"),
+            engine.at(self.Fitted(BasinscopeError("does not fit")), step=0.1),
+        ):
+            raise AssertionError("the body must not run")
+        assert engine.fingerprint() == before
+        with engine.at(bs.Random(), step=0.1):
+            pass
+
+    def test_pristine_values_are_there_at_any_point(self):
+        engine = bs.load(net())
+        theta = engine.module[0].weight.detach().clone()
+        with engine.at(bs.Random(), step=0.1):
+            assert torch.equal(engine.pristine("0.weight"), theta)
+        with pytest.raises(BasinscopeError, match="no perturbed parameter is called 'x'"):
+            engine.pristine("x")
+
+
 class TestRefusals:
     def test_of_one_at_inside_another(self):
         engine = bs.load(net())

@@ -33,6 +33,49 @@ def one_line(raised):
     assert raised.type is BasinscopeError
 
 
+class TestResolve:
+    """Where the weights of a model lie, for those who want no engine of it."""
+
+    def test_folder_is_itself(self, checkpoint):
+        assert loading.resolve(str(checkpoint)) == checkpoint
+        assert bs.load(nn.Linear(2, 2)).resolve(str(checkpoint)) == checkpoint
+
+    def test_gguf_is_its_conversion_in_the_engines_dtype(self, checkpoint, monkeypatch, tmp_path):
+        (tmp_path / "m.gguf").write_bytes(b"GGUF")
+        asked = []
+        monkeypatch.setattr(
+            loading,
+            "_converted",
+            lambda file, dtype: asked.append((file.name, dtype)) or checkpoint,
+        )
+        for dtype, expected in (("float32", "float32"), ("bfloat16", "bfloat16")):
+            engine = bs.load(nn.Linear(2, 2), dtype=dtype)
+            assert engine.resolve(str(tmp_path / "m.gguf")) == checkpoint
+            assert asked.pop() == ("m.gguf", expected)
+        mixed = bs.load(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()))
+        mixed.resolve(str(tmp_path / "m.gguf"))
+        assert asked == [("m.gguf", "bfloat16")]
+
+    def test_hub_id_is_fetched_without_code_or_pickles(self, checkpoint, monkeypatch):
+        asked = {}
+
+        def snapshot(repo, **options):
+            asked.update(repo=repo, **options)
+            return str(checkpoint)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+        assert loading.resolve("org/name") == checkpoint
+        assert asked.pop("repo") == "org/name"
+        patterns = asked["allow_patterns"]
+        assert all(p.endswith((".safetensors", ".json")) for p in patterns)
+
+    @pytest.mark.parametrize("word", ["no-such-org/no-such-model", "nonsense", "../x/y", "a b"])
+    def test_unknown_model_is_named_in_one_line(self, word):
+        with pytest.raises(BasinscopeError, match=f"model .*{word}.*allowed: smo") as raised:
+            loading.resolve(word)
+        one_line(raised)
+
+
 class TestUnknown:
     @pytest.mark.parametrize("word", ["no-such-org/no-such-model", "nonsense", "smollm3", "gpt2 "])
     def test_model_is_named_in_one_line(self, word):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -22,9 +23,12 @@ def test_figure_and_its_csv(suffix, draw, tmp_path):
     assert path == tmp_path / "new" / f"x{suffix}"
     assert path.read_bytes().startswith(STARTS[suffix])
     table = pd.read_csv(path.with_suffix(".csv"), keep_default_na=True)
-    pd.testing.assert_frame_equal(
-        table.drop(columns="run"), land.means().reset_index(drop=True), check_dtype=False
-    )
+    added = ["run", "band_low", "band_high", "step_rms"]
+    means = land.means()
+    pd.testing.assert_frame_equal(table.drop(columns=added), means, check_dtype=False)
+    for task, own in table.groupby("task"):
+        assert own["band_low"].tolist() == pytest.approx(land.bands(task)["band_low"].tolist())
+    np.testing.assert_allclose(table["step_rms"], means["step"] / land.spec.model.rms)
 
 
 @pytest.fixture
@@ -68,8 +72,9 @@ def test_overlay_of_several_runs(draw, drawn, tmp_path):
         "before": [0.0, 1.0, 1.0, 1.0, 0.0], "after": [0.0, 0.0, 1.0, 0.0, 0.0]
     }  # fmt: skip
     assert len(lines(drawn[0])) == 2
-    legend = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
-    assert legend == ["a", "before axis", "after axis"]
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert legend == ["before axis", "after axis", "single draws (2)"]
+    assert drawn[0].axes[0].get_title().startswith("a: score")
     one.plot(tmp_path / "y.svg", two)
     assert set(pd.read_csv(tmp_path / "y.csv")["run"]) == {"run 1", "run 2"}
 
@@ -105,17 +110,66 @@ def test_one_point_and_flat_curves_and_weights_of_zero(draw, tmp_path):
 
 
 def test_many_tasks_and_runs_run_out_of_colours_gracefully(draw, drawn, tmp_path):
-    tasks = [(f"t{i}", ("x", "y"), 0.5) for i in range(len(figures.COLOURS) + 2)]
-    lands = [draw(*tasks, steps=(1.0,), draws=1) for _ in range(len(figures.STYLES) + 1)]
-    plot_landscapes(tmp_path / "x.svg", lands)
-    assert len(lines(drawn[0])) == len(tasks) * len(lands)
+    many = len(figures.COLOURS) + 2
+    tasks = [(f"t{i}", ("x", "y"), 0.5) for i in range(many)]
+    draw(*tasks, steps=(1.0,), draws=1).plot(tmp_path / "x.svg")
+    assert len(lines(drawn[0])) == many
+    land = draw(*tasks[:2], steps=(1.0,), draws=1)
+    plot_landscapes(tmp_path / "y.svg", [land] * many)
+    assert len(drawn[1].axes) == 4, "a pair of panels for each task"
+    assert [len(lines(drawn[1], axis)) for axis in (0, 2)] == [many] * 2
+
+
+def test_lines_of_one_panel_differ_in_colour_or_style():
+    looks = [(figures.COLOURS[i % len(figures.COLOURS)], figures._style(i)) for i in range(32)]
+    assert len(set(looks)) == 32
+
+
+def test_both_bands_and_only_the_pointwise_one_after_a_search(draw, drawn, tmp_path):
+    fixed, searched = draw(draws=3), draw(steps=None, draws=3)
+    fixed.plot(tmp_path / "x.svg")
+    searched.plot(tmp_path / "y.svg")
+    dashed = [
+        [line.get_ydata().tolist() for line in figure.axes[0].lines if line.get_linewidth() == 0.9]
+        for figure in drawn
+    ]
+    band = fixed.bands("t")
+    assert dashed == [[band["band_low"].tolist(), band["band_high"].tolist()], []]
+    assert [len(figure.axes[0].collections) for figure in drawn] == [1, 1]
+
+
+def test_axis_in_units_of_each_models_scale(draw, drawn, tmp_path):
+    one, two = draw(weight=1.0, draws=1), draw(weight=2.0, draws=1)
+    one.plot(tmp_path / "x.svg", two, per_rms=True)
+    small, large = (x for x, _ in lines(drawn[0]))
+    assert small == [-1.0, -0.2, 0.0, 0.2, 1.0]
+    assert large == [x / 2 for x in small]
+    assert "RMS" in drawn[0].axes[0].get_xlabel()
+    assert not drawn[0].axes[0].child_axes, "two scales have no upper axis in common"
+    with pytest.raises(bs.BasinscopeError, match=r"RMS\(theta0\) = 0; only alpha"):
+        draw(weight=0.0).plot(tmp_path / "y.svg", per_rms=True)
+
+
+def test_a_diamond_where_the_other_model_sits(draw, drawn, tmp_path):
+    land = draw(("a", ("x", "y"), 0.5), draws=1)
+    spec = land.spec.model_copy(update={"displacements": {"axis": 0.5}})
+    marked = bs.Landscape(spec, land.trials)
+    for per_rms in (False, True):
+        marked.plot(tmp_path / "x.svg", per_rms=per_rms)
+        (diamond,) = [x for x in drawn[-1].axes[0].lines if x.get_marker() == "D"]
+        assert list(diamond.get_xdata()) == [0.5]
+        legend = [t.get_text() for t in drawn[-1].legends[0].get_texts()]
+        assert legend == ["a", "the other model"]
 
 
 def test_names_are_drawn_as_they_are(draw, drawn, tmp_path):
     land = draw(("_$x^{2$", ("x", "y"), 0.5), label="to:$HOME_{$")
     land.plot(tmp_path / "x.svg", land, names=["_$a_{$", "b"])
-    legend = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
-    assert legend == ["_$x^{2$", "_$a_{$ to:$HOME_{$", "b to:$HOME_{$"]
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert legend == ["_$a_{$ to:$HOME_{$", "b to:$HOME_{$", "single draws (2)"]
+    assert drawn[0].axes[0].get_title().startswith("_$x^{2$: score")
+    land.plot(tmp_path / "z.svg")
+    assert drawn[1].legends[0].get_texts()[0].get_text() == "_$x^{2$"
 
 
 def test_a_disk_that_is_full(draw, tmp_path, monkeypatch):

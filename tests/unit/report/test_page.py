@@ -122,7 +122,32 @@ def test_a_label_called_like_a_column(draw, page):
 
 @pytest.mark.usefixtures("no_figure")
 def test_numeric_labels_have_no_table(draw, page):
-    assert len(page(draw(("a", ("1", "0"), 0.5))).tables) == 4
+    assert len(page(draw(("a", ("1", "0"), 0.5), draws=1)).tables) == 4
+
+
+@pytest.mark.usefixtures("no_figure")
+def test_how_directions_differ_where_there_are_several_draws(draw, page):
+    assert "directions differ" not in page(draw(draws=1)).text
+    land = draw(("a", ("1", "0"), 0.5), draws=3)
+    found = page(land)
+    assert "How much directions differ" in found.text
+    _, spread, variance, bands, *_ = found.tables
+    assert [row[:4] for row in spread[1:]] == [["a", "axis +", "3", "3"], ["a", "axis -", "3", "3"]]
+    assert [row[2] for row in variance[1:]] == ["-1", "-0.2", "0.2", "1"]
+    assert [row[2] for row in bands[1:]] == ["-1", "-0.2", "0", "0.2", "1"]
+    for table in (spread, variance, bands):
+        assert len({len(row) for row in table}) == 1
+    halves = [t for t in land.trials if t.direction is None or t.draw == (t.step < 0)]
+    assert "directions differ" not in page(bs.Landscape(land.spec, halves)).text
+
+
+@pytest.mark.usefixtures("no_figure")
+def test_cosines_of_the_run_where_they_were_drawn(draw, page, tmp_path):
+    assert "Cosines" not in page(draw()).text
+    (tmp_path / "figures" / "cosines.png").write_bytes(b"\x89PNG")
+    found = page(draw())
+    assert "Cosines between directions" in found.text
+    assert len(found.loads) == 3
 
 
 @pytest.mark.usefixtures("no_figure")

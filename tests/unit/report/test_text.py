@@ -56,6 +56,9 @@ def test_summary_is_strict_json(draw, hostile):
     flat = [row for row in read["means"] if row["task"] == "a"]
     assert {row["T"] for row in flat} == {None}
     assert [row["step"] for row in flat] == [-1.0, -0.2, 0.0, 0.2, 1.0]
+    wide, narrow = (row for row in read["spread"] if row["sign"] == 1)
+    assert (wide["draws"], wide["crossed"], wide["greatest"]) == (1, 0, None)
+    assert narrow["least"] == narrow["greatest"] == read["widths"][2]["width"]
 
 
 def test_notes_say_each_reason_once(draw, tmp_path):

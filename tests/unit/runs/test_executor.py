@@ -154,5 +154,13 @@ def test_worker_refuses_other_items(order):
         worker.rebuild(order)
 
 
+def test_worker_refuses_other_directions(order):
+    order["identities"][0] = "0" * 64
+    with pytest.raises(
+        bs.BasinscopeError, match=r"random.* is another direction than when the run"
+    ):
+        worker.rebuild(order)
+
+
 def test_worker_command_is_this_python():
     assert executor.sys.executable == sys.executable

@@ -228,6 +228,27 @@ def test_run_hash_changes_with_every_field(change):
     assert RUN_SPEC.model_copy(update=change).hash != RUN_SPEC.hash
 
 
+def test_specs_from_before_a_field_was_added_keep_their_hash():
+    # of the RUN_SPEC of the first version, which had no displacements
+    old = "28f217f799ad06d4d5ffd6253154bd90b50f7551eb2ba544eb4d0165d8d3c7f8"
+    assert RUN_SPEC.hash == old
+    text = json.loads(RUN_SPEC.model_dump_json())
+    del text["displacements"]
+    assert RunSpec.model_validate(text) == RUN_SPEC
+    assert RUN_SPEC.model_copy(update={"displacements": {"to:x": 1.0}}).hash != old
+
+
+def test_a_label_stands_for_one_displacement():
+    one, same, other, none = (
+        RUN_SPEC.model_copy(update={"displacements": d})
+        for d in ({"to:x": 4.0}, {"to:x": 4.0 + 1e-9, "to:y": 1.0}, {"to:x": 4.1}, {})
+    )
+    assert conflicts(one, same) == conflicts(one, none) == conflicts(none, one) == []
+    assert conflicts(one, other) == ["displacement of 'to:x' 4 -> 4.1"]
+    assert merged(one, same).displacements == {"to:x": 4.0, "to:y": 1.0}
+    assert merged(one, none).displacements == {"to:x": 4.0}
+
+
 def test_run_spec_survives_its_json():
     read = RunSpec.model_validate(json.loads(canonical(RUN_SPEC.model_dump(mode="json"))))
     assert read == RUN_SPEC

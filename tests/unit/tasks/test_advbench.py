@@ -39,7 +39,7 @@ def test_what_is_asked(made, name, asked):
     task = one(name, made)
     assert task.chance == 0.0
     assert {item.id: item.requests for item in task.items} == {
-        i: (bs.Generate(text, 100, chat=True, reference=TARGETS.get(text, "")),)
+        i: (bs.Generate(text, 100, chat="if any", reference=TARGETS.get(text, "")),)
         for i, text in asked.items()
     }
 

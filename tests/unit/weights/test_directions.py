@@ -9,6 +9,7 @@ import torch
 import basinscope as bs
 from basinscope.errors import BasinscopeError
 from basinscope.weights import directions, noise
+from basinscope.weights.words import parse
 
 ENGINE = SimpleNamespace(shapes={"a": torch.Size([2, 3]), "b": torch.Size([4])})
 
@@ -53,7 +54,7 @@ class TestRandom:
     def test_label_is_the_word_of_the_command_line(self):
         for seed, label in ((0, "random"), (1, "random:1"), (np.int64(7), "random:7")):
             assert bs.Random(seed).label == label
-            assert directions.parse(label) == bs.Random(seed)
+            assert parse(label) == bs.Random(seed)
 
     def test_identity_names_scheme_and_seed(self):
         assert bs.Random(4).identity == f"{noise.SCHEME} seed=4"
@@ -84,18 +85,3 @@ class TestCustom:
         own.identity = "mine/1"
         assert directions.identity(own, ENGINE, 0) == "mine/1"
         assert directions.identity(bs.Random(2), ENGINE, 0) == bs.Random(2).identity
-
-
-class TestParse:
-    @pytest.mark.parametrize(
-        ("word", "seed"), [("random", 0), ("random:0", 0), ("random:17", 17), ("random:007", 7)]
-    )
-    def test_of_random(self, word, seed):
-        assert directions.parse(word) == bs.Random(seed)
-
-    @pytest.mark.parametrize(
-        "word", ["", "rand", "random:", "random:x", "random:-1", "random:1.5", "random:²", ":1"]
-    )
-    def test_of_anything_else_is_refused(self, word):
-        with pytest.raises(BasinscopeError, match=r"allowed: random or random:SEED"):
-            directions.parse(word)

@@ -8,7 +8,7 @@ import torch
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
-from basinscope.weights import noise
+from basinscope.weights import noise, sums
 
 # (counter, key, output) of philox4x32-10, from Random123's kat_vectors
 KNOWN = [
@@ -278,7 +278,7 @@ class TestRounding:
         ],
     )
     def test_of_ties_is_to_even(self, word, addend, expected):
-        found = noise._bfloat16_sum.py_func(np.uint16(word), np.float32(addend))
+        found = sums.bfloat16_sum.py_func(np.uint16(word), np.float32(addend))
         assert int(found) == expected
         theta = torch.tensor([word - (word & 0x8000) * 2], dtype=torch.int16).view(torch.bfloat16)
         by_torch = (theta.float() + torch.tensor(addend, dtype=torch.float32)).bfloat16()

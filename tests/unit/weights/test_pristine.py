@@ -6,8 +6,8 @@ from torch import nn
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.directions import Random
-from basinscope.weights.pristine import _CHUNK, Pristine
+from basinscope.weights.directions import CHUNK, Random
+from basinscope.weights.pristine import Pristine
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -101,7 +101,7 @@ class TestGeneric:
         assert all(torch.equal(live[name], other[name]) for name in live)
 
     def test_path_is_the_same_in_chunks(self):
-        n = _CHUNK + 3
+        n = CHUNK + 3
         live = {"w": torch.ones(n, dtype=torch.float16)}
         Pristine(live).set(Shapes(live), Random(), 0.1, 0)
         expected = rounded(torch.ones(n, dtype=torch.float16), noise.normals("w", n), 0.1)

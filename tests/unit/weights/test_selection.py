@@ -18,6 +18,40 @@ def net(seed=0):
 NAMES = ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]
 
 
+class TestNamesOfOthers:
+    """Every name that a checkpoint may use, and which weights belong to linear layers."""
+
+    def test_tied_parameters_go_by_each_name(self, language_model):
+        found = selection.names(language_model)
+        table = next(iter(found.values()))
+        assert found["lm_head.weight"] == table != "lm_head.weight"
+        assert set(found.values()) >= set(selection.parameters(language_model))
+        assert {n for n, c in found.items() if n != c} == {"lm_head.weight"}
+
+    def test_buffers_go_by_their_own(self):
+        module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        assert set(selection.names(module)) == {
+            "0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var",
+            "1.num_batches_tracked",
+        }  # fmt: skip
+
+    def test_wrappers_add_nothing(self):
+        module = Wrapper(net(), "_orig_mod")
+        assert selection.names(module) == selection.names(net()) == {n: n for n in NAMES}
+        assert selection.linear(module) == selection.linear(net())
+
+    def test_linear_weights_have_the_dimension_of_their_inputs(self):
+        from transformers.pytorch_utils import Conv1D
+
+        module = nn.Sequential(nn.Linear(3, 4), Conv1D(5, 4), nn.LayerNorm(5), nn.Embedding(5, 5))
+        assert selection.linear(module) == {"0.weight": 1, "1.weight": 0}
+
+    def test_an_embedding_is_none_even_where_a_linear_layer_shares_it(self):
+        module = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+        module[1].weight = module[0].weight
+        assert selection.linear(module) == {}
+
+
 class Wrapper(nn.Module):
     """Holds a module under the attribute that a real wrapper uses."""
 

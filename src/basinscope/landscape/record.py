@@ -1,8 +1,4 @@
-"""One-dimensional landscapes: scores of tasks at theta0 + alpha delta.
-
-`landscape` plans the points, has them measured, and gives a `Landscape`, which is pure: everything
-in it is computed from the records alone, with or without a model at hand.
-"""
+"""A landscape as records: pure tables, widths and pictures, with or without a model at hand."""
 
 from __future__ import annotations
 
@@ -13,105 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basinscope import stats
-from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.runs import executor
-from basinscope.runs.measure import Bench
-from basinscope.runs.plan import Measure, Progress, check, check_labels, search, units_at
-from basinscope.runs.spec import (
-    RunSpec,
-    TaskSpec,
-    direction_labels,
-    model_spec,
-    task_spec,
-)
+from basinscope.landscape import spread as over_directions
+from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Store, Trial
-from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction, Random
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def landscape(
-    engine: Engine,
-    tasks: Sequence[Task] | Task,
-    *,
-    directions: Sequence[Direction] | None = None,
-    steps: Sequence[float] | None = None,
-    draws: int = 4,
-    level: float = 0.5,
-    run: str | Path | None = None,
-    workers: int | None = 1,
-    progress: Progress | None = None,
-) -> Landscape:
-    """Score tasks along directions, at explicit steps or where the edges are.
-
-    Args:
-        engine: from `basinscope.load`.
-        tasks: tasks to score; all of them at each setting of the weights.
-        directions: default: random, seed 0.
-        steps: signed positions alpha; 0 is always measured too. None finds each task's edge on
-            both sides of zero: doubling until every task has fallen below the threshold, then
-            bisecting each crossing of the mean over draws to 15% of its distance.
-        draws: independent draws of each direction.
-        level: where None is given for steps, the level whose crossing is sought (see `width`).
-        run: run folder; a folder with the same model and items is resumed and may grow.
-        workers: processes to measure in, one thread each; None takes one for each core. With more
-            than one, model, tasks and directions must be ones that a word names.
-        progress: see `Progress`.
-
-    Returns:
-        The landscape of everything that the run folder holds.
-
-    Raises:
-        BasinscopeError: nothing to measure, steps that are not finite, a foreign run folder, a
-            disk that cannot be written.
-
-    Guarantee: the same spec gives the same records whatever the workers and the order.
-    Cost: one pass over the weights and one evaluation of every task for each direction, draw and
-    step that is not measured yet.
-    """
-    many = [tasks] if isinstance(tasks, Task) else list(tasks)
-    lines = [Random(0)] if directions is None else list(directions)
-    check(many, lines, steps, draws, level, workers)
-    bench = Bench(
-        engine, tuple(lines), tuple(many), model_spec(engine), tuple(task_spec(t) for t in many)
-    )
-    explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
-    spec = RunSpec(
-        kind="landscape",
-        model=bench.model,
-        tasks=bench.task_specs,
-        directions=direction_labels(lines),
-        draws=draws,
-        steps=explicit,
-        level=level,
-    )
-    store = Store(run, spec)
-    check_labels(bench, store, draws)
-    points = len(explicit or ()) or 2
-    team = executor.make(bench, workers, (points - 1) * draws * len(lines) + 1)
-    try:
-        measure = Measure(bench, store, team, progress)
-        if explicit is not None:
-            measure(units_at(bench, explicit, draws))
-        else:
-            search(measure, draws, level)
-    finally:
-        team.close()
-    if engine.fingerprint() != bench.model.fingerprint:
-        raise AssertionError("the weights were not restored")
-    return Landscape(store.spec, store.trials(), store.set_aside)
 
 
 def load_run(run: str | Path) -> Landscape:
     """Landscape of a run folder, without its model.
 
     Raises:
-        BasinscopeError: if it is not a run folder or its ``run.json`` is corrupt.
+        BasinscopeError: if it is not a run folder, its ``run.json`` is corrupt, or it holds a
+            surface.
     """
     store = Store(run)
+    if store.spec.plane is not None:
+        raise BasinscopeError(
+            f"{run} holds a {store.spec.kind}", "allowed: the folder of a landscape", "load_surface"
+        )
     return Landscape(store.spec, store.trials(), store.set_aside)
 
 
@@ -175,6 +93,12 @@ class Landscape:
         numbers = ["margin", "nll", "tokens"]
         names = ["task", "direction", "draw", "step", "item", "outcome", "label", *numbers]
         return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(numbers, float))
+
+    def strata(self, task: str, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Scores of the strata of a task, and their mean; see `basinscope.report.strata`."""
+        from basinscope.report.strata import strata
+
+        return strata(self, task, confidence=confidence)
 
     def means(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """One row for each task, direction and step: the mean over draws, the draw as the unit.
@@ -331,7 +255,8 @@ class Landscape:
         """One row for each task, direction and sign: the summary that the command line prints.
 
         Columns: task, chance, score (at zero), score_low, score_high, direction, sign, draws,
-        width, low, high (in alpha), width_rms, low_rms, high_rms (in alpha / RMS(theta0)), reason.
+        width, low, high (in alpha), width_rms, low_rms, high_rms (in alpha / RMS(theta0)), reason,
+        sits_at (see `sits_at`; NaN where no other model is behind the direction).
         A task measured at step 0 alone has one row, with no direction and sign 0.
         """
         import pandas as pd
@@ -344,8 +269,11 @@ class Landscape:
             at_zero = stats.clopper_pearson(sum(zero.correct), zero.n, confidence)
             head = (task, spec.chance, zero.score, at_zero.low, at_zero.high)
             if not self.directions(task):
-                rows.append((*head, "", 0, 0, *[math.nan] * 6, "nothing but step 0 was measured"))
+                why = "nothing but step 0 was measured"
+                rows.append((*head, "", 0, 0, *[math.nan] * 6, why, math.nan))
             for direction in self.directions(task):
+                other = self.sits_at(direction)
+                mark = math.nan if other is None else other
                 for sign in (1, -1):
                     if not any(s * sign > 0 for s in self.at_steps(task, direction)):
                         continue
@@ -355,16 +283,92 @@ class Landscape:
                     ends = (w.estimate, w.low, w.high)
                     draws = w.n_units if w.unit == "draws" else 1
                     in_rms = (x / (self.spec.model.rms or math.nan) for x in ends)
-                    rows.append((*head, direction, sign, draws, *ends, *in_rms, w.reason))
+                    rows.append((*head, direction, sign, draws, *ends, *in_rms, w.reason, mark))
         names = ["task", "chance", "score", "score_low", "score_high", "direction", "sign", "draws",
-                 "width", "low", "high", "width_rms", "low_rms", "high_rms", "reason"]  # fmt: skip
+                 "width", "low", "high", "width_rms", "low_rms", "high_rms", "reason",
+                 "sits_at"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
-    def plot(self, path: str | Path, *others: Landscape, names: Sequence[str] = ()) -> Path:
-        """Draw this landscape, and others over it, to a PNG or PDF with its CSV beside it."""
+    def bands(
+        self, task: str, direction: str | None = None, *, confidence: float = 0.95
+    ) -> pd.DataFrame:
+        """One row for each step: the pointwise interval and the band that holds at all of them.
+
+        Columns: step, draws, score, low, high (`means`), band_low, band_high. With the confidence
+        the whole mean curve over directions, on these items, lies within the band at every
+        measured step at once (Bonferroni over the steps; the draw is the unit). For a single draw
+        the band holds for that direction over items like these. The steps must not have been
+        chosen in the light of the results, as a search for the edges does.
+        """
+        label = self._direction(task, direction)
+        return over_directions.bands(self, task, label, confidence)
+
+    def variance(
+        self,
+        task: str,
+        direction: str | None = None,
+        *,
+        half_width: float = 0.05,
+        confidence: float = 0.95,
+    ) -> pd.DataFrame:
+        """One row for each step with two draws or more: where the variance of outcomes comes from.
+
+        Columns: step, draws, items, score, total (score (1 - score), but for the bias),
+        between_directions, between_items, residual (which items fail differs from direction to
+        direction): unbiased estimates that add up to the total and may fall below zero by chance,
+        without intervals, for the reason in `basinscope.stats.variance`. Then se,
+        the standard error of the score for directions and items both drawn anew; draws_needed,
+        for the mean over directions on these items to be known to ``half_width``; items_needed,
+        for the score over all items along these directions. The last three are for planning.
+
+        Raises:
+            BasinscopeError: if no step was measured in two draws.
+        """
+        label = self._direction(task, direction)
+        return over_directions.variance(self, task, label, half_width, confidence)
+
+    def draw_widths(
+        self,
+        task: str,
+        level: float = 0.5,
+        *,
+        direction: str | None = None,
+        confidence: float = 0.95,
+    ) -> pd.DataFrame:
+        """One row for each side and draw: the width of that direction alone.
+
+        Columns: sign, draw, width, low, high, reason, as `width` gives them for ``draw=k``.
+        """
+        label = self._direction(task, direction)
+        return over_directions.draw_widths(self, task, label, level, confidence)
+
+    def spread(
+        self, task: str | None = None, *, level: float = 0.5, confidence: float = 0.95
+    ) -> pd.DataFrame:
+        """One row for each task, direction and sign: how much the widths of single draws differ.
+
+        Columns: task, direction, sign, draws, crossed (draws that fell below the threshold where
+        it was measured; the others count as infinitely wide), least, median, greatest; share, of
+        which one may be confident that at least so many of all directions have a width between
+        least and greatest on these items; median_low, median_high (exact); relative, the standard
+        deviation of log width, with an interval that assumes log-normal widths; reason.
+        """
+        return over_directions.spread(self, task, level, confidence)
+
+    def plot(
+        self,
+        path: str | Path,
+        *others: Landscape,
+        names: Sequence[str] = (),
+        per_rms: bool = False,
+    ) -> Path:
+        """Draw this landscape, and others over it, to a PNG or PDF with its CSV beside it.
+
+        With ``per_rms`` the axis is alpha / RMS(theta0) of each run's own model.
+        """
         from basinscope.report.figures import plot_landscapes
 
-        return plot_landscapes(Path(path), [self, *others], names)
+        return plot_landscapes(Path(path), [self, *others], names, per_rms=per_rms)
 
     def directions(self, task: str | None = None) -> list[str]:
         """Labels of the directions along which something (of a task) was measured."""
@@ -386,6 +390,20 @@ class Landscape:
             found.setdefault(trial.draw, []).append(trial)
         return {n: sorted(zero + found[n], key=lambda t: t.step) for n in sorted(found)}
 
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks of this run."""
+        return list(self._tasks)
+
+    def sits_at(self, direction: str) -> float | None:
+        """Step at which the model that a direction was made from sits itself.
+
+        ``||theta' - theta0|| / sqrt(d)`` (arXiv 2505.17646, SFT-case); None for a direction that no
+        other model is behind.
+        """
+        norm = self.spec.displacements.get(direction)
+        return None if norm is None else norm / math.sqrt(self.spec.model.d)
+
     def task(self, name: str) -> TaskSpec:
         """Spec of a task of this run."""
         if name not in self._tasks:
@@ -393,7 +411,7 @@ class Landscape:
         return self._tasks[name]
 
     def at_steps(self, task: str, direction: str) -> dict[float, list[Trial]]:
-        """Trials of each draw, by step in ascending order, step 0 included."""
+        """Trials of every draw, by step in ascending order, step 0 included."""
         points = dict(self._points.get((task, direction), {}))
         if task in self._zero:
             points[0.0] = [self._zero[task]]

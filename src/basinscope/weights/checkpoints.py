@@ -1,0 +1,282 @@
+"""Other models' weights, read piece by piece from safetensors: no copy of them is ever held."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import weakref
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from basinscope.errors import BasinscopeError
+from basinscope.weights import selection
+from basinscope.weights.directions import Weights, chunks
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+}  # fmt: skip
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_INDEX = "model.safetensors.index.json"
+# buffers that old checkpoints hold and present modules compute
+_COMPUTED = re.compile(r"(\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq|\.position_ids)$")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies."""
+
+    file: int
+    start_bytes: int
+    dtype: torch.dtype
+    shape: torch.Size
+
+
+class Shelf:
+    """Tensors of some safetensors files, by name.
+
+    Files stay open, so that one that is replaced meanwhile is read to the end as it was; one that
+    is written to is noticed.
+
+    Args:
+        files: paths of safetensors files; no name may stand in two of them.
+
+    Raises:
+        BasinscopeError: a file that cannot be read or is malformed; a tensor that is stored as
+            integers or in eight bits.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = list(files)
+        self.entries: dict[str, Entry] = {}
+        self.metadata: dict[str, str] = {}
+        self._open: list[FileIO] = []
+        for number, path in enumerate(self.files):
+            header, start = _header(path)
+            self.metadata |= header.pop("__metadata__", {})
+            for name, entry in header.items():
+                if entry["dtype"] not in _DTYPES:
+                    raise BasinscopeError(
+                        f"{path} holds {name} as {entry['dtype']}",
+                        f"allowed: {', '.join(_DTYPES)}",
+                        "convert a quantised checkpoint to bfloat16 first",
+                    )
+                if name in self.entries:
+                    raise BasinscopeError(
+                        f"{name} stands in {path} and in {self.files[self.entries[name].file]}",
+                        "a checkpoint holds each tensor once",
+                        "remove the files that do not belong to it",
+                    )
+                self.entries[name] = Entry(
+                    number,
+                    start + entry["data_offsets"][0],
+                    _DTYPES[entry["dtype"]],
+                    torch.Size(entry["shape"]),
+                )
+            file = FileIO(path)
+            weakref.finalize(self, file.close)
+            self._open.append(file)
+        self._stamps = [_stamp(file) for file in self._open]
+
+    def read(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Elements start .. stop of the flattened tensor, in its own dtype, in new memory."""
+        entry = self.entries[name]
+        file = self._open[entry.file]
+        if _stamp(file) != self._stamps[entry.file]:
+            raise BasinscopeError(
+                f"{self.files[entry.file]} was written to since it was first read",
+                "a checkpoint may not change while it is measured",
+                "run the line again once it is complete",
+            )
+        out = torch.empty(stop - start, dtype=entry.dtype)
+        memory = out.view(torch.uint8).numpy().data
+        file.seek(entry.start_bytes + start * entry.dtype.itemsize)
+        while len(memory):
+            got = file.readinto(memory)
+            if not got:
+                raise BasinscopeError(f"{self.files[entry.file]} ends early", "copy it again")
+            memory = memory[got:]
+        return out
+
+    def sha256(self, names: Mapping[str, str]) -> str:
+        """Hash of tensors under given names: dtypes, shapes and bytes, however they are sharded."""
+        digest = hashlib.sha256()
+        for name, key in names.items():
+            entry = self.entries[key]
+            digest.update(f"{name}\0{entry.dtype}\0{tuple(entry.shape)}\0".encode())
+            for start, stop in chunks(entry.shape.numel()):
+                part = self.read(key, start, stop)
+                digest.update(part.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def files_of(model: str, engine: Weights) -> list[Path]:
+    """Safetensors files of a checkpoint: a file, a folder, or what the engine resolves.
+
+    Raises:
+        BasinscopeError: nothing there, pickles only, or an adapter.
+    """
+    path = Path(model).expanduser()
+    if path.suffix in _PICKLES and path.is_file():
+        raise _pickled(path)
+    if path.suffix == ".safetensors" and path.is_file():
+        return [path]
+    return _files_in(engine.resolve(model))
+
+
+def match(
+    what: str, engine: Weights, shelf: Shelf, optional: Collection[str] = ()
+) -> dict[str, str]:
+    """Name on the shelf of every perturbed parameter; all others must be known to the module.
+
+    Names are compared as `selection.canonical_name` gives them, with or without the name of the
+    base model in front (``transformer.``).
+
+    Args:
+        what: says in messages what is compared.
+        engine: the engine.
+        shelf: the checkpoint.
+        optional: parameters that may be missing.
+
+    Raises:
+        BasinscopeError: with the parameters that are missing, unknown, or of another shape; or
+            where tied parameters have different values.
+    """
+    found: dict[str, str] = {}
+    unknown = []
+    for key in shelf.entries:
+        name = _known(engine.names, key)
+        if name is None:
+            if not _COMPUTED.search(key):
+                unknown.append(key)
+        elif name in engine.shapes:
+            if name in found and not _equal(shelf, found[name], key):
+                raise BasinscopeError(
+                    f"{what} has different values for {found[name]} and {key}",
+                    "the model ties them: they are one parameter there",
+                    "load a model whose config does not tie them",
+                )
+            if found.get(name) != name:
+                found[name] = key
+    missing = [n for n in engine.shapes if n not in found and n not in optional]
+    other = [
+        f"{n} {tuple(shelf.entries[found[n]].shape)} instead of {tuple(shape)}"
+        for n, shape in engine.shapes.items()
+        if n in found and shelf.entries[found[n]].shape != shape
+    ]
+    if missing or unknown or other:
+        said = (
+            listed(f"lacks {len(missing)} of {len(engine.shapes)} parameters", missing),
+            listed(f"has {len(unknown)} that the model lacks", unknown),
+            listed(f"has {len(other)} of another shape", other),
+        )
+        raise BasinscopeError(
+            f"{what} does not fit the model: it {'; it '.join(filter(None, said))}",
+            "allowed: the same names and shapes",
+            "give a checkpoint of the same architecture and size",
+        )
+    return {name: found[name] for name in engine.shapes if name in found}
+
+
+def listed(text: str, names: Sequence[str], most: int = 3) -> str:
+    """Text and the first few of the names; nothing for none."""
+    if not names:
+        return ""
+    return f"{text} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
+
+
+def _known(names: Mapping[str, str], key: str) -> str | None:
+    """Canonical name of a checkpoint's tensor; None if the module has none like it."""
+    plain = ".".join(part for part in key.split(".") if part not in selection.WRAPPERS)
+    if plain in names:
+        return names[plain]
+    if "." not in plain:
+        return None
+    bases = {name.partition(".")[0] for name in names}
+    found = {names[n] for base in bases if (n := f"{base}.{plain}") in names}
+    if not found and plain.partition(".")[0] not in bases:
+        found = {names[n] for n in [plain.partition(".")[2]] if n in names}
+    return found.pop() if len(found) == 1 else None
+
+
+def _equal(shelf: Shelf, first: str, second: str) -> bool:
+    a, b = shelf.entries[first], shelf.entries[second]
+    return (a.shape, a.dtype) == (b.shape, b.dtype) and all(
+        torch.equal(shelf.read(first, *part), shelf.read(second, *part))
+        for part in chunks(a.shape.numel())
+    )
+
+
+def _files_in(folder: Path) -> list[Path]:
+    if (folder / _INDEX).is_file():
+        try:
+            shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+            files = [folder / name for name in sorted(set(shards.values()))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BasinscopeError(
+                f"{folder / _INDEX} is malformed ({type(error).__name__}: {error})",
+                "allowed: an index with a weight_map, as save_pretrained writes it",
+            ) from error
+        absent = [file.name for file in files if not file.is_file()]
+        if absent:
+            raise BasinscopeError(
+                listed(f"{folder} lacks {len(absent)} of {len(files)} shards", absent),
+                "a checkpoint needs all files that its index names",
+                "copy the missing ones",
+            )
+        return files
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    if (folder / "adapter_config.json").is_file():
+        raise BasinscopeError(
+            f"{folder} is an adapter, not a checkpoint",
+            "allowed: a folder with the safetensors of a whole model",
+            f"adapter:{folder}",
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    pickles = sorted(f for f in folder.glob("*") if f.suffix in _PICKLES)
+    if pickles:
+        raise _pickled(pickles[0])
+    raise BasinscopeError(
+        f"{folder} holds no weights",
+        "allowed: a folder with model.safetensors or its shards and their index",
+        "check the path",
+    )
+
+
+def _pickled(path: Path) -> BasinscopeError:
+    return BasinscopeError(
+        f"{path} is a pickle, which can run code when it is opened",
+        "allowed: safetensors",
+        "load it with transformers where you trust it, and save_pretrained it to a new folder",
+    )
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """Header of a safetensors file, validated by the library, and where the tensors begin."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            return json.loads(file.read(size)), 8 + size
+    except (OSError, SafetensorError) as error:
+        raise BasinscopeError(
+            f"cannot read {path} ({error})", "allowed: a complete safetensors file"
+        ) from error
+
+
+def _stamp(file: FileIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
