@@ -103,6 +103,7 @@ def same(found, expected) -> bool:
         type(a) is type(b)
         and a.failure == b.failure
         and (not hasattr(a, "loglik") or a.loglik == pytest.approx(b.loglik, rel=0.03, abs=0.3))
+        and (not hasattr(a, "logliks") or a.nll == pytest.approx(b.nll, rel=0.03, abs=0.3))
         for a, b in zip(found, expected, strict=True)
     )
 
@@ -142,3 +143,4 @@ def no_figure(monkeypatch):
         return path
 
     monkeypatch.setattr("basinscope.report.page.plot_landscapes", touch)
+    monkeypatch.setattr("basinscope.report.page.plot_likelihood", touch)

@@ -99,7 +99,8 @@ def test_rows_of_every_table():
 
     items = land.items()
     assert items.columns.tolist() == [
-        "task", "direction", "draw", "step", "item", "outcome", "label", "margin", "nll"
+        "task", "direction", "draw", "step", "item", "outcome", "label", "margin", "nll",
+        "tokens",
     ]  # fmt: skip
     assert len(items) == len(table) * n
     assert set(items["outcome"]) == {0, 1}

@@ -39,7 +39,7 @@ from basinscope.runs.plan import Progress
 from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
 from basinscope.runs.store import Store, Trial
 from basinscope.stats import certificates as formulas
-from basinscope.tasks.base import Generate, Item, Task
+from basinscope.tasks.base import Corpus, Generate, Item, Task, without_references
 from basinscope.weights import noise, selection
 from basinscope.weights.ellipsoids import selected
 
@@ -219,7 +219,8 @@ def _position_bounds(
         target=target, antithetic=False, per_item=True, ids=ids, chance=0.0,
     )  # fmt: skip
     for item in task.items:
-        if not item.requests or not all(engine.prompt_once(r) for r in item.requests):
+        requests = without_references(item).requests
+        if not requests or not all(engine.prompt_once(r) for r in requests):
             raise BasinscopeError(
                 f"a prompt of {item.id!r} does not pass through the model exactly once",
                 "position-wise noise must be one draw for each prompt",
@@ -256,7 +257,7 @@ def _trial(
     outcomes = []
     for item in task.items:
         with embedding_noise(engine, sigma, f"embeddings\0{item.id}", seed, draw):
-            outcomes += score(engine, task, [item])
+            outcomes += score(engine, task, [without_references(item)])
     return Trial(
         address=sha256(key), key=key, task=task.name, direction="position-wise", draw=draw,
         step=sigma, items=tuple(item.id for item in task.items),
@@ -324,6 +325,11 @@ def _tokens_of(engine: TransformersEngine, item: Item) -> tuple[list[int], list[
     prompts: list[int] = []
     tails: list[int] = []
     for request in item.requests:
+        if isinstance(request, Corpus):
+            # every token is read and foretold: it stands in the prompt and behind it
+            own = engine.tokenizer.encode(request.text)
+            prompts, tails = prompts + own, tails + own
+            continue
         row = engine.row(request)
         prompts += [*row.head, *row.body]
         if not isinstance(request, Generate):

@@ -50,7 +50,8 @@ def landscape(
         model: smollm2, a hub id, a folder, or a .gguf file.
         tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
             mmlu-gen, gsm8k, gsm8k-flexible, either with -chat, advbench, advbench-substring,
-            xstest, xstest-unsafe, humaneval, humaneval-instruct or lm-eval:NAME; by commas.
+            xstest, xstest-unsafe, humaneval, humaneval-instruct, lm-eval:NAME, or the likelihood of
+            a text: nll:FILE or nll:wikitext2; by commas.
         direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
             quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
             may be given several times.
@@ -59,8 +60,8 @@ def landscape(
         interpolate: instead of steps: so many from the model to the one that the direction
             leads to (to:MODEL), both included, and a quarter of the way beyond.
         limit: most items of each task, the same ones at every setting.
-        data_dir: folder with the data of mmlu, gsm8k, advbench, xstest and humaneval; default
-            $BASINSCOPE_DATA, else the Hugging Face hub.
+        data_dir: folder with the data of mmlu, gsm8k, advbench, xstest, humaneval and wikitext2;
+            default $BASINSCOPE_DATA, else the Hugging Face hub.
         allow_code_execution: run code that the model writes, in a bubblewrap sandbox (needed by
             humaneval).
         level: fraction of the way down to chance at which the width is taken.

@@ -2,9 +2,9 @@
 
 Rows are padded on the right and told apart by a mask over the cache's slots. A row's numbers do not
 depend on which rows share its batch: attention adds exact zeros for slots that are not the row's
-(see `cache`), and matrix products of at least `LEAST_ROWS` rows sum over features in an order of
-their own. The tests check it on the CPU they run on; a GPU's library may choose another kernel for
-another batch.
+(see `cache`), and matrix products of a multiple of `LEAST_ROWS` rows sum over features in an order
+of their own. The tests check it on the CPU they run on; a GPU's library may choose another kernel
+for another batch.
 
 Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocabulary.
 """
@@ -20,7 +20,9 @@ from torch.nn.functional import pad
 
 from basinscope.engines.cache import Past, Slots, slots_for, up
 
-LEAST_ROWS = 4  # fewer rows than this may take a matrix-vector path that sums in another order
+# fewer rows than this may take a matrix-vector path that sums in another order; so may rows that
+# two threads share unevenly (5 to 7, 9 to 11), in float32
+LEAST_ROWS = 4
 # settings by which a model changes its logits after the output head
 _AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -85,7 +87,7 @@ class Forward:
             rows: new tokens; with their tails all rows end in one class of slots (`cache.alike`).
             tails: for each row, continuations that all branch off its end and do not see each
                 other; they lie behind the row one after another, and cannot be extended further.
-            decode: one token for each of at least `LEAST_ROWS` rows, without padding.
+            decode: one token for each of a multiple of `LEAST_ROWS` rows, without padding.
 
         Returns:
             Hidden states (B, L, D), and what the rows hold then. Position ``len(rows[b]) - 1``
@@ -99,7 +101,7 @@ class Forward:
             for row, own in zip(rows, tails, strict=True)
         ]  # fmt: skip
         longest = max(len(row) for row in full)
-        assert not decode or (longest == 1 and len(rows) >= LEAST_ROWS)
+        assert not decode or (longest == 1 and len(rows) % LEAST_ROWS == 0)
         width = 1 if decode else up(longest, LEAST_ROWS)
         ids_BL, new_BL = self._pad(full, width)
         ahead_BL = (new_BL.cumsum(1) - 1).clamp(min=0)
@@ -159,8 +161,8 @@ class Forward:
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Float32 logits (N, V) of chosen hidden states."""
         n = hidden_ND.shape[0]
-        if n < LEAST_ROWS:
-            hidden_ND = torch.cat([hidden_ND, hidden_ND[:1].expand(LEAST_ROWS - n, -1)])
+        if missing := up(n, LEAST_ROWS) - n:
+            hidden_ND = torch.cat([hidden_ND, hidden_ND[:1].expand(missing, -1)])
         return self.head(hidden_ND).float()[:n]  # type: ignore[no-any-return]
 
     def plain(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:

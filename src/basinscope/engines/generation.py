@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from basinscope.engines.cache import Past, joined
+from basinscope.engines.cache import Past, joined, up
 from basinscope.engines.forward import LEAST_ROWS, Forward
 from basinscope.engines.packing import batches, by_head, split_fitting
 from basinscope.engines.tokens import Row, Tokens
@@ -56,7 +56,7 @@ def generate(
 
 
 def _read(
-    forward: Forward, past: Past | None, head: int, bodies: list[tuple[int, ...]], budget: int
+    forward: Forward, past: Past | None, head: int, bodies: list[Sequence[int]], budget: int
 ) -> tuple[torch.Tensor, Past]:
     """Last hidden state of every prompt, and the cache of all of them, in the order given."""
     order: list[int] = []
@@ -76,7 +76,7 @@ def _read(
 def _write(forward: Forward, states: torch.Tensor, cache: Past, writers: list[_Writer]) -> None:
     """Let every writer take token after token until all are done."""
     live = list(range(len(writers)))  # the writer of each row that is still carried
-    if missing := max(0, LEAST_ROWS - len(live)):
+    if missing := up(len(live), LEAST_ROWS) - len(live):
         live += [0] * missing
         index = torch.tensor(live, device=states.device)
         states, cache = states[index], cache.rows(index)
@@ -90,8 +90,9 @@ def _write(forward: Forward, states: torch.Tensor, cache: Past, writers: list[_W
         if not going:
             return
         # dropping a row copies the cache: worth it once an eighth of the rows is finished
-        if len(live) > LEAST_ROWS and len(going) <= len(live) * 7 // 8:
-            keep = going + [going[0]] * (LEAST_ROWS - len(going))
+        rows = up(len(going), LEAST_ROWS)
+        if rows <= len(live) * 7 // 8:
+            keep = going + [going[0]] * (rows - len(going))
             cache = cache.rows(torch.tensor(keep, device=states.device))
             live, best = [live[r] for r in keep], [best[r] for r in keep]
         hidden, cache = forward.extend(cache, [(token,) for token in best], decode=True)

@@ -4,39 +4,97 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from basinscope.engines.forward import Forward
 from basinscope.engines.packing import batches, by_head, split_fitting
 from basinscope.engines.tokens import Row
-from basinscope.tasks.base import Ranking
+from basinscope.tasks.base import Likelihood, Ranking
 
-Tail = tuple[float, bool]  # log-likelihood, and whether every token is the likeliest
 STATES = 128  # hidden states whose logits are held at once: 25 MB for 49,152 tokens
+
+
+class Scored(NamedTuple):
+    """What is known of each token of one tail, without what the tail skips (see `Likelihood`).
+
+    Margins are empty where they were not asked for.
+    """
+
+    logp: torch.Tensor
+    hit: torch.Tensor
+    margin: torch.Tensor
+
+    @classmethod
+    def empty(cls, n: int, margins: bool) -> Scored:
+        """Room for n tokens."""
+        hit = torch.empty(n, dtype=torch.bool)
+        return cls(torch.empty(n), hit, torch.empty(n if margins else 0))
+
+    def put(self, where: torch.Tensor, part: Scored) -> None:
+        """Write what is known of the tokens that a mask names."""
+        for column, values in zip(self, part, strict=True):
+            if len(column):
+                column[where] = values
+
+    def cut(self, start: int, end: int) -> Scored:
+        """Some of the tokens."""
+        return Scored(*(column[start:end] for column in self))
 
 
 def rank(forward: Forward, rows: Sequence[Row], budget: int) -> list[Ranking]:
     """Total log-likelihood in nats of every row's continuations, in the order given.
 
-    Beside it, whether greedy decoding would write them (of equal logits the first is taken).
+    Beside it, whether greedy decoding would write them.
     """
     fitting, failures = split_fitting(rows, [0] * len(rows), forward.context)
     found = {i: Ranking((), failure) for i, failure in failures.items()}
-    # row by row, so that no row's path depends on the others
-    short = {i: row for i, row in fitting.items() if forward.fits_cache(row.longest)}
-    long = {i: row for i, row in fitting.items() if i not in short}
-    scored = _cached(forward, short, budget) | _plain(forward, long, budget)
-    for i, tails in scored.items():
-        loglik, greedy = zip(*tails, strict=True)
+    for i, tails in score_tails(forward, fitting, budget).items():
+        loglik = tuple(float(tail.logp.sum()) for tail in tails)
         bad = not all(math.isfinite(x) for x in loglik)
+        greedy = tuple(bool(tail.hit.all()) for tail in tails)
         found[i] = Ranking(loglik, "non-finite logits" if bad else "", greedy)
     return [found[i] for i in range(len(rows))]
 
 
-def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Tail]]:
+def read(forward: Forward, texts: Sequence[Sequence[Row]], budget: int) -> list[Likelihood]:
+    """Likelihood of every text, given as the rows of its windows, in the order given."""
+    places = [(t, w) for t, rows in enumerate(texts) for w in range(len(rows))]
+    rows = {i: texts[t][w] for i, (t, w) in enumerate(places)}
+    parts: list[list[Scored]] = [[] for _ in texts]
+    for i, (tail,) in sorted(score_tails(forward, rows, budget, margins=True).items()):
+        parts[places[i][0]].append(tail)
+    return [_joined(own) for own in parts]
+
+
+def _joined(windows: list[Scored]) -> Likelihood:
+    """One text from its windows."""
+    if not windows:
+        return Likelihood((), (), (), "text of one token has nothing to score")
+    logp = torch.cat([own.logp for own in windows])
+    if not bool(torch.isfinite(logp).all()):
+        return Likelihood((), (), (), "non-finite logits")
+    hit = torch.cat([own.hit for own in windows])
+    margin = torch.cat([own.margin for own in windows])
+    return Likelihood(tuple(logp.tolist()), tuple(hit.tolist()), tuple(margin.tolist()))
+
+
+def score_tails(
+    forward: Forward, rows: dict[int, Row], budget: int, *, margins: bool = False
+) -> dict[int, list[Scored]]:
+    """Every token of every row's tails. The rows fit the model's context."""
+    # row by row, so that no row's path depends on the others
+    short = {i: row for i, row in rows.items() if forward.fits_cache(row.longest)}
+    long = {i: row for i, row in rows.items() if i not in short}
+    return _cached(forward, short, budget, margins) | _plain(forward, long, budget, margins)
+
+
+def _cached(
+    forward: Forward, rows: dict[int, Row], budget: int, margins: bool
+) -> dict[int, list[Scored]]:
     """Each context once with all its continuations behind it, blind to each other."""
-    found: dict[int, list[Tail]] = {}
+    found: dict[int, list[Scored]] = {}
 
     def width(key: int) -> int:
         return len(rows[key].body) + sum(len(tail) - 1 for tail in rows[key].tails)
@@ -50,12 +108,14 @@ def _cached(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, li
                 [row.body for row in own],
                 [[tail[:-1] for tail in row.tails] for row in own],
             )
-            found.update(zip(batch, _score(forward, own, hidden_BLD), strict=True))
+            found.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
     return found
 
 
-def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[list[Tail]]:
-    """Score each row's tails, from the hidden states of the row and its tails."""
+def _score(
+    forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor, margins: bool
+) -> list[list[Scored]]:
+    """Every token of each row's tails, from the hidden states of the row and its tails."""
     # which state foretells which token: a tail's first token is foretold by the context's last,
     # each other one by the token before it
     places: list[tuple[int, int]] = []
@@ -73,24 +133,23 @@ def _score(forward: Forward, rows: list[Row], hidden_BLD: torch.Tensor) -> list[
         spans.append(own)
     index = torch.tensor(places, device=hidden_BLD.device)
     states_ND = hidden_BLD[index[:, 0], index[:, 1]]
-    logp = torch.empty(len(targets))
-    best = torch.empty(len(places), dtype=torch.int64)
+    found = Scored.empty(len(targets), margins)
     wanted = torch.tensor(targets, device=hidden_BLD.device)
     for a in range(0, len(places), STATES):
         logits = forward.logits(states_ND[a : a + STATES])
-        best[a : a + STATES] = logits.argmax(-1).cpu()
-        table = logits.log_softmax(-1)
         here = (wanted[:, 0] >= a) & (wanted[:, 0] < a + STATES)
-        logp[here.cpu()] = table[wanted[here, 0] - a, wanted[here, 1]].cpu()
-    likeliest = best[wanted[:, 0].cpu()] == wanted[:, 1].cpu()
-    return [[(float(logp[a:b].sum()), bool(likeliest[a:b].all())) for a, b in own] for own in spans]
+        part = _of_tokens(logits, wanted[here, 0] - a, wanted[here, 1], margins)
+        found.put(here.cpu(), part)
+    return [[found.cut(a, b) for a, b in own] for own in spans]
 
 
-def _plain(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, list[Tail]]:
+def _plain(
+    forward: Forward, rows: dict[int, Row], budget: int, margins: bool
+) -> dict[int, list[Scored]]:
     """Every continuation as a row of its own through the module's forward."""
     flat = [(k, c) for k, row in rows.items() for c in range(len(row.tails))]
     full = [(*rows[k].head, *rows[k].body, *rows[k].tails[c]) for k, c in flat]
-    found: dict[int, list[Tail]] = {k: [(0.0, False)] * len(row.tails) for k, row in rows.items()}
+    found: dict[int, dict[int, Scored]] = {k: {} for k in rows}
     for batch in batches(range(len(flat)), lambda n: len(full[n]), budget):
         logits = forward.plain([full[n] for n in batch])
         for r, n in enumerate(batch):
@@ -98,6 +157,20 @@ def _plain(forward: Forward, rows: dict[int, Row], budget: int) -> dict[int, lis
             start = len(rows[k].head) + len(rows[k].body) + rows[k].skips[c]
             own = logits[r, start - 1 : len(full[n]) - 1].float()
             target = torch.tensor(full[n][start:], device=own.device)
-            loglik = float(own.log_softmax(-1).gather(1, target[:, None]).sum())
-            found[k][c] = loglik, bool((own.argmax(-1) == target).all())
-    return found
+            each = torch.arange(len(target), device=own.device)
+            found[k][c] = _of_tokens(own, each, target, margins)
+    return {k: [tails[c] for c in range(len(tails))] for k, tails in found.items()}
+
+
+def _of_tokens(
+    logits_NV: torch.Tensor, state_T: torch.Tensor, token_T: torch.Tensor, margins: bool
+) -> Scored:
+    """What the logits of state ``state_T[t]`` say of token ``token_T[t]``."""
+    logp_T = logits_NV.log_softmax(-1)[state_T, token_T].cpu()
+    hit_T = (logits_NV.argmax(-1)[state_T] == token_T).cpu()
+    if not margins:
+        return Scored(logp_T, hit_T, torch.empty(0))
+    own_TV, at_T1 = logits_NV[state_T], token_T[:, None]
+    logit_T1 = own_TV.gather(1, at_T1)
+    margin_T = logit_T1[:, 0] - own_TV.scatter_(1, at_T1, -math.inf).amax(-1)
+    return Scored(logp_T, hit_T, margin_T.cpu())

@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ from basinscope.engines.base import Engine
 from basinscope.engines.cache import ROUND
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
-from basinscope.engines.ranking import rank
+from basinscope.engines.ranking import rank, read
 from basinscope.engines.tokens import Row, Tokens
-from basinscope.tasks.base import Answer, Choices, Generate, Request, Task
+from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request, Task
 
 # settings that say where a config came from and how it was stored, not what the model does
 _OF_THE_FILE = (
@@ -84,20 +85,32 @@ class TransformersEngine(Engine):
         """Answer text requests under the live weights, in the order given.
 
         Cost: one pass over each distinct context (a common head once), one over the continuations
-        after their first token, one for each generated token.
+        after their first token, one for each generated token, two over a corpus of many windows;
+        for a reference, one over its prompt and itself.
         """
-        answers: dict[int, Answer] = {}
-        ranked = [i for i, r in enumerate(requests) if isinstance(r, Choices)]
-        rows = [self._tokens.row(requests[i]) for i in ranked]
-        answers.update(zip(ranked, rank(self._forward, rows, self.token_budget), strict=True))
+        forward, tokens, budget = self._forward, self._tokens, self.token_budget
+        ranked = {i: tokens.row(r) for i, r in enumerate(requests) if isinstance(r, Choices)}
+        texts = {
+            i: tokens.windows(r, forward.context)
+            for i, r in enumerate(requests)
+            if isinstance(r, Corpus)
+        }
         written = {i: r for i, r in enumerate(requests) if isinstance(r, Generate)}
-        texts = generate(
-            self._forward, self._tokens, self._ends, [*written.values()], self.token_budget
-        )
-        answers.update(zip(written, texts, strict=True))
+        told = {i: tokens.reference(r) for i, r in written.items() if r.reference}
+        rankings = rank(forward, [*ranked.values(), *told.values()], budget)
+        answers: dict[int, Answer] = {}
+        answers.update(zip(ranked, rankings, strict=False))
+        answers.update(zip(texts, read(forward, [*texts.values()], budget), strict=True))
+        generated = generate(forward, tokens, self._ends, [*written.values()], budget)
+        nlls = {
+            i: None if ranking.failure else -ranking.loglik[0]
+            for i, ranking in zip(told, rankings[len(ranked) :], strict=True)
+        }
+        for i, text in zip(written, generated, strict=True):
+            answers[i] = replace(text, nll=nlls[i]) if nlls.get(i) is not None else text
         return [answers[i] for i in range(len(requests))]
 
-    def row(self, request: Request) -> Row:
+    def row(self, request: Choices | Generate) -> Row:
         """Tokens of a request: the prompt as ``head`` and ``body``, continuations behind it."""
         return self._tokens.row(request)
 
@@ -105,7 +118,10 @@ class TransformersEngine(Engine):
         """Whether each token of the prompt passes through the model exactly once in an `answer`.
 
         True where the cache serves the request: only then can noise on its embeddings be one draw.
+        A reference is read behind the prompt once more, and a corpus has no prompt.
         """
+        if isinstance(request, Corpus) or (isinstance(request, Generate) and request.reference):
+            return False
         longest = self._tokens.row(request).longest
         longest += request.max_tokens if isinstance(request, Generate) else 0
         return self._forward.fits_cache(longest) and longest <= self._forward.context
@@ -134,10 +150,16 @@ class TransformersEngine(Engine):
         """
         tokens, heads = 0.0, set()
         for request in (r for task in tasks for item in task.items for r in item.requests):
+            if isinstance(request, Corpus):
+                rows = self._tokens.windows(request, self._forward.context)
+                tokens += sum(row.own for row in rows)
+                continue
             row = self._tokens.row(request)
             heads.add(row.head)
             tokens += len(row.body) + sum(len(tail) - 1 for tail in row.tails)
-            tokens += request.max_tokens / 2 if isinstance(request, Generate) else 0
+            if isinstance(request, Generate):
+                tokens += request.max_tokens / 2
+                tokens += self._tokens.reference(request).own if request.reference else 0
         tokens += sum(map(len, heads))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

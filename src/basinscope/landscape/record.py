@@ -77,8 +77,8 @@ class Landscape:
     def items(self) -> pd.DataFrame:
         """One row for each item besides.
 
-        Columns: task, direction, draw, step, item, outcome (0 or 1), label, margin and nll (nats;
-        NaN where a task defines none).
+        Columns: task, direction, draw, step, item, outcome (0 or 1), label, margin and nll (nats),
+        tokens that the nll sums over (each NaN where a task defines none).
         """
         import pandas as pd
 
@@ -86,11 +86,13 @@ class Landscape:
             (trial.task, direction, draw, trial.step, *columns)
             for trial, direction, draw in self._placed()
             for columns in zip(
-                trial.items, trial.correct, trial.labels, trial.margins, trial.nlls, strict=True
+                trial.items, trial.correct, trial.labels, trial.margins, trial.nlls,
+                trial.tokens or (None,) * trial.n, strict=True,
             )
-        ]
-        names = ["task", "direction", "draw", "step", "item", "outcome", "label", "margin", "nll"]
-        return pd.DataFrame(rows, columns=names).astype({"margin": float, "nll": float})
+        ]  # fmt: skip
+        numbers = ["margin", "nll", "tokens"]
+        names = ["task", "direction", "draw", "step", "item", "outcome", "label", *numbers]
+        return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(numbers, float))
 
     def strata(self, task: str, *, confidence: float = 0.95) -> pd.DataFrame:
         """Scores of the strata of a task, and their mean; see `basinscope.report.strata`."""
@@ -160,6 +162,24 @@ class Landscape:
         names = ["task", "direction", "step", "draws", "difference", "low", "high", "gained",
                  "lost", "p_value"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
+
+    def likelihood(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Mean NLL and margin of every task that has them, at each step, beside its score.
+
+        See `basinscope.report.likelihood.likelihood_table`.
+        """
+        from basinscope.report.likelihood import likelihood_table
+
+        return likelihood_table(self, confidence)
+
+    def thresholding(self, task: str, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Whether the margins at zero foretell which items are lost, and the 0-1 curve.
+
+        See `basinscope.report.likelihood.thresholding_table`.
+        """
+        from basinscope.report.likelihood import thresholding_table
+
+        return thresholding_table(self, task, confidence)
 
     def width(
         self,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basinscope.report.figures import plot_landscapes
+from basinscope.report.likelihood import plot_likelihood, thresholding_tables
 from basinscope.report.text import notes, side
 from basinscope.runs.store import disk_error
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
-    """Write ``figures/landscape.png`` and ``.pdf`` with their CSV, and ``report.html``.
+    """Write ``report.html``, and in ``figures`` what it shows, each picture with its CSV.
 
     Everything that comes from a model or a file is escaped by the template.
 
@@ -31,6 +32,7 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
 
     figure = plot_landscapes(folder / "figures" / "landscape.png", [run])
     plot_landscapes(folder / "figures" / "landscape.pdf", [run])
+    likelihood = plot_likelihood(folder / "figures" / "likelihood.png", run)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
     environment.filters["side"] = side
@@ -44,10 +46,12 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
         spread=run.spread(level=level).to_dict(orient="records"),
         bands=_each(run, run.bands),
         variance=_each(run, run.variance),
+        thresholding=thresholding_tables(run).to_dict(orient="records"),
         cosines=_picture(folder / "figures" / "cosines.png"),
         level=level,
         notes=notes(run, level),
         figure=_picture(figure),
+        likelihood=_picture(likelihood) if likelihood else "",
         trials=len(run.trials),
     )
     path = folder / "report.html"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from basinscope.report.failures import failures
+
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
     from basinscope.surface import Surface
@@ -33,13 +35,14 @@ def widths_table(run: Landscape, level: float = 0.5) -> Table:
 
 
 def notes(run: Landscape, level: float = 0.5) -> list[str]:
-    """What the table cannot say: missing widths and why, where other models sit on the slices."""
+    """What the table cannot say: missing widths, items without answers, where other models sit."""
     rows = run.widths(level=level)
     found = [
         f"{' '.join(filter(None, (row.task, row.direction, side(row.sign))))}: {row.reason}"
         for row in rows.itertuples()
         if row.reason
     ]
+    found += failures(run)
     found += [
         f"{label}: the other model itself sits at alpha = {run.sits_at(label):.4g} "
         f"(||theta' - theta0|| = {norm:.4g})"
@@ -62,11 +65,16 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
         "level": level,
         "trials": len(run.trials),
         "set_aside": list(run.set_aside),
+        "failures": failures(run),
         "displacements": run.spec.displacements,
         "widths": [{str(k): _json(v) for k, v in row.items()} for row in rows],
         "means": [
             {str(k): _json(v) for k, v in row.items()}
             for row in run.means().to_dict(orient="records")
+        ],
+        "likelihood": [
+            {str(k): _json(v) for k, v in row.items()}
+            for row in run.likelihood().to_dict(orient="records")
         ],
         "spread": [
             {str(k): _json(v) for k, v in row.items()}

@@ -12,6 +12,8 @@ from basinscope.runs.store import Trial
 from basinscope.tasks.base import CallableTask, Item, Outcome, Task
 from basinscope.weights.directions import Direction, identity
 
+CHUNK = 1024  # items whose rows and answers are held at once
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -76,6 +78,7 @@ class Bench:
             wanted = set(unit.items)
             items = tuple(item for item in items if item.id in wanted)
         outcomes = score(self.engine, task, items)
+        tokens = tuple(o.tokens for o in outcomes)
         return Trial(
             address=sha256(key),
             key=key,
@@ -88,6 +91,8 @@ class Bench:
             labels=tuple(o.label for o in outcomes),
             margins=tuple(_finite(o.margin) for o in outcomes),
             nlls=tuple(_finite(o.nll) for o in outcomes),
+            tokens=tokens if any(tokens) else (),
+            failed=tuple(i for i, o in enumerate(outcomes) if o.failed),
         )
 
 
@@ -96,19 +101,29 @@ def score(engine: Engine, task: Task, items: Sequence[Item] | None = None) -> li
 
     An item without an answer (non-finite logits, a prompt that does not fit) is wrong, labelled
     with the reason: a failed evaluation is never missing.
+
+    Cost: beside the items and their outcomes, the memory of `CHUNK` items however many there are.
     """
     chosen = task.items if items is None else items
     if isinstance(task, CallableTask):
-        outcomes = task.outcomes(engine.module)
-        return outcomes if items is None else [outcomes[int(item.id)] for item in items]
-    answers = engine.answer([request for item in chosen for request in item.requests])
-    outcomes = []
+        whole = task.outcomes(engine.module)
+        return whole if items is None else [whole[int(item.id)] for item in items]
+    outcomes: list[Outcome] = []
+    for a in range(0, len(chosen), CHUNK):
+        outcomes += _scored(engine, task, chosen[a : a + CHUNK])
+    return outcomes
+
+
+def _scored(engine: Engine, task: Task, items: Sequence[Item]) -> list[Outcome]:
+    """Outcomes of some of a task's items."""
+    answers = engine.answer([request for item in items for request in item.requests])
+    outcomes: list[Outcome] = []
     start = 0
-    for item in chosen:
-        own: Sequence[object] = answers[start : start + len(item.requests)]
+    for item in items:
+        own = answers[start : start + len(item.requests)]
         start += len(item.requests)
-        failure = next((a.failure for a in own if getattr(a, "failure", "")), "")  # type: ignore[attr-defined]
-        outcomes.append(Outcome(False, failure) if failure else task.oracle(item, own))  # type: ignore[arg-type]
+        failure = next((answer.failure for answer in own if answer.failure), "")
+        outcomes.append(Outcome(False, failure, failed=True) if failure else task.oracle(item, own))
     return outcomes
 
 

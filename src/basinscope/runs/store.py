@@ -43,6 +43,8 @@ class Trial(Frozen):
     labels: tuple[str, ...]
     margins: tuple[float | None, ...]  # nats
     nlls: tuple[float | None, ...]  # nats
+    tokens: tuple[int | None, ...] = ()  # that nlls sum over; () where no item says so
+    failed: tuple[int, ...] = ()  # places of items without an answer: wrong, labelled with why
 
     @property
     def n(self) -> int:
@@ -58,11 +60,14 @@ class Trial(Frozen):
         """Raise ValueError unless the record is consistent with its address."""
         if sha256(self.key) != self.address:
             raise ValueError("its address is not the hash of its key")
-        columns = (self.items, self.correct, self.labels, self.margins, self.nlls)
+        columns = [self.items, self.correct, self.labels, self.margins, self.nlls]
+        columns += [self.tokens] if self.tokens else []
         if not self.items or len({len(column) for column in columns}) != 1:
             raise ValueError("its columns differ in length")
         if not set(self.correct) <= {0, 1}:
             raise ValueError("an outcome is neither 0 nor 1")
+        if not all(0 <= i < self.n and not self.correct[i] for i in self.failed):
+            raise ValueError("an item without an answer is not one of its wrong items")
         if (self.step, self.draw) != (self.key["step"], self.key["draw"]):
             raise ValueError("its step or draw is not that of its key")
         chosen = self.key.get("items")

@@ -15,8 +15,10 @@ from basinscope.stats.intervals import (
     paired_difference_over_draws,
     upper_proportion,
 )
+from basinscope.stats.ranks import auc
 from basinscope.stats.spread import median_interval, relative_spread, share_between_extremes
 from basinscope.stats.strata import mean_over_strata
+from basinscope.stats.student import student, student_ratio
 from basinscope.stats.variance import VarianceSplit, split_variance
 from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
 
@@ -25,6 +27,7 @@ __all__ = [
     "PairedDifference",
     "VarianceSplit",
     "Width",
+    "auc",
     "band_over_draws",
     "band_over_items",
     "clopper_pearson",
@@ -40,6 +43,8 @@ __all__ = [
     "relative_spread",
     "share_between_extremes",
     "split_variance",
+    "student",
+    "student_ratio",
     "threshold",
     "upper_mean",
     "upper_proportion",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from basinscope.errors import BasinscopeError
-from basinscope.tasks import advbench, gsm8k, humaneval, lm_eval, mini, mmlu
+from basinscope.tasks import advbench, corpus, gsm8k, humaneval, lm_eval, mini, mmlu
 from basinscope.tasks.base import Subset, Task, items_hash, limited
 from basinscope.tasks.humaneval import HumanEval
 from basinscope.tasks.lm_eval import LmEval
@@ -21,6 +21,7 @@ PUBLISHED: dict[str, Callable[[str, str | Path | None], Published]] = {
     name: module.load for module in (mmlu, gsm8k, advbench) for name in module.NAMES
 }
 NAMES = (*SHIPPED, *PUBLISHED, *humaneval.NAMES)
+OPEN = (corpus.PREFIX, lm_eval.PREFIX)  # what follows is the user's
 
 
 def tasks(
@@ -40,8 +41,9 @@ def tasks(
             the model's chat template ``mmlu-chat``, ``mmlu-gen-chat``, ``gsm8k-chat``,
             ``gsm8k-chat-flexible``; ``advbench``, ``advbench-substring``, ``xstest``,
             ``xstest-unsafe``; ``humaneval``, ``humaneval-instruct`` (these two need bubblewrap and
-            ``allow_code_execution``); or ``lm-eval:NAME``, any task of lm-eval or YAML files of
-            one's own (`basinscope.tasks.lm_eval`).
+            ``allow_code_execution``); the likelihood of a text, ``nll:FILE``, ``nll:wikitext2``;
+            or ``lm-eval:NAME``, any task of lm-eval or YAML files of one's own
+            (`basinscope.tasks.lm_eval`).
         limit: most items of each task; the same ones for every weight setting, spread over the
             subjects of `mmlu` and the types of `xstest`.
         seed: names the sample that ``limit`` takes.
@@ -64,12 +66,12 @@ def tasks(
     names: list[str] = []
     for word in given:
         name = word.strip()
-        if name not in GROUPS and name not in NAMES and not name.startswith(lm_eval.PREFIX):
+        if name not in GROUPS and name not in NAMES and not name.startswith(OPEN):
             known = (*GROUPS, *NAMES)
             near = difflib.get_close_matches(name, known, n=3)
             raise BasinscopeError(
                 f"task {name!r}",
-                f"allowed: {', '.join(n for n in known if ':' not in n)}, mmlu:SUBJECT, "
+                f"allowed: {', '.join(n for n in known if ':' not in n)}, mmlu:SUBJECT, nll:FILE, "
                 "lm-eval:NAME",
                 (f"did you mean {' or '.join(near)}? " if near else "")
                 + "separate several by commas",
@@ -88,6 +90,8 @@ def _load(name: str, data_dir: str | Path | None, allow_code_execution: bool) ->
         return mini.load(name)
     if name in humaneval.NAMES:
         return humaneval.load(name, data_dir, allow_code_execution=allow_code_execution)
+    if name.startswith(corpus.PREFIX):
+        return corpus.load(name, data_dir)
     return PUBLISHED[name](name, data_dir)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -56,7 +57,9 @@ class Generate:
 
     With ``chat``, the prompt is the user's message after ``turns``. Generation ends at the model's
     end-of-sequence token, at any ``stop`` string (cut off), or as soon as ``decided(text)`` is
-    true: only if the score can then no longer change.
+    true: only if the score can then no longer change. The prompt is ``prefix + prompt``; the prefix
+    is as in `Choices`. A ``reference`` is an answer whose likelihood after the same prompt is
+    wanted besides.
     """
 
     prompt: str
@@ -65,6 +68,8 @@ class Generate:
     chat: Chat = False
     decided: Callable[[str], bool] | None = field(default=None, compare=False)
     turns: Turns = ()
+    prefix: str = ""
+    reference: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a stop that every text contains."""
@@ -73,17 +78,40 @@ class Generate:
             raise BasinscopeError(f"stop={self.stop!r}", "allowed: a tuple of non-empty strings")
 
 
-Request = Choices | Generate
+@dataclass(frozen=True)
+class Corpus:
+    """Likelihood of every token of ``text`` but the first.
+
+    The text is read in windows of ``window`` tokens (fewer where the model's context is shorter),
+    each of which begins half a window after the one before it. The first window scores all its
+    tokens but the first; each further one scores its second half. So every token is scored once,
+    and after the first window with at least half a window before it. No start token is added to
+    those of the tokenizer.
+    """
+
+    text: str
+    window: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse what has no likelihood."""
+        if not self.text or self.window < 2:
+            raise BasinscopeError(
+                f"a corpus of {len(self.text)} characters in windows of {self.window}",
+                "allowed: a text that is not empty, windows of at least 2 tokens",
+            )
+
+
+Request = Choices | Generate | Corpus
 
 
 @dataclass(frozen=True)
 class Ranking:
     """Answer to `Choices`: the total log-likelihood in nats of each continuation.
 
-    ``greedy`` says of each continuation whether all of its tokens are the likeliest, so that greedy
-    decoding would write it (empty: the engine does not say). ``failure`` is non-empty where there
-    is no answer (non-finite logits, a prompt that does not fit the model's context) and says why;
-    the item then counts as wrong without asking the oracle.
+    ``greedy`` says of each continuation whether greedy decoding would write it: all its tokens are
+    hit (`Likelihood`); empty where the engine does not say. ``failure`` is non-empty where there is
+    no answer (non-finite logits, a prompt that does not fit the model's context) and says why; the
+    item then counts as wrong without asking the oracle.
     """
 
     loglik: tuple[float, ...]
@@ -95,15 +123,43 @@ class Ranking:
 class Generation:
     """Answer to `Generate`; ``finished`` is false where the cap ended it.
 
-    ``failure`` as in `Ranking`.
+    ``failure`` as in `Ranking`. ``nll`` is the total negative log-likelihood of the reference in
+    nats; None where there is no reference, where it does not fit the context, or where its logits
+    are not finite.
     """
 
     text: str
     finished: bool
     failure: str = ""
+    nll: float | None = None
 
 
-Answer = Ranking | Generation
+@dataclass(frozen=True)
+class Likelihood:
+    """Answer to `Corpus`, for each scored token in the order of the text.
+
+    ``logliks`` are in nats. A token is hit where greedy decoding would have written it: it has the
+    highest logit, and the lowest index of equal ones. Its margin is its logit minus the highest
+    other one. ``failure`` as in `Ranking`.
+    """
+
+    logliks: tuple[float, ...]
+    hits: tuple[bool, ...]
+    margins: tuple[float, ...]
+    failure: str = ""
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of scored tokens."""
+        return len(self.logliks)
+
+    @property
+    def nll(self) -> float:
+        """Total negative log-likelihood in nats; its mean's exponential is the perplexity."""
+        return -math.fsum(self.logliks)
+
+
+Answer = Ranking | Generation | Likelihood
 
 
 @dataclass(frozen=True)
@@ -111,13 +167,17 @@ class Outcome:
     """The score of one item: ``correct`` is the 0-1 oracle, the rest describes it.
 
     ``margin`` is in nats, positive where correct (None: not defined); ``nll`` is the negative
-    log-likelihood in nats of the reference answer (None: not defined).
+    log-likelihood in nats of the reference answer (None: not defined), a sum over ``tokens`` tokens
+    (None: the answer as a whole is the unit). ``failed`` says that there was no answer to score,
+    and the label why.
     """
 
     correct: bool
     label: str = ""
     margin: float | None = None
     nll: float | None = None
+    tokens: int | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,7 +273,10 @@ class CallableTask:
                 "return one 0 or 1 for each item",
             )
         return [
-            Outcome(bool(v == 1), "1" if v == 1 else "0" if v == 0 else "invalid") for v in values
+            Outcome(bool(v == 1), "1" if v == 1 else "0")
+            if v in (0, 1)
+            else Outcome(False, "invalid", failed=True)
+            for v in values
         ]
 
 
@@ -221,6 +284,15 @@ def check_turns(chat: Chat, turns: Turns) -> None:
     """Raise if there are turns without a chat, or one that plain text could not show."""
     if turns and chat is not True:
         raise BasinscopeError(f"{len(turns)} turns with chat={chat!r}", "allowed: with chat=True")
+
+
+def without_references(item: Item) -> Item:
+    """Return the item without the references of its texts: their likelihoods are not asked for."""
+    requests = tuple(
+        dataclasses.replace(r, reference="") if isinstance(r, Generate) else r
+        for r in item.requests
+    )
+    return dataclasses.replace(item, requests=requests)
 
 
 def check_chance(name: str, chance: float) -> None:

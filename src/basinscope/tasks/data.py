@@ -12,6 +12,7 @@ Layout of the folder::
     advbench/harmful_behaviors.csv                          goal, target
     xstest/xstest_prompts.csv                               id, prompt, type, label, focus, note
     humaneval/HumanEval.jsonl.gz                            task_id, prompt, entry_point, test
+    text/wikitext2_test.txt                                 no columns: the text
 """
 
 from __future__ import annotations

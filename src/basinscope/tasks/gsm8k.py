@@ -7,6 +7,8 @@ lm-eval 0.4.13 (``gsm8k``). Two scorings of the same texts:
 - ``gsm8k`` (strict): the first number after "#### ".
 - ``gsm8k-flexible``: the last number.
 
+Beside the outcome stands the likelihood of the data's own worked solution after the same prompt.
+
 The worked examples are the first five rows of ``train``, the same for every item. lm-eval draws
 five others for every item; ``gsm8k-sampled`` and ``gsm8k-sampled-flexible`` draw the very same (all
 items in order, seed 1234), so that each item has a long prompt of its own. With ``-chat`` (before
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import Final
 from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Generate, Item, Outcome
 from basinscope.tasks.data import Hub, folder_of, read
-from basinscope.tasks.published import Published, text_of
+from basinscope.tasks.published import Published, nll_of, text_of
 
 NAMES: Final = tuple(
     f"gsm8k{sampled}{chat}{flexible}"
@@ -66,17 +68,23 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
             "load the data anew",
         )
     draws, shots = random.Random(_SEED), solved[:SHOTS]  # noqa: S311 (that of lm-eval)
+    decided = None if flexibly else strict_decided
+    prefix = _text(shots)
     items = []
-    for i, (ask, _, gold) in enumerate(_rows(folder, "test")):
+    for i, (ask, solution, gold) in enumerate(_rows(folder, "test")):
         if sampled:
             shots = draws.sample(solved, SHOTS)
-        decided = None if flexibly else strict_decided
         if chat:
             said = tuple(t for q, a in shots for t in (("user", q), ("assistant", a)))
-            request = Generate(ask, _MAX_TOKENS, STOP, True, decided, turns=said)
+            request = Generate(
+                ask, _MAX_TOKENS, STOP, True, decided, turns=said, reference=solution
+            )
         else:
-            prefix = "".join(f"{q} {a}\n\n" for q, a in shots)
-            request = Generate(prefix + ask, _MAX_TOKENS, STOP, decided=decided)
+            # a prefix is what items share: sampled examples are each item's own
+            own, common = (_text(shots), "") if sampled else ("", prefix)
+            request = Generate(
+                own + ask, _MAX_TOKENS, STOP, False, decided, (), common, f" {solution}"
+            )
         items.append(Item(str(i), (request,), gold))
     return Published(
         name,
@@ -137,6 +145,12 @@ def _rows(folder: Path | None, split: str) -> Iterator[tuple[str, str, str]]:
         yield f"Question: {row.text('question')}\nAnswer:", answer, number
 
 
+def _text(shots: Sequence[tuple[str, str]]) -> str:
+    """Worked examples as one text."""
+    return "".join(f"{question} {answer}\n\n" for question, answer in shots)
+
+
 def _score(item: Item, answer: Answer, *, extract: Callable[[str], str | None]) -> Outcome:
     found = extract(text_of(item, answer))
-    return Outcome(correct=found == item.answer, label="none" if found is None else found)
+    right = found == item.answer
+    return Outcome(right, "none" if found is None else found, nll=nll_of(answer))

@@ -95,13 +95,15 @@ class HumanEval:
         return {problem.id: problem for problem in self.problems}
 
     def _request(self, problem: Problem) -> Generate:
+        whole = problem.prompt + problem.solution
         if not self.chat:
-            return Generate(problem.prompt, self.max_tokens, STOP)
+            return Generate(problem.prompt, self.max_tokens, STOP, reference=problem.solution)
         return Generate(
             _ASK.format(prompt=problem.prompt.rstrip("\n")),
             self.max_tokens,
             chat=True,
             decided=partial(has_function, entry_point=problem.entry_point),
+            reference=f"```python\n{whole}```" if problem.solution else "",
         )
 
     def oracle(self, item: Item, answers: Sequence[Answer]) -> Outcome:
@@ -117,7 +119,7 @@ class HumanEval:
             allow=self.allow_code_execution,
             timeout_s=self.timeout_s,
         )
-        return Outcome(correct=verdict.passed, label=verdict.kind)
+        return Outcome(verdict.passed, verdict.kind, nll=answer.nll)
 
 
 # --- from an answer to a program ---------------------------------------------------------

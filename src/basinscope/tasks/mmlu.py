@@ -7,7 +7,7 @@ header, the first five rows of ``dev`` with their answers, the question.
 - ``mmlu`` ranks the continuations " A" to " D" by log-likelihood. Of equal ones the first wins, as
   there: 16-bit logits tie often, and a tie is no more wrong than right.
 - ``mmlu-gen`` reads the first line of a greedy text; it must be the letter, give or take
-  punctuation and case.
+  punctuation and case. Its ``nll`` is that of the right letter.
 
 With ``-chat`` the header is the system's message and the examples are turns of a chat in the
 model's template, as with lm-eval's ``--apply_chat_template``; the continuations are then "A" to
@@ -30,7 +30,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Generate, Item, Outcome, Turns
 from basinscope.tasks.choice import choice_item, score_choice
 from basinscope.tasks.data import Hub, Row, folder_of, read
-from basinscope.tasks.published import Published, loglik_of, text_of
+from basinscope.tasks.published import Published, loglik_of, nll_of, text_of
 
 SUBJECTS: Final = tuple(
     """
@@ -159,11 +159,13 @@ def _ranked(item_id: str, text: str, answer: int, shared: str | Turns) -> Item:
 
 
 def _generated(item_id: str, text: str, answer: int, shared: str | Turns) -> Item:
-    stop, decided = ("</s>", "\n"), letter_decided
+    stop, decided, right = ("</s>", "\n"), letter_decided, LETTERS[answer]
     if isinstance(shared, str):
-        request = Generate(shared + text, _MAX_TOKENS, stop, decided=decided)
+        request = Generate(
+            text, _MAX_TOKENS, stop, False, decided, prefix=shared, reference=f" {right}"
+        )
     else:
-        request = Generate(text, _MAX_TOKENS, stop, True, decided, turns=shared)
+        request = Generate(text, _MAX_TOKENS, stop, True, decided, turns=shared, reference=right)
     return Item(item_id, (request,), answer)
 
 
@@ -182,7 +184,7 @@ def _score_generated(item: Item, answer: Answer) -> Outcome:
     line = text_of(item, answer).split("\n")[0].strip()
     given = line.translate(_NO_PUNCTUATION).upper()
     label = given if len(given) == 1 and given in LETTERS else "none"
-    return Outcome(correct=label == LETTERS[item.answer], label=label)
+    return Outcome(label == LETTERS[item.answer], label, nll=nll_of(answer))
 
 
 def letter_decided(text: str) -> bool:

@@ -46,3 +46,8 @@ def loglik_of(item: Item, answer: Answer) -> tuple[float, ...]:
     if not isinstance(answer, Ranking):
         raise TypeError(f"item {item.id!r} asks for a Ranking, got {type(answer).__name__}")
     return answer.loglik
+
+
+def nll_of(answer: Answer) -> float | None:
+    """Negative log-likelihood of the reference of a generation."""
+    return answer.nll if isinstance(answer, Generation) else None

@@ -94,7 +94,7 @@ class TestChoices:
         found = [a.loglik for a in engine.answer(chats)]
         for loglik, text in zip(found, texts, strict=True):
             assert loglik == pytest.approx(definition(engine, text), abs=1e-4)
-        assert engine._tokens.row(chats[0]).head == tuple(engine.tokenizer.encode(said))
+        assert engine._tokens.row(chats[0]).head == tuple(engine.tokenizer.encode(f"{said}So: "))
 
     @pytest.mark.parametrize("request_", CHOICES.values(), ids=CHOICES)
     def test_alone_equal_the_definition(self, engine, request_):

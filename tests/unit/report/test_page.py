@@ -59,12 +59,12 @@ def page(tmp_path):
 def test_the_page_stands_alone(draw, page, tmp_path):
     found = page(draw())
     assert all(url.startswith("data:image/png;base64,") for url in found.loads)
-    assert len(found.loads) == 1
+    assert len(found.loads) == 2
     assert not found.tags & {"script", "link", "iframe", "object", "base", "form"}
     source = (tmp_path / "report.html").read_text()
     assert not re.search(r"https?://|//cdn|@import|url\(", source)
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == [
-        "landscape.csv", "landscape.pdf", "landscape.png",
+        "landscape.csv", "landscape.pdf", "landscape.png", "likelihood.csv", "likelihood.png",
     ]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_names_and_labels_are_escaped(draw, page, hostile):
     found = page(draw((hostile, (nasty, "{{ 7*7 }}"), 0.5), label=f"to:{hostile}"))
     assert "script" not in found.tags
     assert not found.handlers
-    assert len(found.loads) == 1
+    assert len(found.loads) == 2
     assert hostile in found.text
     assert nasty in found.text
     assert "{{ 7*7 }}" in found.text
@@ -83,13 +83,15 @@ def test_names_and_labels_are_escaped(draw, page, hostile):
 @pytest.mark.usefixtures("no_figure")
 def test_rows_of_the_tables(draw, page):
     land = draw(("a", ("x", "y"), 0.5), draws=1)
-    widths, _, means, compare = page(land).tables
+    widths, _, means, compare, thresholding = page(land).tables
     assert [row[0] for row in widths] == ["task", "a", "a"]
     assert [row[3] for row in widths[1:]] == ["axis +", "axis -"]
     assert len({len(row) for row in widths}) == 1
     assert [row[2] for row in means[1:]] == ["-1", "-0.2", "0", "0.2", "1"]
     assert [row[2] for row in compare[1:]] == ["-1", "-0.2", "0.2", "1"]
     assert means[1][-1] == "1"
+    assert [row[2] for row in thresholding[1:]] == ["-1", "-0.2", "0.2", "1"]
+    assert len({len(row) for row in thresholding}) == 1
 
 
 @pytest.mark.usefixtures("no_figure")
@@ -120,7 +122,7 @@ def test_a_label_called_like_a_column(draw, page):
 
 @pytest.mark.usefixtures("no_figure")
 def test_numeric_labels_have_no_table(draw, page):
-    assert len(page(draw(("a", ("1", "0"), 0.5), draws=1)).tables) == 3
+    assert len(page(draw(("a", ("1", "0"), 0.5), draws=1)).tables) == 4
 
 
 @pytest.mark.usefixtures("no_figure")
@@ -145,7 +147,7 @@ def test_cosines_of_the_run_where_they_were_drawn(draw, page, tmp_path):
     (tmp_path / "figures" / "cosines.png").write_bytes(b"\x89PNG")
     found = page(draw())
     assert "Cosines between directions" in found.text
-    assert len(found.loads) == 2
+    assert len(found.loads) == 3
 
 
 @pytest.mark.usefixtures("no_figure")

@@ -72,7 +72,7 @@ def test_a_failure_is_wrong_with_its_reason_and_never_asks_the_oracle(failing):
     answers[failing] = bs.Ranking((), "non-finite logits")
     task = Compare(2, 1)
     broken, fine = score(Scripted(answers), task)
-    assert broken == bs.Outcome(False, "non-finite logits")
+    assert broken == bs.Outcome(False, "non-finite logits", failed=True)
     assert fine.correct
     assert [item for item, _ in task.seen] == ["item-1"]
 
@@ -80,7 +80,7 @@ def test_a_failure_is_wrong_with_its_reason_and_never_asks_the_oracle(failing):
 def test_a_failed_generation_is_wrong_too():
     task = Compare(1)
     (outcome,) = score(Scripted([bs.Generation("I cannot", True, "too long")]), task)
-    assert outcome == bs.Outcome(False, "too long")
+    assert outcome == bs.Outcome(False, "too long", failed=True)
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])

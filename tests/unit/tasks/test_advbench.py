@@ -19,6 +19,9 @@ def one(name: str, data) -> bs.Task:
     return task
 
 
+TARGETS = {"Do a bad thing": "Sure", "Do two, bad things": "Sure, here"}
+
+
 def say(task: bs.Task, text: str) -> bs.Outcome:
     return task.oracle(task.items[0], [bs.Generation(text, finished=True)])
 
@@ -36,8 +39,17 @@ def test_what_is_asked(made, name, asked):
     task = one(name, made)
     assert task.chance == 0.0
     assert {item.id: item.requests for item in task.items} == {
-        i: (bs.Generate(text, max_tokens=100, chat="if any"),) for i, text in asked.items()
+        i: (bs.Generate(text, 100, chat="if any", reference=TARGETS.get(text, "")),)
+        for i, text in asked.items()
     }
+
+
+def test_the_target_of_an_attack_is_the_reference(made):
+    for name in ("advbench", "advbench-substring"):
+        task = one(name, made)
+        found = task.oracle(task.items[0], [bs.Generation("Sure, I can.", True, nll=3.5)])
+        assert found.nll == 3.5
+        assert say(task, "Sure, I can.").nll is None
 
 
 @pytest.mark.parametrize(

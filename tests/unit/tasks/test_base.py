@@ -58,7 +58,7 @@ class TestCallableTask:
     )
     def test_anything_else_is_wrong_and_labelled(self, bad):
         assert outcomes([1, bad, 1]) == [
-            bs.Outcome(True, "1"), bs.Outcome(False, "invalid"), bs.Outcome(True, "1")
+            bs.Outcome(True, "1"), bs.Outcome(False, "invalid", failed=True), bs.Outcome(True, "1")
         ]  # fmt: skip
 
     @pytest.mark.parametrize("one", [1, True, 1.0, np.float32(1), torch.tensor(1), np.array([1])])

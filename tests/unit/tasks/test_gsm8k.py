@@ -34,8 +34,13 @@ def test_the_prompt_byte_for_byte(made, name):
     task = one(name, made)
     assert [item.id for item in task.items] == ["0", "1", "2"]
     assert [item.answer for item in task.items] == ["12", "12000", "-3"]
-    prompt = SHOTS + "Question: A thousand dozens?\nAnswer:"
-    assert task.items[1].requests == (bs.Generate(prompt, max_tokens=256, stop=STOP),)
+    prompt = "Question: A thousand dozens?\nAnswer:"
+    solved = " 12*1000\n#### 12,000"
+    assert task.items[1].requests == (
+        bs.Generate(prompt, 256, stop=STOP, prefix=SHOTS, reference=solved),
+    )
+    (outcome,) = [task.oracle(task.items[1], [bs.Generation(solved, True, nll=7.0)])]
+    assert (outcome.correct, outcome.nll) == (True, 7.0)
     assert task.chance == 0.0
 
 
@@ -45,6 +50,7 @@ def test_sampled_examples_are_drawn_item_by_item(made):
         examples = item.requests[0].prompt.split("\n\n")
         numbers = [int(text.split()[3]) for text in examples[:-1]]
         assert numbers == rng.sample(range(8), 5)
+        assert item.requests[0].prefix == ""
     asked = [item.requests for item in one("gsm8k-sampled", made).items]
     assert asked == [item.requests for item in one("gsm8k-sampled-flexible", made).items]
 
@@ -63,7 +69,10 @@ def test_in_a_chat_the_examples_are_turns(made, sampled):
         (text,), (said,) = item.requests, asked.requests
         assert [role for role, _ in said.turns] == ["user", "assistant"] * 5
         ends = {"user": " ", "assistant": "\n\n"}
-        assert "".join(t + ends[r] for r, t in said.turns) + said.prompt == text.prompt
+        assert "".join(t + ends[r] for r, t in said.turns) + said.prompt == (
+            text.prefix + text.prompt
+        )
+        assert f" {said.reference}" == text.reference
         assert (said.stop, said.max_tokens, said.decided) == (text.stop, 256, gsm8k.strict_decided)
         assert said.chat is True
         assert asked.answer == item.answer
@@ -204,7 +213,9 @@ def published(folder, split) -> list[dict[str, str]]:
 def test_the_published_problems(real_data):
     strict, flexible = one("gsm8k", real_data), one("gsm8k-flexible", real_data)
     assert len(strict.items) == len(flexible.items) == 1319
-    assert strict.items[0].requests[0].prompt.count("Question: ") == 6
+    request = strict.items[0].requests[0]
+    assert (request.prefix + request.prompt).count("Question: ") == 6
+    assert all(item.requests[0].prefix is request.prefix for item in strict.items)
     for split, n in (("test", 1319), ("train", 7473)):
         rows = published(real_data, split)
         assert len(rows) == n

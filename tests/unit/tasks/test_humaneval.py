@@ -76,7 +76,7 @@ def test_it_is_a_task(chat, name):
 
 def test_the_completion_prompt_is_the_prompt():
     (request,) = own().items[0].requests
-    assert request == Generate(HALF["prompt"], 512, STOP)
+    assert request == Generate(HALF["prompt"], 512, STOP, reference=HALF["canonical_solution"])
 
 
 def test_the_instruct_prompt_is_a_chat_that_may_end_with_its_block():
@@ -84,6 +84,8 @@ def test_the_instruct_prompt_is_a_chat_that_may_end_with_its_block():
     assert request.chat
     assert request.stop == ()
     assert f"```python\n{HALF['prompt']}```\n" in request.prompt
+    solved = HALF["prompt"] + HALF["canonical_solution"]
+    assert request.reference == f"```python\n{solved}```"
     assert not request.decided("```python\ndef half(x):\n    return 3\n")
     assert request.decided("```python\ndef half(x):\n    return 3\n```")
 

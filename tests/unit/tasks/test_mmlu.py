@@ -58,7 +58,9 @@ def test_the_ranked_prompt_byte_for_byte(made):
 def test_the_generated_prompt_byte_for_byte(made):
     item = one("mmlu-gen:security_studies", made).items[1]
     assert (item.id, item.answer) == ("security_studies/1", 1)
-    assert item.requests == (bs.Generate(PREFIX + ASKED, max_tokens=16, stop=("</s>", "\n")),)
+    (request,) = item.requests
+    assert request == bs.Generate(ASKED, 16, ("</s>", "\n"), prefix=PREFIX, reference=" B")
+    assert request.prefix + request.prompt + request.reference == f"{PREFIX}{ASKED} B"
 
 
 TURNS = (
@@ -78,7 +80,8 @@ def test_in_a_chat_header_and_examples_are_turns(made):
     assert "".join(text + {"user": " ", "assistant": "\n\n"}.get(role, "")
                    for role, text in ranked.turns) == PREFIX  # fmt: skip
     assert ranked == bs.Choices(ASKED, tuple("ABCD"), chat=True, turns=ranked.turns)
-    assert written == bs.Generate(ASKED, 16, ("</s>", "\n"), chat=True, turns=ranked.turns)
+    stop = ("</s>", "\n")
+    assert written == bs.Generate(ASKED, 16, stop, chat=True, turns=ranked.turns, reference="B")
     assert one("mmlu-chat", made).scoring == one("mmlu", made).scoring
     assert rank(one("mmlu-chat:anatomy", made), 1, -3.0, -1.0, -2.0, -2.0).correct
 
@@ -100,8 +103,11 @@ def test_all_subjects_in_order_each_with_its_own_prefix(made):
         assert len({item.id for item in task.items}) == len(task.items)
         assert task.chance == 0.25
         for item, subject in zip(task.items, subjects, strict=True):
-            text = getattr(item.requests[0], "prefix", "") or item.requests[0].prompt
-            assert text.split(".\n\n")[0].endswith(f" about {subject.replace('_', ' ')}")
+            assert (
+                item.requests[0]
+                .prefix.split(".\n\n")[0]
+                .endswith(f" about {subject.replace('_', ' ')}")
+            )
 
 
 def test_the_items_of_a_subject_hold_one_prefix(made):
