@@ -202,7 +202,7 @@ def _answers(engine: Engine, file: Path, prompts: list[str]) -> list[str | None]
 
 
 RECIPES: Final = {
-    # the data are few and must be seen once; 3e-5 is what an eight-fold batch bears at this size
+    # one pass over few short examples
     "safety": Recipe(Settings(), _safety),
     "benign": Recipe(Settings(limit=1000), _benign),
     "normal": Recipe(Settings(limit=1000), _normal),
