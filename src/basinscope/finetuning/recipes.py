@@ -189,7 +189,7 @@ def _answers(engine: Engine, file: Path, prompts: list[str]) -> list[str | None]
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         if lines and lines[0] == {"address": address}:
             return [line["answer"] for line in lines[1:]]
-    answers = engine.answer([Generate(p, OWN_ANSWER_TOKENS, chat=True) for p in prompts])
+    answers = engine.answer([Generate(p, OWN_ANSWER_TOKENS, chat="if any") for p in prompts])
     texts: list[str | None] = []
     for answer in answers:
         assert isinstance(answer, Generation)
@@ -202,7 +202,7 @@ def _answers(engine: Engine, file: Path, prompts: list[str]) -> list[str | None]
 
 
 RECIPES: Final = {
-    # the data are few and must be seen once; 3e-5 is what an eight-fold batch bears at this size
+    # one pass over few short examples
     "safety": Recipe(Settings(), _safety),
     "benign": Recipe(Settings(limit=1000), _benign),
     "normal": Recipe(Settings(limit=1000), _normal),
