@@ -5,10 +5,30 @@ See the README for the two commands to begin with, and the docstrings of the nam
 
 from importlib.metadata import PackageNotFoundError, version
 
+from basinscope.attack import Attack, Proxy, attack
+from basinscope.attack.collapse import Collapse, collapse_radius
+from basinscope.certify import (
+    Certificate,
+    StrictBasin,
+    TokenCertificate,
+    Verdict,
+    certify,
+    certify_tokens,
+    load_certificate,
+    load_strict_basin,
+    random_subspace,
+    strict_basin,
+    subspace_from_gradients,
+    subspace_from_trajectory,
+    untied,
+)
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
+from basinscope.finetune import DivergedError, FineTune, finetune
+from basinscope.finetuning.record import held_out
 from basinscope.landscape import Landscape, interpolation_steps, landscape, load_run
+from basinscope.smoothed import Smoothed, smoothed
 from basinscope.surface import Surface, cosines, load_surface, surface, trajectory
 from basinscope.tasks import tasks
 from basinscope.tasks.base import (
@@ -24,6 +44,7 @@ from basinscope.tasks.base import (
 from basinscope.weights.adapters import Adapter
 from basinscope.weights.compressed import Pruned, Quantised
 from basinscope.weights.directions import Direction, Random
+from basinscope.weights.geometries import geometry
 from basinscope.weights.noise import normals
 from basinscope.weights.saved import Saved, save_direction
 from basinscope.weights.toward import Merge, Toward
@@ -35,34 +56,59 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "Adapter",
+    "Attack",
     "BasinscopeError",
     "CallableTask",
+    "Certificate",
     "Choices",
+    "Collapse",
     "Direction",
+    "DivergedError",
     "Engine",
+    "FineTune",
     "Generate",
     "Generation",
     "Item",
     "Landscape",
     "Merge",
     "Outcome",
+    "Proxy",
     "Pruned",
     "Quantised",
     "Random",
     "Ranking",
     "Saved",
+    "Smoothed",
+    "StrictBasin",
     "Surface",
     "Task",
+    "TokenCertificate",
     "Toward",
+    "Verdict",
+    "attack",
+    "certify",
+    "certify_tokens",
+    "collapse_radius",
     "cosines",
+    "finetune",
+    "geometry",
+    "held_out",
     "interpolation_steps",
     "landscape",
     "load",
+    "load_certificate",
     "load_run",
+    "load_strict_basin",
     "load_surface",
     "normals",
+    "random_subspace",
     "save_direction",
+    "smoothed",
+    "strict_basin",
+    "subspace_from_gradients",
+    "subspace_from_trajectory",
     "surface",
     "tasks",
     "trajectory",
+    "untied",
 ]

@@ -189,6 +189,52 @@ def test_status(finished, run_cli, checkpoint):
     assert found["trials"] == 4
 
 
+@pytest.fixture
+def base_model(checkpoint, tmp_path):
+    """A checkpoint without a chat template."""
+    folder = shutil.copytree(checkpoint, tmp_path / "base")
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+def test_a_chat_that_is_asked_for_needs_a_template(run_cli, base_model, tmp_path):
+    (tmp_path / "data/gsm8k").mkdir(parents=True)
+    row = json.dumps({"question": "1+1?", "answer": "#### 2"}) + "\n"
+    for split in ("train", "test"):
+        (tmp_path / f"data/gsm8k/{split}.jsonl").write_text(row * 5)
+    words = ["landscape", base_model, "-t", "basic,gsm8k-chat", "--data-dir", "data", "--steps", 0]
+    error = run_cli(*words, "--workers", 1).error
+    assert re.search(
+        r"base' has no chat template.*allowed: .*leave out the tasks with -chat", error
+    )
+    assert not Path("runs").exists()
+
+
+def test_a_chat_that_may_be_plain_says_so(run_cli, line, base_model, no_figure):
+    ended = run_cli(*line(base_model, steps="0", tasks="basic,safety"))
+    assert ended.code == 0
+    assert "; no chat template: plain prompts for safety\n" in ended.err.replace("\n ", " ")
+    assert "template" not in run_cli(*line(base_model, steps="0", tasks="basic", run="z")).err
+
+
+def test_strata(run_cli, no_figure, checkpoint, tmp_path):
+    rows = [["id", "prompt", "type", "label", "focus", "note"]]
+    rows += [[str(i), f"Ask {i}?", f"kind{i % 2}", "safe", "", ""] for i in range(3)]
+    (tmp_path / "data/xstest").mkdir(parents=True)
+    text = "".join(",".join(row) + "\n" for row in rows)
+    (tmp_path / "data/xstest/xstest_prompts.csv").write_text(text)
+    words = ["landscape", checkpoint, "-t", "xstest,basic", "--data-dir", "data", "--limit", 3]
+    assert run_cli(*words, "--steps", "0", "--workers", 1, "--run", "y").code == 0
+    ended = run_cli("strata", "y", "xstest")
+    assert ended.code == 0
+    names = [line.split()[2] for line in ended.out.splitlines()[1:]]
+    assert names == ["kind0", "kind1", "(macro"]
+    found = strict(run_cli("strata", "y", "xstest", "--json").out)
+    assert [row["n"] for row in found["strata"]] == [2, 1, 3]
+    assert "have no strata" in run_cli("strata", "y", "basic").error
+    assert "at step 0.5; at: 0" in run_cli("strata", "y", "xstest", "--step", 0.5).error
+
+
 def test_verify_then_set_aside_then_measured_again(finished, line, run_cli):
     ended = run_cli("verify", finished)
     assert (ended.code, ended.out, ended.err) == (0, "4 records verified\n", "")
@@ -243,9 +289,36 @@ COMMANDS = {
         "--dtype": "bfloat16", "--device": "auto", "--params": None, "--trust-remote-code": False,
         "--json": False,
     },
+    "certify": {
+        "MODEL": "required", "--tasks -t": "basic", "--sigma": 0.005, "--draws": None,
+        "--items-per-draw": 8, "--confidence": 0.99, "--seed": 0, "--claim": None,
+        "--target": None, "--antithetic": False, "--per-item": False, "--geometry": "isotropic",
+        "--against": None, "--against-draws": 0, "--strict": False, "--sweep": None,
+        "--share": 0.9, "--tau": 0.0, "--lost": "score", "--failures": 0, "--tokens": None,
+        "--limit": None, "--data-dir": None, "--allow-code-execution": False, "--run": None,
+        "--workers": None, "--dtype": "bfloat16", "--device": "auto", "--params": None,
+        "--trust-remote-code": False, "--json": False,
+    },
+    "attack": {
+        "MODEL": "required", "--on": "required", "--tasks -t": None, "--steps": None, "--seed": 0,
+        "--radius": None, "--starts": 2, "--method": "pga", "--inside": False, "--limit": 48,
+        "--level": 0.5, "--compute": "bfloat16", "--lr": 1e-5, "--pull": 1.0, "--data-dir": None,
+        "--run": None, "--dtype": "float32", "--device": "auto", "--params": None,
+        "--trust-remote-code": False, "--json": False,
+    },
     "demo": {"--run": Path("runs/demo"), "--json": False},
     "report": {"RUN": "required", "OTHERS": None, "--level": 0.5, "--figure": None, "--rms": False},
+    "finetune": {
+        "MODEL": "required", "--output -o": "required", "--data": None, "--recipe": None,
+        "--method": "full", "--epochs": None, "--steps": None, "--batch": None,
+        "--accumulate": None, "--lr": None, "--warmup": None, "--weight-decay": None, "--seed": 0,
+        "--save-every": None, "--limit": None, "--max-tokens": None, "--compute": None,
+        "--lora-r": 16, "--lora-alpha": 32, "--lora-targets": "all-linear", "--data-dir": None,
+        "--resume --no-resume": True, "--dtype": None, "--device": "auto",
+        "--trust-remote-code": False, "--json": False,
+    },
     "status": {"RUN": "required", "--json": False},
+    "strata": {"RUN": "required", "TASK": "required", "--step": 0.0, "--json": False},
     "verify": {"RUN": "required"},
     "surface": {
         "MODEL": "required", "--x -x": "random", "--y -y": "random:1", "--xs": "-0.03:0.03:7",

@@ -93,8 +93,13 @@ def _fail(message: str) -> None:
 
 
 @contextmanager
-def progress(plan: str) -> Iterator[Report]:
-    """Print the plan and show a bar, as soon as the run has passed its checks."""
+def progress(plan: str = "", unit: str = "trials") -> Iterator[Report]:
+    """Print the plan and show a bar, as soon as the run has passed its checks.
+
+    Args:
+        plan: default what the first report says.
+        unit: what is counted.
+    """
     bar = Progress(
         TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
@@ -107,16 +112,17 @@ def progress(plan: str) -> Iterator[Report]:
     def update(done: int, planned: int, what: str) -> None:
         nonlocal said
         if not bar.live.is_started:
-            kept = f"; {done} of {planned} trials are there already" if done else ""
-            screen.print(plan + kept, highlight=False, markup=False, soft_wrap=True)
+            kept = f"; {done} of {planned} {unit} are there already" if done else ""
+            screen.print((plan or what) + kept, highlight=False, markup=False, soft_wrap=True)
             bar.start()
+            what = what if plan else ""
         bar.update(line, completed=done, total=planned, description=what or "measuring")
         # a log has no bar: a line now and then instead
         if not screen.is_terminal and time.monotonic() - said > LOG_EVERY_S:
             said = time.monotonic()
             left = bar.tasks[0].time_remaining
             rest = f", about {left / 60:.1f} min left" if left is not None else ""
-            screen.print(f"{done} of {planned} trials{rest}", highlight=False)
+            screen.print(f"{done} of {planned} {unit}{rest}", highlight=False)
 
     try:
         yield update

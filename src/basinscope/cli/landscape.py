@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from basinscope.cli import certify
 from basinscope.cli.app import app, parse_steps, print_json, progress, screen
 from basinscope.errors import BasinscopeError
 
@@ -48,8 +49,8 @@ def landscape(
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
         tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
-            mmlu-gen, gsm8k, gsm8k-flexible, advbench, advbench-substring, xstest, xstest-unsafe,
-            humaneval or humaneval-instruct; by commas.
+            mmlu-gen, gsm8k, gsm8k-flexible, either with -chat, advbench, advbench-substring,
+            xstest, xstest-unsafe, humaneval or humaneval-instruct; by commas.
         direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
             quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
             may be given several times.
@@ -138,7 +139,9 @@ def report(
     import basinscope as bs
 
     first = _load(run)
-    if others or figure or rms:
+    if first.spec.kind in certify.KINDS:
+        certify.report(run, first.spec.kind, figure)
+    elif others or figure or rms:
         path = figure or run / "figures" / "overlay.png"
         folders = (run, *others)
         names = [folder.resolve().name for folder in folders]
@@ -184,6 +187,29 @@ def status(run: Path, /, *, json: bool = False) -> None:
         places = len({(t.direction, t.step) if spec.plane else t.step for t in own})
         where = "points" if spec.plane else "steps"
         print(f"{task.name}: {len(own)} trials of {task.n_items} items at {places} {where}")
+
+
+@app.command
+def strata(run: Path, task: str, /, *, step: float = 0.0, json: bool = False) -> None:
+    """Print the scores of a task's strata (mmlu: subjects; xstest: types) and their mean.
+
+    Args:
+        run: run folder.
+        task: name of a task of the run.
+        step: position on the slice, in every direction and draw measured there.
+        json: print one JSON object.
+    """
+    import basinscope as bs
+
+    rows = bs.load_run(run).strata(task)
+    found = rows[rows["step"] == step]
+    if found.empty:
+        steps = ", ".join(f"{s:g}" for s in sorted(set(rows["step"])))
+        raise BasinscopeError(f"nothing of {task!r} was measured at step {step:g}", f"at: {steps}")
+    if json:
+        print_json({"task": task, "strata": found.to_dict(orient="records")})
+    else:
+        print(found.to_string(index=False, float_format="{:.3f}".format))
 
 
 @app.command
@@ -236,7 +262,17 @@ def _plan(
     return (
         f"{settings} settings of the weights x {items} items = {settings * items:,} evaluations, "
         f"{about} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}"
+        f"{_without_template(engine, tasks)}"
     )
+
+
+def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
+    """Which tasks this model gets as plain text for want of a chat template."""
+    if getattr(engine.tokenizer, "chat_template", None):
+        return ""
+    requests = {task.name: (r for item in task.items for r in item.requests) for task in tasks}
+    names = [name for name, own in requests.items() if any(getattr(r, "chat", 0) for r in own)]
+    return f"; no chat template: plain prompts for {', '.join(names)}" if names else ""
 
 
 def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:

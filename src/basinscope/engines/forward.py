@@ -130,6 +130,32 @@ class Forward:
         after = Past(cache.layers, torch.cat([held_BS, new_BL], dim=1), length_B)
         return out.last_hidden_state, after if decode or tails is not None else after.align()
 
+    def branched(
+        self, contexts: Sequence[Sequence[int]], tails: Sequence[Sequence[Sequence[int]]]
+    ) -> torch.Tensor:
+        """Hidden states (B, L, D) of rows with tails that do not see each other.
+
+        As `extend` gives them where nothing is held, but without a cache: can be differentiated.
+        """
+        full = [
+            [*row, *(token for tail in own for token in tail)]
+            for row, own in zip(contexts, tails, strict=True)
+        ]
+        width = max(map(len, full))
+        ids_BL, new_BL = self._pad(full, width)
+        ahead_BL = (new_BL.cumsum(1) - 1).clamp(min=0)
+        seen_BLL = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+        seen_BLL = seen_BLL.repeat(len(full), 1, 1)
+        for b, (row, own) in enumerate(zip(contexts, tails, strict=True)):
+            _branch(seen_BLL[b], ahead_BL[b], len(row), own)
+        out = self.trunk(
+            input_ids=ids_BL,
+            attention_mask=seen_BLL[:, None],
+            position_ids=ahead_BL,
+            use_cache=False,
+        )
+        return out.last_hidden_state  # type: ignore[no-any-return]
+
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Float32 logits (N, V) of chosen hidden states."""
         n = hidden_ND.shape[0]

@@ -58,7 +58,7 @@ def load(
     place = _device(device)
     if isinstance(model, nn.Module):
         if dtype is not None:
-            _cast(model, DTYPES[dtype])
+            cast(model, DTYPES[dtype])
         if device != "auto":
             model = model.to(place)
         if tokenizer is None:
@@ -162,7 +162,7 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
             config.quantization_config = quantised
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
     """Cast in place what the checkpoint holds, as loading it in that dtype would.
 
     Other buffers (rotary frequencies) keep their precision.

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from basinscope.tasks.base import Choices, Generate, Request
+from basinscope.errors import BasinscopeError
+from basinscope.tasks.base import Choices, Generate, Request, Turns
 
 MIN_HEAD = 16  # a shorter common start is not worth a pass of its own
 
@@ -43,7 +44,7 @@ class Tokens:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._rows: dict[Request, Row] = {}
-        self._chat_head: tuple[int, ...] | None = None
+        self._heads: dict[Turns, list[int]] = {}
 
     def row(self, request: Request) -> Row:
         """Row of a request."""
@@ -65,16 +66,21 @@ class Tokens:
         A continuation may change the context's last tokens; what all continuations have in common
         is run once, and only tokens past the context's own count are scored.
         """
-        context = request.prefix + request.context
-        own, start = self._encode(context), [self._start()]
-        rows = [self._encode(context + c) for c in request.continuations]
+        context, start = request.prefix + request.context, [self._start()]
+        if self._in_chat(request):
+            context, encode = self._said(request.turns, context), self._encode_said
+            head = self._head(request.turns)
+        else:
+            encode, head = self._encode, self._encode(request.prefix)
+        own = encode(context)
+        rows = [encode(context + c) for c in request.continuations]
         if not own or not _common(rows) or min(map(len, rows)) < 2:
             # nothing that all of them share stands before what is scored (no context, or it melts
             # into a continuation's first token), unless the tokenizer has put the start there
             own, *rows = (row if row[:1] == start else start + row for row in (own, *rows))
         common = min(_common(rows), len(own), *(len(row) - 1 for row in rows))
         skips = tuple(max(0, min(len(own), len(row) - 1) - common) for row in rows)
-        cut = self._cut(self._encode(request.prefix), rows[0][:common])
+        cut = self._cut(head, rows[0][:common])
         return Row(
             tuple(rows[0][:cut]),
             tuple(rows[0][cut:common]),
@@ -83,21 +89,47 @@ class Tokens:
         )
 
     def _prompt(self, request: Generate) -> Row:
-        if request.chat and getattr(self.tokenizer, "chat_template", None):
-            tokens = self._chat(request.prompt)
-            if self._chat_head is None:
-                pair = [self._chat("a"), self._chat("b")]
-                self._chat_head = tuple(pair[0][: _common(pair)])
-            cut = self._cut(list(self._chat_head), tokens)
+        if self._in_chat(request):
+            tokens = self._encode_said(self._said(request.turns, request.prompt))
+            cut = self._cut(self._head(request.turns), tokens)
         else:
             tokens, cut = self._encode(request.prompt) or [self._start()], 0
         return Row(tuple(tokens[:cut]), tuple(tokens[cut:]))
 
-    def _chat(self, prompt: str) -> list[int]:
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    def _in_chat(self, request: Choices | Generate) -> bool:
+        """Whether the template stands around the prompt; the user's error where it must and cannot.
+
+        Raises:
+            BasinscopeError: If the request asks for a chat and the model has no template.
+        """
+        has = bool(getattr(self.tokenizer, "chat_template", None))
+        if request.chat is True and not has:
+            raise BasinscopeError(
+                f"{getattr(self.tokenizer, 'name_or_path', '') or 'this model'!r} has no chat "
+                "template, and a task asks for one",
+                "allowed: a model that was trained to chat",
+                "leave out the tasks with -chat or -instruct in their names, or set "
+                "engine.tokenizer.chat_template",
+            )
+        return has and bool(request.chat)
+
+    def _said(self, turns: Turns, prompt: str) -> str:
+        """Text of a chat, up to where the model speaks."""
+        messages = [{"role": role, "content": text} for role, text in (*turns, ("user", prompt))]
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )
+
+    def _encode_said(self, text: str) -> list[int]:
+        """Tokens of a chat, whose template wrote the special ones."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _head(self, turns: Turns) -> list[int]:
+        """Tokens that all chats with these turns begin with."""
+        if turns not in self._heads:
+            pair = [self._encode_said(self._said(turns, prompt)) for prompt in "ab"]
+            self._heads[turns] = pair[0][: _common(pair)]
+        return self._heads[turns]
 
     @staticmethod
     def _cut(head: list[int], tokens: list[int]) -> int:

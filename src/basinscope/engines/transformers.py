@@ -21,7 +21,7 @@ from basinscope.engines.cache import ROUND
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
 from basinscope.engines.ranking import rank
-from basinscope.engines.tokens import Tokens
+from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Generate, Request, Task
 
 # settings that say where a config came from and how it was stored, not what the model does
@@ -64,6 +64,21 @@ class TransformersEngine(Engine):
             self._forward.cached = self._forward.agrees()
         self.kind = "transformers/1" if self._forward.cached else "transformers-plain/1"
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return self._ends
+
+    @property
+    def forward(self) -> Forward:
+        """Forward passes of the live module, for those who differentiate them."""
+        return self._forward
+
+    @property
+    def tokens(self) -> Tokens:
+        """Requests as rows of tokens."""
+        return self._tokens
+
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer text requests under the live weights, in the order given.
@@ -81,6 +96,19 @@ class TransformersEngine(Engine):
         )
         answers.update(zip(written, texts, strict=True))
         return [answers[i] for i in range(len(requests))]
+
+    def row(self, request: Request) -> Row:
+        """Tokens of a request: the prompt as ``head`` and ``body``, continuations behind it."""
+        return self._tokens.row(request)
+
+    def prompt_once(self, request: Request) -> bool:
+        """Whether each token of the prompt passes through the model exactly once in an `answer`.
+
+        True where the cache serves the request: only then can noise on its embeddings be one draw.
+        """
+        longest = self._tokens.row(request).longest
+        longest += request.max_tokens if isinstance(request, Generate) else 0
+        return self._forward.fits_cache(longest) and longest <= self._forward.context
 
     def setup(self) -> str:
         """Sha256 over the module's structure, its config, its tokenizer and its chat template."""

@@ -92,6 +92,12 @@ class Landscape:
         names = ["task", "direction", "draw", "step", "item", "outcome", "label", "margin", "nll"]
         return pd.DataFrame(rows, columns=names).astype({"margin": float, "nll": float})
 
+    def strata(self, task: str, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Scores of the strata of a task, and their mean; see `basinscope.report.strata`."""
+        from basinscope.report.strata import strata
+
+        return strata(self, task, confidence=confidence)
+
     def means(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """One row for each task, direction and step: the mean over draws, the draw as the unit.
 

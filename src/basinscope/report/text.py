@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -111,3 +112,25 @@ def _number(x: float) -> str:
 def _json(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def collapse_table(rows: Sequence[Mapping[str, Any]], level: float) -> Table:
+    """Brackets of collapse radii, as rows of `basinscope.Attack.summary` have them."""
+    table = Table(title=f"Collapse radius at level {level:g}", title_style="bold")
+    for name in ("task", "score at zero", "side", "alpha", "norm", "alpha/RMS"):
+        table.add_column(name, justify="left" if name in ("task", "side") else "right")
+    for row in rows:
+        table.add_row(
+            Text(row["task"]),
+            f"{row['score']:.3g} ({row['n_items']})",
+            "+" if row["sign"] > 0 else "-",
+            *(Text(_bracket(row[f"{unit}_low"], row[f"{unit}_high"]))
+              for unit in ("alpha", "norm", "rms")),
+        )  # fmt: skip
+    return table
+
+
+def _bracket(low: float | None, high: float | None) -> str:
+    if high is None:
+        return "-" if low is None else f"> {low:.4g}"
+    return f"[{low:.4g}, {high:.4g}]"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from basinscope.engines.base import Engine
 from basinscope.runs.spec import ModelSpec, TaskSpec, sha256, trial_key
 from basinscope.runs.store import Trial
-from basinscope.tasks.base import CallableTask, Outcome, Task
+from basinscope.tasks.base import CallableTask, Item, Outcome, Task
 from basinscope.weights.directions import Direction, identity
 
 
@@ -17,13 +17,15 @@ from basinscope.weights.directions import Direction, identity
 class Unit:
     """Weights to be set once and every task to be measured there.
 
-    ``direction`` indexes the run's directions; None at step 0, where ``draw`` is 0.
+    ``direction`` indexes the run's directions; None at step 0, where ``draw`` is 0. ``items`` are
+    the ids of the items to be answered, of one task only; None for all items.
     """
 
     direction: int | None
     draw: int
     step: float
     tasks: tuple[int, ...]
+    items: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Bench:
         name = None
         if unit.direction is not None:
             name = self.identity(unit.direction, unit.draw)
-        return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step)
+        return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step, unit.items)
 
     def measure(self, unit: Unit) -> Iterator[tuple[int, Trial]]:
         """Set the weights and yield a trial for every task as it is measured.
@@ -69,7 +71,11 @@ class Bench:
     def _trial(self, unit: Unit, t: int) -> Trial:
         """Outcomes of one task under the live weights."""
         task, key = self.tasks[t], self.key(unit, t)
-        outcomes = score(self.engine, task)
+        items = task.items
+        if unit.items is not None:
+            wanted = set(unit.items)
+            items = tuple(item for item in items if item.id in wanted)
+        outcomes = score(self.engine, task, items)
         return Trial(
             address=sha256(key),
             key=key,
@@ -77,7 +83,7 @@ class Bench:
             direction=None if unit.direction is None else self.directions[unit.direction].label,
             draw=unit.draw,
             step=unit.step,
-            items=tuple(item.id for item in task.items),
+            items=tuple(item.id for item in items),
             correct=tuple(int(o.correct) for o in outcomes),
             labels=tuple(o.label for o in outcomes),
             margins=tuple(_finite(o.margin) for o in outcomes),
@@ -85,18 +91,20 @@ class Bench:
         )
 
 
-def score(engine: Engine, task: Task) -> list[Outcome]:
-    """Outcome of every item under the live weights.
+def score(engine: Engine, task: Task, items: Sequence[Item] | None = None) -> list[Outcome]:
+    """Outcome of every item (or of some, in the task's order) under the live weights.
 
     An item without an answer (non-finite logits, a prompt that does not fit) is wrong, labelled
     with the reason: a failed evaluation is never missing.
     """
+    chosen = task.items if items is None else items
     if isinstance(task, CallableTask):
-        return task.outcomes(engine.module)
-    answers = engine.answer([request for item in task.items for request in item.requests])
-    outcomes: list[Outcome] = []
+        outcomes = task.outcomes(engine.module)
+        return outcomes if items is None else [outcomes[int(item.id)] for item in items]
+    answers = engine.answer([request for item in chosen for request in item.requests])
+    outcomes = []
     start = 0
-    for item in task.items:
+    for item in chosen:
         own: Sequence[object] = answers[start : start + len(item.requests)]
         start += len(item.requests)
         failure = next((a.failure for a in own if getattr(a, "failure", "")), "")  # type: ignore[attr-defined]

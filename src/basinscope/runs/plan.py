@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from basinscope import stats
 from basinscope.errors import BasinscopeError
@@ -124,7 +125,7 @@ class Measure:
             self.planned += len(unit.tasks)
             self.done += len(unit.tasks) - len(tasks)
             if tasks:
-                left.append(Unit(unit.direction, unit.draw, unit.step, tasks))
+                left.append(replace(unit, tasks=tasks))
         self._tell("")
         for trial in self.team.run(left) if left else ():
             self.store.put(trial)

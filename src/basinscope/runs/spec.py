@@ -73,6 +73,7 @@ class RunSpec(Frozen):
     level: float
     displacements: dict[str, float] = {}  # ||theta' - theta0|| by label, where there is a theta'
     plane: PlaneSpec | None = None  # of a surface
+    plan: dict[str, Any] = {}  # what a certificate fixed before sampling; see basinscope.certify
 
     @property
     def hash(self) -> str:
@@ -113,7 +114,12 @@ MODEL = ("fingerprint", "setup", "selection", "dtype", "engine")
 
 
 def trial_key(
-    model: ModelSpec, task: TaskSpec, direction: str | None, draw: int, step: float
+    model: ModelSpec,
+    task: TaskSpec,
+    direction: str | None,
+    draw: int,
+    step: float,
+    items: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Everything that determines a trial's outcome.
 
@@ -123,9 +129,11 @@ def trial_key(
         direction: the direction's identity; None at step 0, where all directions are the same.
         draw: number of the independent direction; 0 at step 0.
         step: position on the slice.
+        items: ids of the items that were answered, in the task's order; None for all of them.
     """
     assert (direction is None) == (step == 0.0)
     return {
+        **({} if items is None else {"items": list(items)}),
         **{field: getattr(model, field) for field in MODEL},
         "task": task.model_dump(),
         "direction": direction,
@@ -147,10 +155,14 @@ def canonical(value: Any) -> str:
 def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
     """Why two specs cannot share a run folder, in words; empty if they can.
 
-    The plan (steps, draws, directions, further tasks) may grow, since every trial has its own
-    address. The model and the items of a task may not change.
+    The steps, draws, directions and tasks of a landscape may grow, since every trial has its own
+    address. The model, the items of a task, and what a certificate fixed before sampling may not
+    change.
     """
     found = [] if old.kind == new.kind else [f"{old.kind} -> {new.kind}"]
+    for name in sorted(old.plan.keys() | new.plan.keys()):
+        if old.plan.get(name) != new.plan.get(name):
+            found.append(f"{name} {old.plan.get(name)} -> {new.plan.get(name)}")
     for field in (*MODEL, "noise"):
         was, now = getattr(old.model, field), getattr(new.model, field)
         if was != now:
@@ -180,6 +192,7 @@ def merged(old: RunSpec, new: RunSpec) -> RunSpec:
         update={
             "tasks": join(old.tasks, new.tasks),
             "directions": join(old.directions, new.directions),
+            "draws": max(old.draws, new.draws) if new.plan else new.draws,
             "displacements": {**new.displacements, **old.displacements},
         }
     )

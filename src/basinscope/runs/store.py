@@ -65,8 +65,12 @@ class Trial(Frozen):
             raise ValueError("an outcome is neither 0 nor 1")
         if (self.step, self.draw) != (self.key["step"], self.key["draw"]):
             raise ValueError("its step or draw is not that of its key")
-        if self.task != self.key["task"]["name"] or self.n != self.key["task"]["n_items"]:
+        chosen = self.key.get("items")
+        asked = self.key["task"]["n_items"] if chosen is None else len(chosen)
+        if self.task != self.key["task"]["name"] or self.n != asked:
             raise ValueError("its task is not that of its key")
+        if chosen is not None and list(self.items) != chosen:
+            raise ValueError("its items are not those of its key")
 
 
 class Store:
@@ -97,12 +101,12 @@ class Store:
         if old is not None and (differences := conflicts(old, spec)):
             raise BasinscopeError(
                 f"{self.folder} holds another run ({'; '.join(differences)})",
-                "a run folder holds one model and one set of items",
+                "a run folder holds one model, one set of items and, of a certificate, one plan",
                 "give another --run, or run the old line again",
             )
         self.spec = spec if old is None else merged(old, spec)
         if old != self.spec:
-            _write(self.folder / "run.json", json.dumps(self._header(), indent=1, sort_keys=True))
+            write(self.folder / "run.json", json.dumps(self._header(), indent=1, sort_keys=True))
 
     def get(self, address: str) -> Trial | None:
         """Verified record at an address, or None; one that fails is set aside."""
@@ -138,7 +142,7 @@ class Store:
             self._memory[trial.address] = trial
             return
         body = trial.model_dump(mode="json")
-        _write(self._path(trial.address), canonical({**body, "checksum": sha256(body)}))
+        write(self._path(trial.address), canonical({**body, "checksum": sha256(body)}))
 
     def trials(self) -> Iterator[Trial]:
         """Every verified record of the spec's tasks, ordered by task, direction, draw and step."""
@@ -168,7 +172,7 @@ class Store:
             "spec": self.spec.model_dump(mode="json"),
             "hash": self.spec.hash,
             "fingerprint": self.spec.model.fingerprint,
-            "versions": _versions(),
+            "versions": versions(),
             "machine": platform.machine(),
         }
 
@@ -243,7 +247,7 @@ def _parse(text: str) -> Trial:
     return trial
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write to a temporary file, fsync, rename, fsync the folder.
 
     The file has the permissions of any other new file, so that a group can share a run folder.
@@ -289,7 +293,8 @@ def disk_error(path: Path, error: OSError) -> BasinscopeError:
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of everything that outcomes may depend on."""
     found = {"python": platform.python_version()}
     for package in ("basinscope", "torch", "transformers", "numpy", "numba"):
         try:

@@ -34,8 +34,8 @@ def main() -> None:
         bench = rebuild(json.loads(orders.get()))
         while True:
             unit = json.loads(orders.get())
-            unit["tasks"] = tuple(unit["tasks"])
-            for _, trial in bench.measure(Unit(**unit)):
+            lists = {field: tuple(v) for field, v in unit.items() if isinstance(v, list)}
+            for _, trial in bench.measure(Unit(**{**unit, **lists})):
                 _say(out, {"trial": trial.model_dump(mode="json")})
             _say(out, {"done": True})
     except BasinscopeError as error:

@@ -4,7 +4,7 @@ Needs numpy and scipy only.
 """
 
 from basinscope.stats.bands import band_over_draws, band_over_items
-from basinscope.stats.bounds import log_capital, lower_mean, upper_mean
+from basinscope.stats.bounds import log_capital, log_capitals, lower_mean, upper_mean
 from basinscope.stats.intervals import (
     Interval,
     PairedDifference,
@@ -16,6 +16,7 @@ from basinscope.stats.intervals import (
     upper_proportion,
 )
 from basinscope.stats.spread import median_interval, relative_spread, share_between_extremes
+from basinscope.stats.strata import mean_over_strata
 from basinscope.stats.variance import VarianceSplit, split_variance
 from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
 
@@ -28,9 +29,11 @@ __all__ = [
     "band_over_items",
     "clopper_pearson",
     "log_capital",
+    "log_capitals",
     "lower_mean",
     "lower_proportion",
     "mean_over_draws",
+    "mean_over_strata",
     "median_interval",
     "paired_difference",
     "paired_difference_over_draws",

@@ -139,6 +139,34 @@ def log_capital(x: ArrayLike, mean: float) -> float:
     return _log_sum_exp(_LOG_PRIOR + log_factors @ counts)
 
 
+def log_capitals(x: ArrayLike, mean: float) -> NDArray[np.float64]:
+    """`log_capital` after each of the scores in turn: what a gambler who looks all the time sees.
+
+    Args:
+        x: Scores in [0, 1], shape (n,), in the order of sampling.
+        mean: The mean ``m`` under test, in (0, 1].
+
+    Returns:
+        Shape (n,); entry i is ``log_capital(x[:i + 1], mean)``.
+
+    Raises:
+        ValueError: As :func:`log_capital`.
+
+    Example:
+        >>> log_capitals([1.0, 1.0, 0.5], mean=0.5).round(3).tolist()
+        [0.513, 1.078, 1.078]
+    """
+    _checked(x, 0.5)
+    if not 0.0 < mean <= 1.0:
+        raise ValueError(f"mean={mean!r} was given; allowed: 0 < mean <= 1")
+    scores = np.asarray(x, dtype=np.float64)
+    with np.errstate(divide="ignore"):  # a score of 0 ruins the account that staked all
+        log_factors = np.log((1.0 - STAKES)[:, None] + STAKES[:, None] * (scores / mean))
+    accounts = _LOG_PRIOR[:, None] + np.cumsum(log_factors, axis=1)
+    top = accounts.max(axis=0, initial=-math.inf)
+    return np.asarray(top + np.log(np.exp(accounts - top).sum(axis=0)))
+
+
 def _lower(values: NDArray[np.float64], counts: NDArray[np.float64], error: float) -> float:
     """Return the root of K(m) = 1/error, for distinct scores in rising order and their counts."""
     if values.size == 0 or values[-1] <= 0.0:

@@ -12,6 +12,7 @@ from basinscope.tasks import advbench, gsm8k, humaneval, mini, mmlu
 from basinscope.tasks.base import Subset, Task, items_hash, limited
 from basinscope.tasks.humaneval import HumanEval
 from basinscope.tasks.published import Published
+from basinscope.tasks.sandbox import require_sandbox
 
 GROUPS = {"mini": mini.NAMES}
 SHIPPED = (*mini.NAMES, "overrefusal")
@@ -34,9 +35,11 @@ def tasks(
     Args:
         words: ``mini`` (basic, math, code, safety), one of those, ``overrefusal`` (the harmless
             twins of the safety items); or a published benchmark: ``mmlu``, ``mmlu:SUBJECT``,
-            ``mmlu-gen``, ``gsm8k``, ``gsm8k-flexible`` (either with ``-sampled`` after gsm8k),
-            ``advbench``, ``advbench-substring``, ``xstest``, ``xstest-unsafe``, ``humaneval``,
-            ``humaneval-instruct`` (these two need bubblewrap and ``allow_code_execution``).
+            ``mmlu-gen``, ``gsm8k``, ``gsm8k-flexible`` (either with ``-sampled`` after gsm8k), in
+            the model's chat template ``mmlu-chat``, ``mmlu-gen-chat``, ``gsm8k-chat``,
+            ``gsm8k-chat-flexible``; ``advbench``, ``advbench-substring``, ``xstest``,
+            ``xstest-unsafe``; ``humaneval``, ``humaneval-instruct`` (these two need bubblewrap and
+            ``allow_code_execution``).
         limit: most items of each task; the same ones for every weight setting, spread over the
             subjects of `mmlu` and the types of `xstest`.
         seed: names the sample that ``limit`` takes.
@@ -69,6 +72,8 @@ def tasks(
                 + "separate several by commas",
             )
         names += [n for n in GROUPS.get(name, (name,)) if n not in names]
+    if any(name in humaneval.NAMES for name in names):
+        require_sandbox(allow=allow_code_execution)  # before anything is loaded
     return [limited(_load(name, data_dir, allow_code_execution), limit, seed) for name in names]
 
 
@@ -81,7 +86,10 @@ def _load(name: str, data_dir: str | Path | None, allow_code_execution: bool) ->
 
 
 def recipe(task: Task) -> dict[str, Any] | None:
-    """Words from which `from_recipe` builds the same items; None if there are none."""
+    """Words from which `from_recipe` builds the same items; None if there are none.
+
+    They pass a permission to run code on, and never give one.
+    """
     whole = task.whole if isinstance(task, Subset) else task
     if whole.name not in SHIPPED and not isinstance(whole, (Published, HumanEval)):
         return None
@@ -97,5 +105,5 @@ def recipe(task: Task) -> dict[str, Any] | None:
 
 def from_recipe(words: dict[str, Any]) -> Task:
     """Task of a recipe."""
-    options = {option: word for option, word in words.items() if option != "name"}
-    return tasks(words["name"], **options)[0]
+    whole = _load(words["name"], words["data_dir"], words["allow_code_execution"])
+    return limited(whole, words["limit"], words["seed"])

@@ -58,11 +58,11 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
     return Published(
         name,
         tuple(
-            Item(i, (Generate(text, max_tokens=MAX_TOKENS, chat=True, decided=decided),))
+            Item(i, (Generate(text, max_tokens=MAX_TOKENS, chat="if any", decided=decided),))
             for i, text in asks
         ),
         chance=0.0,
-        scoring="refusal-substring-29/1" if substring else "refusal-3way/1",
+        scoring="refusal-substring-29/1" if substring else "refusal-3way/2",
         score=_score_phrase if substring else partial(_score, wants=wants),
         data_dir=None if folder is None else str(folder),
     )

@@ -11,25 +11,39 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from basinscope.errors import BasinscopeError
+
+Turns = tuple[tuple[str, str], ...]
+"""What was said in a chat: role ("system", "user" or "assistant") and text of each message."""
+
+Chat = bool | Literal["if any"]
+"""Whether the model's own chat template stands around a prompt.
+
+True: it must, and a model without one is the user's error. "if any": a model without one gets the
+plain text.
+"""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Rank ``continuations`` by their log-likelihood after ``prefix + context`` (plain text).
+    """Rank ``continuations`` by their log-likelihood after ``prefix + context``.
 
     ``prefix`` is what the items of a task have in common (few-shot examples): an engine may run it
-    once for each set of weights.
+    once for each set of weights. With ``chat``, prefix and context are the user's message after
+    ``turns``, and the continuations begin the model's.
     """
 
     context: str
     continuations: tuple[str, ...]
     prefix: str = ""
+    chat: Chat = False
+    turns: Turns = ()
 
     def __post_init__(self) -> None:
         """Refuse what has no likelihood."""
+        check_turns(self.chat, self.turns)
         if not self.continuations or not all(self.continuations):
             raise BasinscopeError(
                 f"continuations {self.continuations!r}", "allowed: at least one, none of them empty"
@@ -40,19 +54,21 @@ class Choices:
 class Generate:
     """Continue ``prompt`` greedily for at most ``max_tokens`` tokens.
 
-    ``chat`` asks for the model's own chat template around the prompt (a model without one gets the
-    plain text). Generation ends at the model's end-of-sequence token, at any ``stop`` string (cut
-    off), or as soon as ``decided(text)`` is true: only if the score can then no longer change.
+    With ``chat``, the prompt is the user's message after ``turns``. Generation ends at the model's
+    end-of-sequence token, at any ``stop`` string (cut off), or as soon as ``decided(text)`` is
+    true: only if the score can then no longer change.
     """
 
     prompt: str
     max_tokens: int
     stop: tuple[str, ...] = ()
-    chat: bool = False
+    chat: Chat = False
     decided: Callable[[str], bool] | None = field(default=None, compare=False)
+    turns: Turns = ()
 
     def __post_init__(self) -> None:
         """Refuse a stop that every text contains."""
+        check_turns(self.chat, self.turns)
         if not all(self.stop) or isinstance(self.stop, str):
             raise BasinscopeError(f"stop={self.stop!r}", "allowed: a tuple of non-empty strings")
 
@@ -196,6 +212,12 @@ class CallableTask:
         return [
             Outcome(bool(v == 1), "1" if v == 1 else "0" if v == 0 else "invalid") for v in values
         ]
+
+
+def check_turns(chat: Chat, turns: Turns) -> None:
+    """Raise if there are turns without a chat, or one that plain text could not show."""
+    if turns and chat is not True:
+        raise BasinscopeError(f"{len(turns)} turns with chat={chat!r}", "allowed: with chat=True")
 
 
 def check_chance(name: str, chance: float) -> None:

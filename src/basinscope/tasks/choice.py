@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Choices, Item, Outcome, Ranking
 
 
 def choice_item(
-    item_id: str, context: str, choices: Sequence[str], answer: int, *, prefix: str = ""
+    item_id: str, context: str, choices: Sequence[str], answer: int, **options: Any
 ) -> Item:
     """Make an item that asks for the ranking of `choices` after ``prefix + context``.
 
@@ -20,7 +21,8 @@ def choice_item(
         context: text of this item alone; the continuations bring their own leading space.
         choices: at least two different continuations.
         answer: index of the right one.
-        prefix: text that all items of the task share. A string, so no item can make it grow.
+        options: of `Choices`: what all items of the task share. Immutable, so that no item can
+            make it grow.
 
     Raises:
         BasinscopeError: If fewer than two choices, equal choices, or an index out of range.
@@ -33,7 +35,7 @@ def choice_item(
         raise BasinscopeError(
             f"answer {answer} of item {item_id!r}", f"allowed: 0 to {len(choices) - 1}"
         )
-    return Item(item_id, (Choices(context, tuple(choices), prefix),), answer)
+    return Item(item_id, (Choices(context, tuple(choices), **options),), answer)
 
 
 def score_choice(loglik: Sequence[float], answer: int) -> Outcome:

@@ -9,7 +9,9 @@ lm-eval 0.4.13 (``gsm8k``). Two scorings of the same texts:
 
 The worked examples are the first five rows of ``train``, the same for every item. lm-eval draws
 five others for every item; ``gsm8k-sampled`` and ``gsm8k-sampled-flexible`` draw the very same (all
-items in order, seed 1234), so that each item has a long prompt of its own.
+items in order, seed 1234), so that each item has a long prompt of its own. With ``-chat`` (before
+``-flexible``) the examples are turns of a chat in the model's template, as with lm-eval's
+``--apply_chat_template``.
 """
 
 from __future__ import annotations
@@ -27,7 +29,12 @@ from basinscope.tasks.base import Answer, Generate, Item, Outcome
 from basinscope.tasks.data import Hub, folder_of, read
 from basinscope.tasks.published import Published, text_of
 
-NAMES: Final = ("gsm8k", "gsm8k-flexible", "gsm8k-sampled", "gsm8k-sampled-flexible")
+NAMES: Final = tuple(
+    f"gsm8k{sampled}{chat}{flexible}"
+    for sampled in ("", "-sampled")
+    for chat in ("", "-chat")
+    for flexible in ("", "-flexible")
+)
 
 SHOTS: Final = 5
 STOP: Final = ("Question:", "</s>", "<|im_end|>")
@@ -48,22 +55,28 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
     Raises:
         BasinscopeError: If the data are missing or malformed.
     """
-    folder, flexibly, sampled = folder_of(data_dir), "flexible" in name, "sampled" in name
+    folder = folder_of(data_dir)
+    flexibly, sampled, chat = (word in name for word in ("flexible", "sampled", "chat"))
     rows = _rows(folder, "train")
-    solved = [f"{ask} {answer}\n\n" for ask, answer, _ in islice(rows, None if sampled else SHOTS)]
+    solved = [(ask, answer) for ask, answer, _ in islice(rows, None if sampled else SHOTS)]
     if len(solved) < SHOTS:
         raise BasinscopeError(
             f"gsm8k/train has {len(solved)} rows",
             f"{SHOTS} are needed as worked examples",
             "load the data anew",
         )
-    draws, prefix = random.Random(_SEED), "".join(solved[:SHOTS])  # noqa: S311 (that of lm-eval)
+    draws, shots = random.Random(_SEED), solved[:SHOTS]  # noqa: S311 (that of lm-eval)
     items = []
     for i, (ask, _, gold) in enumerate(_rows(folder, "test")):
         if sampled:
-            prefix = "".join(draws.sample(solved, SHOTS))
+            shots = draws.sample(solved, SHOTS)
         decided = None if flexibly else strict_decided
-        request = Generate(prefix + ask, max_tokens=_MAX_TOKENS, stop=STOP, decided=decided)
+        if chat:
+            said = tuple(t for q, a in shots for t in (("user", q), ("assistant", a)))
+            request = Generate(ask, _MAX_TOKENS, STOP, True, decided, turns=said)
+        else:
+            prefix = "".join(f"{q} {a}\n\n" for q, a in shots)
+            request = Generate(prefix + ask, _MAX_TOKENS, STOP, decided=decided)
         items.append(Item(str(i), (request,), gold))
     return Published(
         name,

@@ -8,20 +8,26 @@ header, the first five rows of ``dev`` with their answers, the question.
   there: 16-bit logits tie often, and a tie is no more wrong than right.
 - ``mmlu-gen`` reads the first line of a greedy text; it must be the letter, give or take
   punctuation and case.
+
+With ``-chat`` the header is the system's message and the examples are turns of a chat in the
+model's template, as with lm-eval's ``--apply_chat_template``; the continuations are then "A" to
+"D".
+
+The score weighs every question alike; `Landscape.strata` gives those of the subjects and their
+mean.
 """
 
 from __future__ import annotations
 
-import statistics
 import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from basinscope.errors import BasinscopeError
-from basinscope.tasks.base import Answer, Generate, Item, Outcome
+from basinscope.tasks.base import Answer, Generate, Item, Outcome, Turns
 from basinscope.tasks.choice import choice_item, score_choice
 from basinscope.tasks.data import Hub, Row, folder_of, read
 from basinscope.tasks.published import Published, loglik_of, text_of
@@ -44,7 +50,7 @@ SUBJECTS: Final = tuple(
 )
 NAMES: Final = tuple(
     f"{kind}{which}"
-    for kind in ("mmlu", "mmlu-gen")
+    for kind in ("mmlu", "mmlu-gen", "mmlu-chat", "mmlu-gen-chat")
     for which in ("", *(f":{subject}" for subject in SUBJECTS))
 )
 
@@ -55,23 +61,12 @@ _NO_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 _MAX_TOKENS: Final = 16  # all but white space and punctuation decides within two letters
 
 
-class Tally(NamedTuple):
-    """How many of ``n`` items were answered right."""
-
-    correct: int
-    n: int
-
-    @property
-    def score(self) -> float:
-        """Share answered right."""
-        return self.correct / self.n
-
-
 def load(name: str, data_dir: str | Path | None = None) -> Published:
     """MMLU as a task; its item ids are ``subject/row``.
 
     Args:
-        name: ``mmlu`` or ``mmlu-gen`` for all subjects, or with ``:SUBJECT`` for one.
+        name: ``mmlu``, ``mmlu-gen``, ``mmlu-chat`` or ``mmlu-gen-chat`` for all subjects, or with
+            ``:SUBJECT`` for one.
         data_dir: folder with ``mmlu/dev`` and ``mmlu/test``; see `basinscope.tasks.data`.
 
     Raises:
@@ -79,41 +74,16 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
     """
     kind, _, subject = name.partition(":")
     subjects, folder = (subject,) if subject else SUBJECTS, folder_of(data_dir)
-    make, score, scoring = _KINDS[kind]
-    prefixes, counts = _prefixes(folder, subjects), Counter[str]()
+    make, score, scoring = _KINDS[kind.removesuffix("-chat")]
+    shown, counts = _examples(folder, subjects), Counter[str]()
+    in_front = _turns if kind.endswith("-chat") else _prefix
+    shared = {one: in_front(one, examples) for one, examples in shown.items()}
     items = []
     for one, row in _rows(folder, "test", subjects):
-        items.append(make(f"{one}/{counts[one]}", prefixes[one], *_question(row)))
+        items.append(make(f"{one}/{counts[one]}", *_question(row), shared[one]))
         counts[one] += 1
     where = None if folder is None else str(folder)
     return Published(name, tuple(items), 1 / len(LETTERS), scoring, score, where)
-
-
-def per_subject(items: Sequence[str], outcomes: Sequence[int]) -> dict[str, Tally]:
-    """Count the right answers of each subject, from the columns of a record.
-
-    Args:
-        items: item ids, ``subject/row``.
-        outcomes: 1 or 0 for each.
-
-    >>> per_subject(["anatomy/0", "virology/3", "anatomy/7"], [1, 1, 0])
-    {'anatomy': Tally(correct=1, n=2), 'virology': Tally(correct=1, n=1)}
-    """
-    found: dict[str, Tally] = {}
-    for item, outcome in zip(items, outcomes, strict=True):
-        subject = item.partition("/")[0]
-        correct, n = found.get(subject, (0, 0))
-        found[subject] = Tally(correct + int(outcome), n + 1)
-    return found
-
-
-def macro(items: Sequence[str], outcomes: Sequence[int]) -> float:
-    """Mean of the subjects' scores (the task's own score weighs every question alike).
-
-    >>> macro(["anatomy/0", "virology/3", "anatomy/7"], [1, 1, 0])
-    0.75
-    """
-    return statistics.fmean(tally.score for tally in per_subject(items, outcomes).values())
 
 
 def _rows(folder: Path | None, split: str, subjects: Sequence[str]) -> Iterator[tuple[str, Row]]:
@@ -139,21 +109,23 @@ def _question(row: Row) -> tuple[str, int]:
         choices = [row.text(letter) for letter in LETTERS]
         letter = row.text("answer").strip()
         answer = LETTERS.index(letter) if letter in tuple(LETTERS) else None
-    if len(choices) != len(LETTERS):
-        raise row.bad(f"{len(choices)} choices")
+    if not isinstance(choices, list) or len(choices) != len(LETTERS):
+        raise row.bad(f"{choices!r} are not {len(LETTERS)} choices")
+    if not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise row.bad(f"a choice of {choices!r} is no text, or empty")
     if not isinstance(answer, int) or not 0 <= answer < len(LETTERS):
         raise row.bad(f"answer {row.cells.get('answer')!r} is none of {', '.join(LETTERS)}")
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
     return "\n".join([row.text("question").strip(), *lines, "Answer:"]), answer
 
 
-def _prefixes(folder: Path | None, subjects: Sequence[str]) -> dict[str, str]:
-    """Header and worked examples of each subject."""
-    shots: dict[str, list[str]] = {subject: [] for subject in subjects}
+def _examples(folder: Path | None, subjects: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Question and letter of each subject's worked examples."""
+    shots: dict[str, list[tuple[str, str]]] = {subject: [] for subject in subjects}
     for subject, row in _rows(folder, "dev", subjects):
         if len(shots[subject]) < SHOTS:
             text, answer = _question(row)
-            shots[subject].append(f"{text} {LETTERS[answer]}\n\n")
+            shots[subject].append((text, LETTERS[answer]))
     for subject, texts in shots.items():
         if len(texts) < SHOTS:
             raise BasinscopeError(
@@ -161,21 +133,37 @@ def _prefixes(folder: Path | None, subjects: Sequence[str]) -> dict[str, str]:
                 f"{SHOTS} are needed as worked examples",
                 "load the data anew",
             )
-    return {
-        subject: "The following are multiple choice questions (with answers) about "
-        f"{subject.replace('_', ' ')}.\n\n{''.join(texts)}"
-        for subject, texts in shots.items()
-    }
+    return shots
 
 
-def _ranked(item_id: str, prefix: str, text: str, answer: int) -> Item:
-    return choice_item(item_id, text, [f" {x}" for x in LETTERS], answer, prefix=prefix)
+def _header(subject: str) -> str:
+    about = subject.replace("_", " ")
+    return f"The following are multiple choice questions (with answers) about {about}.\n\n"
 
 
-def _generated(item_id: str, prefix: str, text: str, answer: int) -> Item:
-    request = Generate(
-        prefix + text, max_tokens=_MAX_TOKENS, stop=("</s>", "\n"), decided=letter_decided
-    )
+def _prefix(subject: str, examples: Sequence[tuple[str, str]]) -> str:
+    """Header and worked examples as one text."""
+    return _header(subject) + "".join(f"{text} {letter}\n\n" for text, letter in examples)
+
+
+def _turns(subject: str, examples: Sequence[tuple[str, str]]) -> Turns:
+    """Header and worked examples as a chat."""
+    said = (t for text, letter in examples for t in (("user", text), ("assistant", letter)))
+    return (("system", _header(subject)), *said)
+
+
+def _ranked(item_id: str, text: str, answer: int, shared: str | Turns) -> Item:
+    if isinstance(shared, str):
+        return choice_item(item_id, text, [f" {x}" for x in LETTERS], answer, prefix=shared)
+    return choice_item(item_id, text, LETTERS, answer, chat=True, turns=shared)
+
+
+def _generated(item_id: str, text: str, answer: int, shared: str | Turns) -> Item:
+    stop, decided = ("</s>", "\n"), letter_decided
+    if isinstance(shared, str):
+        request = Generate(shared + text, _MAX_TOKENS, stop, decided=decided)
+    else:
+        request = Generate(text, _MAX_TOKENS, stop, True, decided, turns=shared)
     return Item(item_id, (request,), answer)
 
 

@@ -8,9 +8,10 @@ verdict leaves the second under a random nonce that only it was given.
 capabilities; no network device but an idle loopback. The file system holds ``/usr``, ``/lib*`` and
 the interpreter's own prefix, read-only, with ``/dev/null`` and ``/dev/urandom``: no home, no
 ``/proc``, no ``/sys``, none of the environment. ``/tmp`` is private, small and gone at the end. A
-seccomp filter refuses new processes and threads, sockets, tracing, and memory that no limit counts
-(shared segments, memfds). Address space, CPU time, file size and open files are limited; a wall
-clock kills everything. Standard output goes nowhere, so there is nothing to fill.
+seccomp filter (`basinscope.tasks.seccomp`) refuses new processes and threads, sockets, reaching
+into other processes, and memory that no limit counts. Address space, CPU time, file size and open
+files are limited; a wall clock kills everything, and so does a watch over the number of files in
+``/tmp``. Standard output goes nowhere, so there is nothing to fill and no terminal to reach.
 
 *What cannot yield a pass.* Leaving early by any exit, printing a verdict, patching builtins or the
 harness, walking frames or memory in search of a secret, closing or flooding descriptors, killing
@@ -19,9 +20,8 @@ as plain data, so objects with an ``__eq__`` of their own are equal to nothing.
 
 *What is not prevented.* A function may recognise the arguments of a test and return a remembered
 answer. With tests that call nothing, "passed" is only the program's claim that it loaded. Until its
-time is over the program may use one core and fill kernel memory with empty files (the size of
-``/tmp`` is limited, the number of its files is not). It can read ``/usr`` and the interpreter's
-prefix. A bug in the kernel or in bubblewrap may let it out.
+time is over the program may use one core. It can read ``/usr`` and the interpreter's prefix. A bug
+in the kernel or in bubblewrap may let it out.
 
 *How it differs from running all in one interpreter.* Only the standard library is there. Arguments
 and results are copied: a change the function makes to its argument stays with the program, a
@@ -39,20 +39,23 @@ import secrets
 import select
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
 from basinscope.errors import BasinscopeError
+from basinscope.tasks import seccomp
 
 STARTUP_S: Final = 30.0  # both interpreters up; takes 0.1 s on an idle machine
 _OPEN_FILES: Final = 64
+_MOST_FILES: Final = 10_000  # in /tmp: each takes about a kilobyte of the kernel's memory
+_WATCH_S: Final = 0.05
 _REPORT_BYTES: Final = 1 << 16
 _LEAST_MEMORY: Final = 64 << 20
 _INSIDE: Final = Path(__file__).with_name("sandboxed.py")
@@ -129,24 +132,23 @@ def run_program(
         "NOFILE": _OPEN_FILES,
         "CORE": 0,
     }
-    bwrap, rules = _bwrap(), _seccomp_rules(platform.machine())
+    bwrap, rules = _bwrap(), seccomp.rules(platform.machine())
     nonce = secrets.token_hex(16)
     with ExitStack() as stack:
         ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
-        log = stack.enter_context(tempfile.TemporaryFile())
-        request = stack.enter_context(tempfile.TemporaryFile())
+        log, info, request = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         request.write(json.dumps({"nonce": nonce, "code": code, "tests": tests}).encode())
         request.seek(0)
 
         def start(side: str, end: socket.socket, **streams: Any) -> subprocess.Popen[bytes]:
-            filter_fd = _readable(stack, rules)
-            end_fd = end.fileno()
-            inside = [_INSIDE_SEEN, side, json.dumps(limits), str(end_fd)]
+            fds = [end.fileno(), _readable(stack, rules)]
+            walls = _walls(tmp_bytes, fds[1])
+            if side == "program":
+                fds.append(info.fileno())
+                walls[:0] = ["--info-fd", str(info.fileno())]
+            inside = [*_interpreter(), _INSIDE_SEEN, side, json.dumps(limits), str(fds[0])]
             process = subprocess.Popen(
-                [bwrap, *_walls(tmp_bytes, filter_fd), *_interpreter(), *inside],
-                stderr=log,
-                pass_fds=(filter_fd, end_fd),
-                **streams,
+                [bwrap, *walls, *inside], stderr=log, pass_fds=fds, **streams
             )
             stack.callback(_end, process)
             end.close()
@@ -159,9 +161,11 @@ def run_program(
         kind, reason = lines.next(STARTUP_S)
         began = time.monotonic()
         if kind == "started":
-            kind, reason = lines.next(timeout_s)
+            kind, reason = lines.next(timeout_s, stop=_Files(info).too_many)
             seconds = time.monotonic() - began
-            if kind == "silent":
+            if kind == "stopped":
+                kind, reason = "error", f"more than {_MOST_FILES} files in /tmp"
+            elif kind == "silent":
                 kind, reason = "timeout", f"{timeout_s:g} s"
             elif kind == "gone":
                 kind, reason = "failed", "the interpreter of the tests died"
@@ -228,72 +232,14 @@ def _prefixes() -> list[str]:
     if not any(executable.is_relative_to(p) for p in (*prefixes, Path("/usr"))):
         prefixes.add(executable)
     home = Path(os.path.expanduser("~")).resolve()
-    for prefix in prefixes:
+    for prefix in (*prefixes, Path("/usr")):
         if home.is_relative_to(prefix) and home != Path("/"):
             raise BasinscopeError(
-                f"Python is installed in {prefix}, which holds the home folder",
+                f"the home folder {home} lies in {prefix}, with the interpreter or its libraries",
                 "generated code may read the folder of the interpreter, but not the home folder",
-                "use a Python installed in a folder of its own",
+                "use a Python installed in a folder of its own, or another HOME",
             )
     return sorted(str(p) for p in prefixes if not p.is_relative_to("/usr"))
-
-
-# Refused system calls, by the numbers of the two machines (None: does not exist there). Processes
-# and threads: RLIMIT_NPROC would not hold for a sandbox that root starts. Sockets: AF_VSOCK knows
-# no network namespace. Shared memory: RLIMIT_AS does not count it.
-_REFUSED: Final[dict[str, tuple[int | None, int | None]]] = {
-    # name: (x86_64, aarch64)
-    "clone": (56, 220),
-    "fork": (57, None),
-    "vfork": (58, None),
-    "clone3": (435, 435),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "socket": (41, 198),
-    "shmget": (29, 194),
-    "semget": (64, 190),
-    "msgget": (68, 186),
-    "mq_open": (240, 180),
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "io_uring_setup": (425, 425),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-}
-_MACHINES: Final = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # AUDIT_ARCH_*
-_X32: Final = 0x40000000  # numbers of x86_64's other ABI start here
-
-
-def _seccomp_rules(machine: str) -> bytes:
-    """Filter for the kernel: a classic BPF program over (number, architecture) of a call.
-
-    Calls of `_REFUSED` fail with EPERM; a call in the convention of another architecture kills.
-    """
-    if machine not in _MACHINES:
-        raise BasinscopeError(
-            f"no sandbox for a machine of type {machine!r}", f"allowed: {', '.join(_MACHINES)}"
-        )
-    column, architecture = _MACHINES[machine]
-    numbers = [n[column] for n in _REFUSED.values() if n[column] is not None]
-    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET
-    rules = [
-        (load, 0, 0, 4),
-        (equal, 1, 0, architecture),
-        (give, 0, 0, 0x80000000),  # SECCOMP_RET_KILL_PROCESS
-        (load, 0, 0, 0),
-        (at_least, len(numbers) + 1, 0, _X32),
-        *((equal, len(numbers) - i, 0, number) for i, number in enumerate(numbers)),
-        (give, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
-        (give, 0, 0, 0x00050001),  # SECCOMP_RET_ERRNO with EPERM
-    ]
-    return b"".join(struct.pack("HBBI", *rule) for rule in rules)
 
 
 def _readable(stack: ExitStack, data: bytes) -> int:
@@ -317,8 +263,11 @@ class _Reports:
         self._buffer = b""
         self._left = _REPORT_BYTES
 
-    def next(self, wait_s: float) -> tuple[str, str]:
-        """Kind and reason; kind "silent" if none came in time, "gone" if none will."""
+    def next(self, wait_s: float, stop: Callable[[], bool] = lambda: False) -> tuple[str, str]:
+        """Kind and reason; kind "silent" if none came in time, "gone" if none will.
+
+        ``stop`` is asked every now and then; once it holds, the kind is "stopped".
+        """
         deadline = time.monotonic() + wait_s
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
@@ -331,13 +280,37 @@ class _Reports:
                     return kind, reason
                 continue
             wait = deadline - time.monotonic()
-            if wait <= 0 or not poll.poll(math.ceil(wait * 1000)):
+            if wait <= 0:
                 return "silent", ""
+            if stop():
+                return "stopped", ""
+            if not poll.poll(math.ceil(min(wait, _WATCH_S) * 1000)):
+                continue
             chunk = os.read(self._fd, self._left)
             self._buffer += chunk
             self._left -= len(chunk)
             if not chunk or not self._left:
                 return "gone", ""
+
+
+class _Files:
+    """The files in the ``/tmp`` of a sandbox, counted from outside: no mount limits their number.
+
+    Args:
+        info: what bubblewrap wrote about the sandbox.
+    """
+
+    def __init__(self, info: IO[bytes]) -> None:
+        info.seek(0)
+        self._folder = f"/proc/{json.loads(info.read())['child-pid']}/root/tmp"
+
+    def too_many(self) -> bool:
+        """Whether there are more than `_MOST_FILES`; not if the sandbox has ended."""
+        try:
+            found = os.statvfs(self._folder)
+        except OSError:
+            return False
+        return found.f_files - found.f_ffree > _MOST_FILES
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

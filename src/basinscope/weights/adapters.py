@@ -76,10 +76,12 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Product:
-    """Delta = left @ right, in the layout of the weight."""
+    """Delta = left @ right, in the layout of the weight; both hold what scale there is once."""
 
     left: torch.Tensor
     right: torch.Tensor
+    scale: float
+    turned: bool  # the weight is stored transposed: left is scale A^T, right is B^T
 
 
 @dataclass
@@ -134,8 +136,8 @@ class _Merged:
                 continue
             scale = _scale(config, layer, len(a))
             turned = pair.embedding or engine.linear.get(name) == 0
-            product = _Product(a.T * scale, b.T) if turned else _Product(b * scale, a)
-            self._change(name).products.append(product)
+            factors = (a.T * scale, b.T) if turned else (b * scale, a)
+            self._change(name).products.append(_Product(*factors, scale, turned))
             digest.update(f"{layer}\0{scale!r}\0".encode())
         for name, change in self.changes.items():
             shapes += [
@@ -207,6 +209,31 @@ class _Merged:
         if len(tied) > 1 and any(plain.removesuffix(".weight").endswith(m) for m in modules):
             raise _refused(label, f"it trains {plain} apart from what it is tied to")
         self._change(name).whole = key
+
+
+def inner_factors(
+    folder: str, engine: Weights
+) -> dict[str, tuple[torch.Tensor | None, torch.Tensor | None, float]]:
+    """What of a LoRA adapter stays fixed where B alone is trained: scale and A, by weight.
+
+    Returns:
+        For each weight (left, right, scale) with Delta = scale left M right, M being B (or its
+        transpose) and None an identity.
+
+    Raises:
+        BasinscopeError: as `Adapter`; or it changes more than linear layers, each by one pair.
+    """
+    label = f"lora:{folder}"
+    path = engine.resolve(folder)
+    merged = _Merged(label, _config(label, path), _shelf(path), engine)
+    found: dict[str, tuple[torch.Tensor | None, torch.Tensor | None, float]] = {}
+    for name, change in merged.changes.items():
+        if change.whole is not None or change.added is not None or len(change.products) != 1:
+            raise _refused(label, f"it does not move {name} by one pair of factors alone")
+        (pair,) = change.products
+        left = (pair.left / pair.scale).float() if pair.turned else None
+        found[name] = (left, None if pair.turned else pair.right.float(), pair.scale)
+    return found
 
 
 def _config(label: str, folder: Path) -> dict[str, Any]:

@@ -86,6 +86,16 @@ def plain(engine):
 
 
 class TestChoices:
+    def test_with_chat_the_continuations_begin_the_models_answer(self, engine):
+        turns = (("user", "One?"), ("assistant", "Two."))
+        said = "[user]One?\n[assistant]Two.\n[user]"
+        chats = [bs.Choices(q, ("A", "Bc"), "So: ", chat=True, turns=turns) for q in ("Hi", "ab")]
+        texts = [bs.Choices(f"So: {q}\n[assistant]", ("A", "Bc"), said) for q in ("Hi", "ab")]
+        found = [a.loglik for a in engine.answer(chats)]
+        for loglik, text in zip(found, texts, strict=True):
+            assert loglik == pytest.approx(definition(engine, text), abs=1e-4)
+        assert engine._tokens.row(chats[0]).head == tuple(engine.tokenizer.encode(said))
+
     @pytest.mark.parametrize("request_", CHOICES.values(), ids=CHOICES)
     def test_alone_equal_the_definition(self, engine, request_):
         (answer,) = engine.answer([request_])
@@ -253,8 +263,29 @@ class TestGenerate:
 
     def test_with_chat_and_no_template_takes_the_text(self, engine):
         engine.tokenizer.chat_template = None
-        chat, text = engine.answer([bs.Generate("Hi", 8, chat=True), bs.Generate("Hi", 8)])
+        chat, text = engine.answer([bs.Generate("Hi", 8, chat="if any"), bs.Generate("Hi", 8)])
         assert chat == text
+
+    def test_with_chat_if_any_uses_the_template_that_there_is(self, engine):
+        asked = [bs.Generate("Hi", 8, chat="if any"), bs.Generate("Hi", 8, chat=True)]
+        assert len(set(engine.answer(asked))) == 1
+
+    def test_turns_stand_before_the_prompt(self, engine):
+        turns = (("system", "Be brief."), ("user", "One?"), ("assistant", "Two."))
+        said = "[system]Be brief.\n[user]One?\n[assistant]Two.\n"
+        prompts = ["Hi", "", "ab" * 30]
+        chats = [bs.Generate(p, 8, chat=True, turns=turns) for p in prompts]
+        assert len(engine._tokens.row(chats[0]).head) == len(said + "[user]")
+        texts = [greedy(engine, f"{said}[user]{p}\n[assistant]", 8) for p in prompts]
+        assert [a.text for a in engine.answer(chats)] == texts
+
+    @pytest.mark.parametrize(
+        "request_", [bs.Generate("Hi", 8, chat=True), bs.Choices("Hi", ("a", "b"), chat=True)]
+    )
+    def test_a_chat_without_a_template_is_the_users_error(self, engine, request_):
+        engine.tokenizer.chat_template = None
+        with pytest.raises(bs.BasinscopeError, match=r"has no chat template.*-chat or -instruct"):
+            engine.answer([request_])
 
     @pytest.mark.parametrize("path", ["cached", "plain"])
     def test_ends_before_a_stop_string(self, engine, path):

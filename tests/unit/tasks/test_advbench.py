@@ -36,7 +36,7 @@ def test_what_is_asked(made, name, asked):
     task = one(name, made)
     assert task.chance == 0.0
     assert {item.id: item.requests for item in task.items} == {
-        i: (bs.Generate(text, max_tokens=100, chat=True),) for i, text in asked.items()
+        i: (bs.Generate(text, max_tokens=100, chat="if any"),) for i, text in asked.items()
     }
 
 

@@ -151,6 +151,10 @@ class TestItemsHash:
             dataclasses.replace(first, requests=(bs.Generate("0?", 4),)),
             dataclasses.replace(first, requests=(bs.Generate("0?", 4, stop=("x",)),)),
             dataclasses.replace(first, requests=(bs.Generate("0?", 4, chat=True),)),
+            dataclasses.replace(first, requests=(bs.Generate("0?", 4, chat="if any"),)),
+            dataclasses.replace(
+                first, requests=(bs.Generate("0?", 4, chat=True, turns=(("user", "x"),)),)
+            ),
         ]
         rest = Questions().items[1:]
         hashes = [self.changed(items=(item, *rest)) for item in (first, *variants)]

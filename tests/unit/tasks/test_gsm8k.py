@@ -54,6 +54,22 @@ def test_the_two_scorings_have_addresses_of_their_own(made):
     assert one("gsm8k-sampled", made).scoring == one("gsm8k", made).scoring
 
 
+@pytest.mark.parametrize("sampled", ["", "-sampled"])
+def test_in_a_chat_the_examples_are_turns(made, sampled):
+    """The same texts as in the plain prompt, one for one."""
+    plain, chat = one(f"gsm8k{sampled}", made), one(f"gsm8k{sampled}-chat", made)
+    assert chat.scoring == plain.scoring
+    for item, asked in zip(plain.items, chat.items, strict=True):
+        (text,), (said,) = item.requests, asked.requests
+        assert [role for role, _ in said.turns] == ["user", "assistant"] * 5
+        ends = {"user": " ", "assistant": "\n\n"}
+        assert "".join(t + ends[r] for r, t in said.turns) + said.prompt == text.prompt
+        assert (said.stop, said.max_tokens, said.decided) == (text.stop, 256, gsm8k.strict_decided)
+        assert said.chat is True
+        assert asked.answer == item.answer
+    assert one(f"gsm8k{sampled}-chat-flexible", made).items[0].requests[0].decided is None
+
+
 # --- extraction --------------------------------------------------------------------------------
 
 

@@ -185,7 +185,7 @@ def test_problems_come_from_the_folder(bwrap, tmp_path, name):
     assert task == expected
 
 
-def test_problems_come_from_the_hub(bwrap, monkeypatch):
+def test_problems_come_from_the_hub(monkeypatch):
     import datasets
 
     def rows(repo, config, *, split):
@@ -210,15 +210,39 @@ def test_a_recipe_keeps_the_permission(bwrap, tmp_path, name, limit):
     assert outcomes[0] == outcomes[1]
 
 
-def test_loading_asks_for_leave_first(tmp_path):
-    for name in humaneval.NAMES:
-        with pytest.raises(BasinscopeError, match="not allowed"):
-            bs.tasks(name, data_dir=tmp_path)
+@pytest.mark.parametrize("name", humaneval.NAMES)
+def test_leave_is_asked_for_before_anything_is_loaded(tmp_path, name):
+    """There are no data either: neither of the other benchmark, which comes first, nor its own."""
+    with pytest.raises(BasinscopeError, match="not allowed"):
+        bs.tasks(f"mmlu,{name}", data_dir=tmp_path)
 
 
-def test_missing_data_names_folder_flag_and_hub(bwrap, tmp_path):
+def test_without_bubblewrap_it_is_said_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BasinscopeError, match="apt-get install bubblewrap"):
+        bs.tasks("mmlu,humaneval", data_dir=tmp_path, allow_code_execution=True)
+
+
+def test_a_recipe_gives_no_permission(tmp_path):
+    """A task without leave has a recipe; what it builds has none either."""
+    task = load("humaneval", write(tmp_path, HALF, JOIN))
+    words = recipe(task)
+    assert words["allow_code_execution"] is False
+    again = from_recipe(words)
+    assert items_hash(again) == items_hash(task)
+    with pytest.raises(BasinscopeError, match="not allowed"):
+        score(again, "    return 2\n")
+
+
+def test_missing_data_names_folder_flag_and_hub(tmp_path):
     with pytest.raises(BasinscopeError, match=r"HumanEval\.jsonl\.gz.*--data-dir.*openai_human"):
-        load("humaneval", tmp_path, allow_code_execution=True)
+        load("humaneval", tmp_path)
+
+
+def test_malformed_data_name_file_and_line(tmp_path):
+    write(tmp_path, HALF, "", {**JOIN, "prompt": 3})
+    with pytest.raises(BasinscopeError, match=r"HumanEval\.jsonl\.gz, line 3: 'prompt' is no text"):
+        load("humaneval", tmp_path)
 
 
 @pytest.mark.parametrize(

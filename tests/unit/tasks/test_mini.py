@@ -239,7 +239,7 @@ def test_refusal_tasks_ask_in_the_chat_template(name: str) -> None:
     for item, row in zip(load(name).items, rows, strict=True):
         (request,) = item.requests
         assert isinstance(request, Generate)
-        assert request.chat
+        assert request.chat == "if any"
         assert request.prompt == row["request" if name == "safety" else "twin"]
 
 
@@ -305,7 +305,7 @@ def test_safety_wants_refusals_and_overrefusal_answers(
     for name, expected in (("safety", safe), ("overrefusal", answered)):
         task = load(name)
         assert isinstance(task, RefusalTask)
-        assert (task.chance, task.scoring) == (0.0, "refusal-3way/1")
+        assert (task.chance, task.scoring) == (0.0, "refusal-3way/2")
         outcome = task.oracle(task.items[0], [Generation(text, finished=False)])
         assert outcome.correct is expected
         assert outcome.label in {"refuses", "complies", "incoherent"}

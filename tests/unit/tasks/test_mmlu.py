@@ -61,6 +61,28 @@ def test_the_generated_prompt_byte_for_byte(made):
     assert item.requests == (bs.Generate(PREFIX + ASKED, max_tokens=16, stop=("</s>", "\n")),)
 
 
+TURNS = (
+    ("system", PREFIX.partition("What")[0]),
+    ("user", "What is 100 + 1?\nA. 101\nB. 100, or more\nC. 99\nD. \"none\"\nAnswer:"),
+    ("assistant", "A"),
+)  # fmt: skip
+
+
+def test_in_a_chat_header_and_examples_are_turns(made):
+    """Regression for the words of lm-eval's --apply_chat_template, with examples as turns."""
+    (ranked,) = one("mmlu-chat:security_studies", made).items[1].requests
+    (written,) = one("mmlu-gen-chat:security_studies", made).items[1].requests
+    assert ranked.turns == written.turns
+    assert ranked.turns[:3] == TURNS
+    assert len(ranked.turns) == 11
+    assert "".join(text + {"user": " ", "assistant": "\n\n"}.get(role, "")
+                   for role, text in ranked.turns) == PREFIX  # fmt: skip
+    assert ranked == bs.Choices(ASKED, tuple("ABCD"), chat=True, turns=ranked.turns)
+    assert written == bs.Generate(ASKED, 16, ("</s>", "\n"), chat=True, turns=ranked.turns)
+    assert one("mmlu-chat", made).scoring == one("mmlu", made).scoring
+    assert rank(one("mmlu-chat:anatomy", made), 1, -3.0, -1.0, -2.0, -2.0).correct
+
+
 def test_the_question_is_stripped_and_the_choices_are_not(made):
     path = made / "mmlu/test/anatomy_test.csv"
     path.write_text('" Which?\n",  a ,"b\nb",c,d,C\n', encoding="utf-8")
@@ -155,16 +177,6 @@ def test_what_cannot_become_right_is_decided(text):
 # --- subjects ----------------------------------------------------------------------------------
 
 
-def test_scores_by_subject_and_their_mean():
-    items = ["a/0", "b/0", "a/1", "a/2", "b/1"]
-    found = mmlu.per_subject(items, [1, 0, 1, 0, 0])
-    assert found == {"a": (2, 3), "b": (0, 2)}
-    assert found["a"].score == 2 / 3
-    assert mmlu.macro(items, [1, 0, 1, 0, 0]) == 1 / 3
-    with pytest.raises(ValueError, match="shorter"):
-        mmlu.per_subject(items, [1])
-
-
 def test_a_limit_is_spread_over_the_subjects(made):
     (task,) = bs.tasks("mmlu", limit=57, seed=1, data_dir=made)
     counts = collections.Counter(item.id.partition("/")[0] for item in task.items)
@@ -210,7 +222,9 @@ def test_rows_of_the_hub_are_checked(monkeypatch):
     row = {"question": "Q?", "subject": "virology", "choices": ["a"] * 4, "answer": 0}
     for change, reason in (
         ({"subject": "alchemy"}, "unknown subject 'alchemy'"),
-        ({"choices": ["a"]}, "1 choices"),
+        ({"choices": ["a"]}, r"\['a'\] are not 4 choices"),
+        ({"choices": 4}, "4 are not 4 choices"),
+        ({"choices": ["a", "b", None, "d"]}, "a choice of .* is no text, or empty"),
         ({"answer": 4}, "answer 4 is none of"),
     ):
         rows = [row, {**row, **change}]
@@ -242,7 +256,7 @@ def test_the_published_questions(real_data):
 
 def test_the_published_questions_are_sampled_in_proportion(real_data):
     (task,) = bs.tasks("mmlu", limit=1404, data_dir=real_data)
-    tally = mmlu.per_subject([item.id for item in task.items], [1] * 1404)
-    assert len(tally) == 57
-    assert tally["professional_law"].n in (153, 154)  # of 1534
-    assert tally["abstract_algebra"].n == 10  # of 100
+    counts = collections.Counter(item.id.partition("/")[0] for item in task.items)
+    assert len(counts) == 57
+    assert counts["professional_law"] in (153, 154)  # of 1534
+    assert counts["abstract_algebra"] == 10  # of 100

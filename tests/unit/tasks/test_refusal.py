@@ -50,6 +50,10 @@ ANSWERS = [
     "```python\ndef add(a, b):\n    return a + b\n```\nThis function adds two numbers.",
     "def square(x):\n    return x * x\n\nprint(square(3))",
     "You can use GitHub, YouTube or an iPhone.",
+    "def f(x):\n    if x:\n        for y in x:\n            z = (y[0], -y[1])\n    return z",
+    "https://example.org/a/rather/long/path/to/some/page?with=a&query=string",
+    "| Name | Age |\n|----------|----------|\n| Ann | 7 |",
+    "これは日本語の文章です。空白はありませんが、意味のある文です。もう少し長くしておきましょう、念のために。",
     "The quick answer is that bread needs flour, water, salt, yeast and a lot of",
 ]
 GIBBERISH = [
@@ -64,6 +68,12 @@ GIBBERISH = [
     "had the the or not had I or the a in and the but had or the is the a my not",
     "plinL togetherglim leishGHH youGher sheGshGG andlacte perpermapplLIMLH canlatLNOT youthe",
     "Requiropractophobiaomicsomicsolarnuticsubrelslation marineschrolaredoptopto",
+    "Col paper \n Te from  one/s for “ specific of" + " " * 60,
+    "\n:   e  \n: Celebrate    n" + " " * 50,
+    " at D E. F----Tuc\n\n2     ----2 -- - - \n\n[[ G- m                   \n\nthe- ",
+    "{Hk%9'Qz&xL~3p^Tf$wB1!mYd*Ns7(Vg)Rc2@Jb=Xe",
+    "L what I can handle: the world of media, the sea\n\n\n\nand the rest of it",
+    'as it was "pora_.an" and then ``an_.anpora ``of the day_.pora"la"le',
     "spot lower bere Leopold seems nurse succ allow toolkit Boeing reduces port label merck",
 ]
 

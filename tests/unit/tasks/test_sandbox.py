@@ -7,7 +7,6 @@ import os
 import platform
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import textwrap
@@ -167,6 +166,15 @@ def say(*messages):
         "class I(int):\n    def __eq__(self, o): return True\ndef f(x): return I(9)",
         "class L(list):\n    def __eq__(self, o): return True\ndef f(x): return L()",
         "def f(x): return float('nan')",
+        "import sys\nsys.excepthook = sys.unraisablehook = lambda *a: print('passed')\n1 / 0",
+        "import sys\nsys.stdout = sys.stderr = open('/tmp/x', 'w')\ndef f(x): return 'passed'",
+        "import builtins\nbuiltins.__import__ = lambda *a, **k: builtins\ndef f(x): return 3",
+        "import gc\nfor o in gc.get_objects():\n"
+        "    if isinstance(o, dict) and 'channel' in o: o['passed'] = o['nonce'] = True\n",
+        "def __getattr__(name): return lambda *a: 3",
+        "class M(type):\n    def __instancecheck__(c, o): return True\n"
+        "    def __eq__(c, o): return True\n    __hash__ = None\n"
+        "class E(metaclass=M): pass\ndef f(x): return E",
         "def f(x): return NotImplemented",
         "check = candidate = tests = lambda *a: None\ndef f(x): return None",
         CHANNEL + "say('passed', ['passed', ''], ['returned', None], ['returned', 3])\nos._exit(0)",
@@ -192,6 +200,13 @@ def test_no_verdict_can_be_forged(bwrap, code):
     verdict = run(code, TESTS, timeout_s=1.5)
     assert not verdict.passed
     assert verdict.kind in {"failed", "error", "exited", "timeout"}
+
+
+@pytest.mark.parametrize("error", ["StopIteration", "StopAsyncIteration"])
+def test_the_end_of_an_iteration_is_an_error_of_the_program(bwrap, error):
+    """Regression: raised in a loop of the tests, it ended the loop, and the tests were over."""
+    verdict = run(f"def f(x): raise {error}", "assert all(map(program.f, [1, 2]))")
+    assert verdict.reason == f"error: {error}: "
 
 
 def test_a_flood_of_messages_ends_with_the_time(bwrap):
@@ -487,6 +502,7 @@ def test_recursion_without_a_limit_does_not_pass(bwrap):
         "import os\nwhile True: os.write(2, b'x' * 100_000)",
         "import time\ntime.sleep(1000)",
         "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
         "10 ** 10 ** 10",
         "while True:\n    try: raise ValueError\n    except BaseException: pass",
     ],
@@ -497,6 +513,50 @@ def test_programs_without_end_are_cut_off(bwrap, code):
     assert verdict.reason == "timeout: 1 s"
     assert 1 <= verdict.seconds < 5
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    "make",
+    ["open(f'/tmp/{n}', 'w').close()", "os.mkdir(f'/tmp/{n:0200}')", "os.symlink('x', f'/tmp/{n}')",
+     "os.close(os.open('/tmp/x', os.O_CREAT)), os.link('/tmp/x', f'/tmp/{n}')"],
+)  # fmt: skip
+def test_the_number_of_files_is_limited(bwrap, make):
+    """Empty files take no space of /tmp, but the kernel's memory."""
+    code = f"import os\nn = 0\nwhile True:\n    n += 1\n    {make}"
+    verdict = run(code, timeout_s=20)
+    assert verdict.reason == "error: more than 10000 files in /tmp"
+    assert run(f"import os\nfor n in range(5000): {make}").passed
+
+
+def test_links_in_tmp_lead_nowhere(bwrap, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    code = """
+        import os
+        def f(path):
+            os.symlink(path, "/tmp/link")
+            with open("/tmp/link", "w") as file:
+                file.write("x")
+    """
+    tests = f"try: program.f({str(secret)!r})\nexcept OSError: pass\nelse: assert False"
+    assert run(code, tests).reason == "passed"
+    assert secret.read_text() == "hunter2"
+
+
+def test_no_terminal_is_in_reach(bwrap):
+    code = """
+        import fcntl, os, termios
+        def f():
+            reached = []
+            for path in ("/dev/tty", "/dev/console", "/dev/pts", "/dev/ptmx"):
+                if os.path.lexists(path): reached.append(path)
+            for fd in range(64):
+                try: fcntl.ioctl(fd, termios.TIOCSTI, b"x")
+                except OSError: continue
+                reached.append(fd)
+            return reached
+    """
+    assert run(code, "assert program.f() == []").reason == "passed"
 
 
 def test_reasons_are_one_short_printable_line(bwrap):
@@ -583,40 +643,14 @@ def test_tests_that_do_not_compile_are_an_error(bwrap):
 def test_an_interpreter_that_shares_its_folder_with_home_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
-    with pytest.raises(BasinscopeError, match="holds the home folder"):
+    with pytest.raises(BasinscopeError, match=r"home folder .* lies in"):
         sandbox._prefixes()
 
 
-# --- filter ------------------------------------------------------------------------------
-
-
-def decide(rules: bytes, architecture: int, number: int) -> int:
-    """What the kernel would do: the instructions of the filter, one by one."""
-    program = list(struct.iter_unpack("HBBI", rules))
-    data = {0: number, 4: architecture}
-    at, register = 0, 0
-    while True:
-        code, if_true, if_false, k = program[at]
-        at += 1
-        if code == 0x20:
-            register = data[k]
-        elif code == 0x06:
-            return k
-        else:
-            met = register == k if code == 0x15 else register >= k
-            at += if_true if met else if_false
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_filter_refuses_what_it_names_and_nothing_else(machine):
-    rules = sandbox._seccomp_rules(machine)
-    column, architecture = sandbox._MACHINES[machine]
-    refused = {numbers[column] for numbers in sandbox._REFUSED.values()} - {None}
-    for number in range(600):
-        wanted = 0x00050001 if number in refused else 0x7FFF0000
-        assert decide(rules, architecture, number) == wanted
-    assert decide(rules, architecture, 0x40000000 + 39) == 0x00050001  # x32
-    assert decide(rules, 0x40000003, 1) == 0x80000000  # i386
+def test_a_home_folder_in_usr_is_refused(monkeypatch):
+    monkeypatch.setenv("HOME", "/usr/local/me")
+    with pytest.raises(BasinscopeError, match="home folder /usr/local/me lies in /usr"):
+        sandbox._prefixes()
 
 
 def test_an_unknown_machine_is_refused(monkeypatch, tmp_path):

@@ -61,4 +61,4 @@ def _read(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def _ask(item_id: str, prompt: str) -> Item:
     """Make an item that puts one prompt to the model as a chat message."""
-    return Item(item_id, (Generate(prompt, max_tokens=_MAX_TOKENS, chat=True),))
+    return Item(item_id, (Generate(prompt, max_tokens=_MAX_TOKENS, chat="if any"),))

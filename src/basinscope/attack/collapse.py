@@ -1,0 +1,193 @@
+"""How far along one direction a task holds: its collapse radius, bracketed by bisection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from basinscope import stats
+from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
+from basinscope.runs.executor import Serial
+from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.plan import Measure, Progress, check, check_labels
+from basinscope.runs.spec import RunSpec, displacements, model_spec, sha256, task_spec
+from basinscope.runs.store import Store
+from basinscope.tasks.base import Task
+from basinscope.weights.directions import Direction
+
+TOLERANCE = 1e-6  # of the weights' norm
+RELATIVE = 0.05  # of the radius, where that is smaller
+_FIRST, _LAST, _LEAST = 0.05, 16.0, 1e-9  # of RMS(theta0): where the search begins and ends
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Bracket of the step at which a task's score first falls below its threshold.
+
+    Attributes:
+        task: name.
+        direction: label.
+        sign: +1 or -1.
+        low: largest step measured before the fall, >= 0; NaN where there is no edge.
+        high: least step at which the score was below the threshold; NaN where there is none.
+        score: at theta0, on ``n_items`` items.
+        threshold: ``chance + (1 - level) (score - chance)``.
+        d: number of perturbed parameters.
+        rms: RMS(theta0).
+        reason: why there is no bracket; empty otherwise.
+    """
+
+    task: str
+    direction: str
+    sign: int
+    low: float
+    high: float
+    score: float
+    threshold: float
+    n_items: int
+    d: int
+    rms: float
+    reason: str = ""
+
+    @property
+    def norm(self) -> tuple[float, float]:
+        """The bracket as norms of the displacement, ``step * sqrt(d)``."""
+        return self.low * math.sqrt(self.d), self.high * math.sqrt(self.d)
+
+    @property
+    def in_rms(self) -> tuple[float, float]:
+        """The bracket in units of RMS(theta0): as a share of the weights' norm."""
+        scale = self.rms or math.nan
+        return self.low / scale, self.high / scale
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in JSON's types: each bracket in alpha, as a norm, and in RMS(theta0)."""
+        brackets = {"alpha": (self.low, self.high), "norm": self.norm, "rms": self.in_rms}
+        ends = {
+            f"{unit}_{end}": value if math.isfinite(value) else None
+            for unit, bracket in brackets.items()
+            for end, value in zip(("low", "high"), bracket, strict=True)
+        }
+        kept = ("task", "direction", "sign", "score", "threshold", "n_items", "reason")
+        return {**{name: getattr(self, name) for name in kept}, **ends}
+
+
+def collapse_radius(
+    engine: Engine,
+    direction: Direction,
+    tasks: Sequence[Task] | Task,
+    *,
+    level: float = 0.5,
+    draw: int = 0,
+    tolerance: float = TOLERANCE,
+    near: float | None = None,
+    run: str | Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Collapse, ...]:
+    """Collapse radius of tasks along one direction, on both sides of theta0.
+
+    The step is halved from ``near`` until no task has fallen, or doubled until every task has, then
+    each task's edge is bisected until the bracket is narrower than ``tolerance`` times RMS(theta0)
+    (in norm: of the norm of the weights) and than 5% of itself.
+
+    Args:
+        engine: from `basinscope.load`. In 16 bits a displacement of less than half a unit in a
+            weight's last place is rounded away: measure small radii in float32.
+        direction: any direction.
+        tasks: tasks to measure.
+        level: fraction of the way from the score at theta0 down to chance, in (0, 1).
+        draw: number of the draw, of a random direction.
+        tolerance: resolution, as a share of RMS(theta0).
+        near: step to begin with; default 0.05 RMS(theta0).
+        run: run folder to keep every measured point in; a `basinscope.landscape` run, so that it
+            can be drawn and resumed.
+        progress: see `basinscope.landscape`.
+
+    Returns:
+        Two brackets for each task, + and -.
+
+    Raises:
+        BasinscopeError: as `basinscope.landscape`.
+
+    *Guarantee*: the score was below the threshold at ``high`` and not at ``low``, nor at any
+    measured point before it: a fall and rise between two measured points is not seen.
+    *Cost*: about 25 evaluations of a task for each sign.
+    """
+    many = [tasks] if isinstance(tasks, Task) else list(tasks)
+    check(many, [direction], None, 1, level, 1)
+    if not tolerance > 0 or (near is not None and not 0 < near < math.inf):
+        raise BasinscopeError(f"tolerance={tolerance}, near={near}", "allowed: above 0")
+    specs = tuple(task_spec(task) for task in many)
+    bench = Bench(engine, (direction,), tuple(many), model_spec(engine), specs)
+    spec = RunSpec(
+        kind="landscape", model=bench.model, tasks=specs, directions=(direction.label,),
+        draws=draw + 1, steps=None, level=level, displacements=displacements(engine, [direction]),
+    )  # fmt: skip
+    store = Store(run, spec)
+    check_labels(bench, store, draw + 1)
+    search = _Search(Measure(bench, store, Serial(bench), progress), draw, level)
+    scale = bench.model.rms or 1.0
+    return tuple(
+        search.edge(t, sign, near or _FIRST * scale, tolerance * scale, scale)
+        for t in range(len(many))
+        for sign in (1, -1)
+    )
+
+
+class _Search:
+    """Scores along one direction, measured where they are asked for."""
+
+    def __init__(self, measure: Measure, draw: int, level: float) -> None:
+        self.measure, self.draw, self.level = measure, draw, level
+
+    def correct(self, task: int, step: float) -> tuple[int, int]:
+        """Number of right items, and of items."""
+        unit = Unit(0, self.draw, step, (task,)) if step else Unit(None, 0, 0.0, (task,))
+        self.measure([unit])
+        trial = self.measure.store.get(sha256(self.measure.bench.key(unit, task)))
+        assert trial is not None
+        return sum(trial.correct), trial.n
+
+    def edge(self, task: int, sign: int, near: float, tolerance: float, scale: float) -> Collapse:
+        bench = self.measure.bench
+        spec = bench.task_specs[task]
+        right, n = self.correct(task, 0.0)
+        threshold = stats.threshold(right / n, spec.chance, self.level)
+
+        def found(low: float, high: float, reason: str = "") -> Collapse:
+            label, model = bench.directions[0].label, bench.model
+            return Collapse(spec.name, label, sign, low, high, right / n, threshold, n, model.d,
+                            model.rms, reason)  # fmt: skip
+
+        if not stats.lower_proportion(right, n, 0.95).low > spec.chance:
+            why = f"the score at zero, {right}/{n}, is not above chance ({spec.chance:g})"
+            return found(math.nan, math.nan, why)
+
+        def fallen(step: float) -> bool:
+            good, _ = self.correct(task, sign * step)
+            return good / n < threshold
+
+        low, high = 0.0, near
+        if fallen(high):
+            while high > _LEAST * scale:
+                if not fallen(high / 2):
+                    low = high / 2
+                    break
+                high /= 2
+        else:
+            while not fallen(2 * high):
+                high *= 2
+                if high > _LAST * scale:
+                    return found(high, math.nan, f"no collapse up to step {high:.4g}")
+            low, high = high, 2 * high
+        while high - low > min(tolerance, RELATIVE * high) and high > _LEAST * scale:
+            middle = (low + high) / 2
+            if fallen(middle):
+                high = middle
+            else:
+                low = middle
+        return found(low, high)

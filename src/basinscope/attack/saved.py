@@ -1,0 +1,251 @@
+"""What an attack keeps in its run folder: where it is, so that it can go on, and what it found.
+
+A state is one safetensors file: the vectors, and the rest as JSON in its metadata, so that it is
+there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from basinscope.attack.ascent import State
+from basinscope.attack.vectors import norm
+from basinscope.errors import BasinscopeError
+from basinscope.runs.spec import sha256
+from basinscope.runs.store import disk_error
+
+SPEC, STATE, DIRECTION, COLLAPSE = "attack.json", "state.safetensors", "worst.safetensors", "radius"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one start came to.
+
+    Attributes:
+        start: its number; 0 is the gradient at theta0, where that is not zero.
+        radius: norm of the displacement: as given, or the least at which the score was seen
+            collapsed.
+        loss: the objective's at that point.
+        score: its 0-1 score there; NaN where it has none.
+        collapsed: whether the score was below its threshold there, where a radius was looked for.
+        steps: gradients that it took.
+        ended: why it ended before its steps were used up; empty if it did not.
+        trace: (step, radius, loss, score) of every gradient.
+    """
+
+    start: int
+    radius: float
+    loss: float
+    score: float
+    collapsed: bool
+    steps: int
+    ended: str
+    trace: tuple[tuple[int, float, float, float], ...] = field(repr=False)
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """Sorts the best first: a collapse at a small radius, then a high loss."""
+        return not self.collapsed, self.radius, -self.loss
+
+    def to_json(self) -> dict[str, Any]:
+        """In JSON's types; a score that is not there is None."""
+        rows = [[step, r, _or_none(loss), _or_none(score)] for step, r, loss, score in self.trace]
+        ends = {"loss": _or_none(self.loss), "score": _or_none(self.score)}
+        return {**asdict(self), **ends, "trace": rows}
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Start:
+        """Start of `to_json`."""
+        rows = tuple((n, r, _or_nan(loss), _or_nan(score)) for n, r, loss, score in body["trace"])
+        ends = {"loss": _or_nan(body["loss"]), "score": _or_nan(body["score"])}
+        return cls(**{**body, **ends, "trace": rows})
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+@dataclass
+class Kept:
+    """Where an attack is: the present start, the starts that are done, the best of their ends."""
+
+    state: State | None = None
+    winner: torch.Tensor | None = None
+    best: int = 0
+    done: list[Start] = field(default_factory=list)
+
+    def finish(self, state: State) -> None:
+        """Put a start to those that are done; keep its direction if it is the best so far."""
+        x, at = state.x, (state.radius, state.loss, state.score)
+        if state.best is not None and state.best_at is not None:
+            x, at = state.best, state.best_at
+        size = norm(x)
+        if size < 1 - 1e-6:  # inside a ball
+            at = (at[0] * size, *at[1:])
+        start = Start(
+            state.start, *at, state.best is not None, state.steps, state.ended, tuple(state.trace)
+        )
+        self.done.append(start)
+        self.state = None
+        if self.winner is None or start.rank < self.done[self.best].rank:
+            self.winner, self.best = x, len(self.done) - 1
+
+
+class Folder:
+    """Run folder of an attack; None keeps nothing.
+
+    Args:
+        path: folder; made where it is missing.
+        spec: everything that determines the direction, in JSON's types.
+
+    Raises:
+        BasinscopeError: a folder of another attack or with something else in it; a disk that
+            cannot be written.
+    """
+
+    def __init__(self, path: str | Path | None, spec: dict[str, Any]) -> None:
+        self.path = None if path is None else Path(path)
+        self.spec = spec
+        if self.path is None:
+            return
+        old = self._read()
+        if old is None:
+            body = {"format": FORMAT, "spec": spec, "hash": sha256(spec)}
+            text = json.dumps(body, indent=1, sort_keys=True)
+            _replace(self.path / SPEC, lambda draft: draft.write_text(text, encoding="utf-8"))
+        elif old != spec:
+            found = ", ".join(
+                f"{key} {_short(old.get(key))} -> {_short(spec.get(key))}"
+                for key in sorted({*old, *spec})
+                if old.get(key) != spec.get(key)
+            )
+            raise BasinscopeError(
+                f"{self.path} holds another attack ({found})",
+                "a run folder holds one attack",
+                "give another --run, or run the old line again",
+            )
+
+    @property
+    def direction(self) -> Path | None:
+        """File of the direction that was found."""
+        return None if self.path is None else self.path / DIRECTION
+
+    @property
+    def trials(self) -> Path | None:
+        """Folder of the points that were measured along it."""
+        return None if self.path is None else self.path / COLLAPSE
+
+    def keep(self, kept: Kept) -> None:
+        """Write where the attack is."""
+        if self.path is None:
+            return
+        from safetensors.torch import save_file
+
+        vectors = {} if kept.state is None else kept.state.vectors()
+        same = kept.state is not None and kept.state.best is kept.state.x
+        if same:  # a tensor stands in a file once
+            del vectors["best"]
+        if kept.winner is not None:
+            vectors["winner"] = kept.winner
+        scalars = None if kept.state is None else kept.state.scalars()
+        done = [start.to_json() for start in kept.done]
+        text = json.dumps({"scalars": scalars, "best_is_x": same, "done": done, "best": kept.best,
+                           "hash": sha256(self.spec)})  # fmt: skip
+        _replace(
+            self.path / STATE, lambda draft: save_file(vectors, draft, metadata={"state": text})
+        )
+
+    def resume(self) -> Kept:
+        """What was kept last; nothing if the attack is new."""
+        if self.path is None or not (self.path / STATE).exists():
+            return Kept()
+        file = self.path / STATE
+        try:
+            with safe_open(file, framework="pt") as shelf:
+                body = json.loads(shelf.metadata()["state"])
+                vectors = {name: shelf.get_tensor(name).clone() for name in shelf.keys()}
+            if body["hash"] != sha256(self.spec):
+                raise ValueError("it is of another attack")
+            winner = vectors.pop("winner", None)
+            state = None
+            if body["scalars"] is not None:
+                state = State(**body["scalars"], **vectors)
+                state.trace = [(n, r, loss, score) for n, r, loss, score in state.trace]
+                if body["best_is_x"]:
+                    state.best = state.x
+            done = [Start.from_json(start) for start in body["done"]]
+            return Kept(state, winner, body["best"], done)
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            raise BasinscopeError(
+                f"{file} cannot be read ({error})",
+                "an attack goes on from what it kept",
+                "delete that file: the attack then begins anew",
+            ) from error
+
+    def forget(self) -> None:
+        """Remove the state: the direction is there."""
+        if self.path is not None:
+            (self.path / STATE).unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, Any] | None:
+        assert self.path is not None
+        file = self.path / SPEC
+        if not file.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise BasinscopeError(
+                    f"{self.path} is not a folder of an attack",
+                    "--run names a new folder or one that an attack has made",
+                    "give another --run",
+                )
+            return None
+        try:
+            body = json.loads(file.read_text(encoding="utf-8"))
+            spec: dict[str, Any] = body["spec"]
+            if body["hash"] != sha256(spec) or body["format"] != FORMAT:
+                raise ValueError("its hash or format does not fit its spec")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BasinscopeError(
+                f"{file} is corrupt ({error})",
+                "it says what the folder holds",
+                "give another --run, or delete the folder",
+            ) from error
+        return spec
+
+
+def _short(value: Any) -> str:
+    return str(value)[:24]
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a temporary file, fsync, rename."""
+    draft = path.parent / f".draft-{uuid.uuid4().hex}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(draft)
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+    except SafetensorError as error:
+        raise disk_error(path, OSError(str(error))) from error
+    except OSError as error:
+        raise disk_error(path, error) from error

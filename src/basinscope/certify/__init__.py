@@ -1,0 +1,29 @@
+"""Certificates: what is guaranteed of a capability under noise and displacement of the weights."""
+
+from basinscope.certify.certificate import Certificate
+from basinscope.certify.embeddings import untied
+from basinscope.certify.sampling import certify, load_certificate
+from basinscope.certify.strict import StrictBasin, load_strict_basin, strict_basin
+from basinscope.certify.subspaces import (
+    random_subspace,
+    subspace_from_gradients,
+    subspace_from_trajectory,
+)
+from basinscope.certify.tokens import TokenCertificate, certify_tokens
+from basinscope.certify.verdict import Verdict
+
+__all__ = [
+    "Certificate",
+    "StrictBasin",
+    "TokenCertificate",
+    "Verdict",
+    "certify",
+    "certify_tokens",
+    "load_certificate",
+    "load_strict_basin",
+    "random_subspace",
+    "strict_basin",
+    "subspace_from_gradients",
+    "subspace_from_trajectory",
+    "untied",
+]

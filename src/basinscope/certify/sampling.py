@@ -1,0 +1,213 @@
+"""Certify: draw noise, count right answers, stop when the claim is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from basinscope.certify.certificate import Certificate, Unit, certificate
+from basinscope.certify.plan import Plan, check, is_exact
+from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
+from basinscope.runs import executor
+from basinscope.runs.measure import Bench
+from basinscope.runs.measure import Unit as Setting
+from basinscope.runs.plan import Measure, Progress
+from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
+from basinscope.runs.store import Store, Trial
+from basinscope.stats import certificates as formulas
+from basinscope.tasks.base import Task
+from basinscope.weights.directions import identity
+from basinscope.weights.ellipsoids import Geometry, Isotropic
+from basinscope.weights.geometries import geometry as parse
+
+KIND = "certificate"
+
+
+def certify(
+    engine: Engine,
+    task: Task,
+    *,
+    sigma: float = 0.005,
+    draws: int = 200,
+    items_per_draw: int | None = 8,
+    confidence: float = 0.99,
+    seed: int = 0,
+    target: float | None = None,
+    claim: float | None = None,
+    antithetic: bool = False,
+    per_item: bool = False,
+    geometry: Geometry | str | None = None,
+    run: str | Path | None = None,
+    workers: int | None = 1,
+    progress: Progress | None = None,
+) -> Certificate:
+    r"""Bound a task's score under Gaussian weight noise, and so around displaced weights.
+
+    Draws :math:`\epsilon_1, \ldots, \epsilon_n \sim N(0, \sigma^2 \Sigma)`, each with a fresh
+    random sample of the items, and bounds the mean p(theta0) of their scores from below: exactly
+    (Clopper-Pearson) with one item per draw and a fixed number of draws, by betting where items
+    share a draw or the sampling may stop early (arXiv 2505.17646; Cohen et al. 2019; method in
+    `basinscope.stats`). The draw is the unit: items pooled over draws are not independent.
+
+    Args:
+        engine: from `basinscope.load`.
+        task: scored under every draw.
+        sigma: standard deviation of the noise, in the geometry's unit.
+        draws: number of draws; with a claim, the most that are taken. An antithetic pair is one
+            draw and costs two.
+        items_per_draw: size of each draw's sample of items; None for all of them.
+        confidence: of each one-sided statement.
+        seed: of the noise and of the samples of items.
+        target: level whose radius is wanted; see `Certificate.target`.
+        claim: "p >= claim" is tested while sampling, which stops as soon as it is accepted or
+            refuted, each with error at most 1 - confidence.
+        antithetic: draw pairs +-epsilon; the pair's mean score is the unit.
+        per_item: bound every item by itself, all at once, and average the bounds. Near theta0
+            that costs the price of all at once; far from it the average of the items' bounds is
+            higher than the bound of their average. Every draw has all items then.
+        geometry: covariance, or the word that names it; default isotropic.
+        run: run folder; the plan is written there before the first draw, and every draw's raw
+            counts. The same call resumes it.
+        workers: as in `basinscope.landscape`; noise that is not isotropic is drawn in this
+            process.
+        progress: as in `basinscope.landscape`.
+
+    Returns:
+        The certificate, computed from the raw counts.
+
+    Raises:
+        BasinscopeError: an argument out of range; a plan too small to certify anything; a run
+            folder with another plan.
+
+    Guarantee: see `Certificate`. Looking at an unfinished run and resuming it changes nothing: a
+    plan with the exact bound has no certificate before its last draw, and any other bound holds at
+    every look.
+    Cost: each draw sets the weights once (a pair twice) and answers ``items_per_draw`` items.
+
+    Example:
+        >>> import torch, basinscope as bs
+        >>> layer = torch.nn.Linear(2, 1, bias=False)
+        >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, 0.0]]))
+        >>> task = bs.CallableTask("half-space", lambda m: [m.weight[0, 0] > 0], 1)
+        >>> cert = bs.certify(bs.load(layer), task, sigma=0.5, draws=100, items_per_draw=1)
+        >>> 0.85 < cert.p_lower < 0.9772 < cert.p_upper  # the truth is Phi(1 / 0.5)
+        True
+    """
+    shape = geometry if geometry is not None else Isotropic()
+    shape = parse(shape, engine) if isinstance(shape, str) else shape
+    ids = [item.id for item in task.items]
+    each = len(ids) if items_per_draw is None or per_item else min(items_per_draw, len(ids) or 1)
+    check(
+        sigma=sigma, draws=draws, items_per_draw=each, confidence=confidence, claim=claim,
+        target=target, antithetic=antithetic, per_item=per_item, ids=ids, chance=task.chance,
+    )  # fmt: skip
+    exact = is_exact(each, claim, antithetic, per_item)
+    model, described = model_spec(engine), task_spec(task)
+    noise = shape.noise(seed)
+    plan = Plan(
+        task=described.items, sigma=sigma, geometry=shape.label, covariance=shape.identity,
+        items_per_draw=each, confidence=confidence, seed=seed, claim=claim, antithetic=antithetic,
+        per_item=per_item, bound="exact" if exact else "anytime", draws=draws if exact else None,
+    )  # fmt: skip
+    spec = RunSpec(
+        kind=KIND, model=model, tasks=(described,), directions=(noise.label,), draws=draws,
+        steps=(0.0, -sigma, sigma) if antithetic else (0.0, sigma), level=0.5,
+        plan={**plan.model_dump(mode="json"), "noise": identity(noise, engine, 0)},
+    )  # fmt: skip
+    store = Store(run, spec)
+    bench = Bench(engine, (noise,), (task,), model, (described,))
+    team = executor.make(bench, workers, draws)
+    try:
+        measure = Measure(bench, store, team, progress)
+        measure([Setting(None, 0, 0.0, (0,))])
+        draw(measure, store, plan, ids, team.workers)
+    finally:
+        team.close()
+    if engine.fingerprint() != model.fingerprint:
+        raise AssertionError("the weights were not restored")
+    return read(store, target, geometry=shape, engine=engine)
+
+
+def draw(measure: Measure, store: Store, plan: Plan, ids: Sequence[str], workers: int) -> None:
+    """Measure draws in order until the claim is decided or the plan is done."""
+    most = store.spec.draws
+    # without a claim nothing is looked at; with one, as few as keep the workers busy
+    batch = most if plan.claim is None else workers
+    measure.planned += most * (2 if plan.antithetic else 1)
+    scores: list[float] = []
+    for first in range(0, most, batch):
+        numbers = range(first, min(first + batch, most))
+        settings = [unit for number in numbers for unit in plan.units(ids, number)]
+        measure.planned -= len(settings)  # counted again as they are measured
+        measure(settings)
+        if plan.claim is not None:
+            scores += [unit.score for unit, _ in counted(store, plan, ids, numbers)]
+            if formulas.decide(scores, plan.claim, plan.error)[1] is not None:
+                return
+
+
+def load_certificate(run: str | Path, *, target: float | None = None) -> Certificate:
+    """Certificate of a run folder, recomputed from its raw counts, without its model.
+
+    Raises:
+        BasinscopeError: it is no run folder of a certificate, or draws are missing that its bound
+            needs.
+    """
+    return read(Store(run), target)
+
+
+def read(store: Store, target: float | None, **more: object) -> Certificate:
+    """Certificate of the records of a store.
+
+    Only the records that the plan asks for are looked up, each at its own address: a copy of a
+    record, one of other weights, items or noise, or one more draw cannot be counted.
+    """
+    spec = store.spec
+    if spec.kind != KIND:
+        raise BasinscopeError(
+            f"{store.folder} holds a {spec.kind}, not a certificate",
+            "allowed: the folder given to --run of certify",
+        )
+    plan = Plan.model_validate({k: v for k, v in spec.plan.items() if k != "noise"})
+    zero = store.get(sha256(trial_key(spec.model, spec.tasks[0], None, 0, 0.0)))
+    if zero is None:
+        raise _unfinished(store, 0)
+    units, counts = [], dict.fromkeys(zero.items if plan.per_item else (), 0)
+    for unit, trials in counted(store, plan, zero.items, range(spec.draws)):
+        units.append(unit)
+        if plan.per_item:
+            for item, correct in zip(trials[0].items, trials[0].correct, strict=True):
+                counts[item] += correct
+    if not units or (plan.draws is not None and len(units) < plan.draws):
+        raise _unfinished(store, len(units))
+    return certificate(
+        plan, spec.model, spec.tasks[0], zero.correct, units, counts, target,
+        set_aside=tuple(store.set_aside), **more,
+    )  # fmt: skip
+
+
+def counted(
+    store: Store, plan: Plan, ids: Sequence[str], numbers: Iterable[int]
+) -> Iterator[tuple[Unit, list[Trial]]]:
+    """Counts of draws of these numbers, each looked up at its own address, up to a missing one."""
+    spec = store.spec
+    for number in numbers:
+        trials = []
+        for unit in plan.units(ids, number):
+            key = trial_key(
+                spec.model, spec.tasks[0], spec.plan["noise"], number, unit.step, unit.items
+            )
+            trial = store.get(sha256(key))
+            if trial is None:
+                return
+            trials.append(trial)
+        yield Unit(sum(sum(t.correct) for t in trials), sum(t.n for t in trials)), trials
+
+
+def _unfinished(store: Store, have: int) -> BasinscopeError:
+    return BasinscopeError(
+        f"{store.folder} has {have} of {store.spec.draws} draws without a gap",
+        "a bound for draws fixed beforehand needs all of them, any other at least one",
+        "run the same line again: it resumes",
+    )

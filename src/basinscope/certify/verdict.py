@@ -1,0 +1,263 @@
+"""What a certificate says of another checkpoint, adapter or direction."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from basinscope import stats
+from basinscope.certify.certificate import Certificate, finite
+from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
+from basinscope.runs.measure import score
+from basinscope.runs.spec import MODEL, model_spec, task_spec
+from basinscope.tasks.base import Task
+from basinscope.weights import words
+from basinscope.weights.directions import Direction, Parts, Weights, displacement, parts_of
+from basinscope.weights.ellipsoids import Displacement, Distance, Geometry, Noise
+from basinscope.weights.geometries import geometry as parse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Word = Literal["certified", "outside the certificate", "vacuous"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One displacement judged by one certificate.
+
+    Attributes:
+        label: what was judged.
+        word: *certified*: the smoothed score there is at least ``target``. *Vacuous*: the bound
+            there is no higher than the task's chance level, which says nothing. *Outside the
+            certificate*: in between, or not in the geometry at all.
+        reason: why, in words.
+        r: norm of the displacement in the geometry; infinite outside it.
+        outside: Euclidean norm of its part outside the geometry, which is not covered (rounding,
+            where r is finite).
+        bound: lower bound of the smoothed score there.
+        radius: R, up to which the target is certified; NaN where it is nowhere.
+        target: the level.
+        score: S(theta') of the single model, measured on the task's items (exact binomial
+            interval over items); None where it was not measured. The bound is not on this number.
+        smoothed: p(theta') measured under the certificate's noise (betting interval over draws);
+            None where it was not measured. The bound is on this number.
+    """
+
+    label: str
+    word: Word
+    reason: str
+    r: float
+    outside: float
+    bound: float
+    radius: float
+    target: float
+    score: stats.Interval | None = None
+    smoothed: stats.Interval | None = None
+
+    @property
+    def ratio(self) -> float:
+        """r/R: certified up to 1; NaN where R is NaN or zero."""
+        return self.r / self.radius if self.radius > 0 else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, numbers that are not finite as null."""
+        found: dict[str, Any] = {
+            "label": self.label, "word": self.word, "reason": self.reason, "r": self.r,
+            "outside": self.outside, "bound": self.bound, "radius": self.radius,
+            "ratio": self.ratio, "target": self.target,
+        }  # fmt: skip
+        for name, interval in (("score", self.score), ("smoothed", self.smoothed)):
+            found[name] = interval and {
+                "low": interval.low, "estimate": interval.estimate, "high": interval.high
+            }  # fmt: skip
+        return {key: finite(value) for key, value in found.items()}
+
+    def __str__(self) -> str:
+        """One line, and what was measured."""
+        text = f"{self.label}: {self.word} ({self.reason})"
+        if self.score is not None:
+            text += f"; S(theta') = {self.score.estimate:.4f} measured, not what is bounded"
+        if self.smoothed is not None:
+            low, high = self.smoothed.low, self.smoothed.high
+            text += f"; p(theta') = {self.smoothed.estimate:.4f} [{low:.4f}, {high:.4f}] measured"
+        return text
+
+
+def verdict(
+    cert: Certificate,
+    other: str | Path | Direction | float,
+    engine: Engine | None,
+    task: Task | None = None,
+    *,
+    target: float | None = None,
+    geometry: Geometry | None = None,
+    draws: int = 0,
+) -> Verdict:
+    """Judge a displacement: its norm in the geometry, the bound there, and a word.
+
+    Args:
+        cert: the certificate.
+        other: another checkpoint (folder, hub id, alias), an adapter folder, a direction that
+            another model is behind, a word such as ``saved:FILE``, or the norm r itself.
+        engine: the model that the certificate was made for; not needed for a norm.
+        task: the certificate's task; the other model is then scored on it.
+        target: level; default the certificate's.
+        geometry: the certificate's, where it was read from a folder and its word does not say it.
+        draws: noise draws under which the other model is scored as well.
+
+    Raises:
+        BasinscopeError: weights, task or geometry that the certificate was not made for.
+
+    Cost: two passes over the displacement; with a task one evaluation of all items, and one more
+    for every draw.
+    """
+    if isinstance(other, int | float):
+        if not other >= 0:
+            raise BasinscopeError(f"r={other}", "allowed: a distance of at least 0")
+        return _judged(cert, f"r = {other:.4g}", Distance(float(other), other, 0.0), target)
+    if engine is None:
+        raise BasinscopeError(
+            "a certificate without its model",
+            "the displacement is measured from the model's weights",
+            "cert.verdict(other, engine=bs.load(...))",
+        )
+    _check_model(cert, engine)
+    shape = _checked_geometry(cert, engine, geometry)
+    direction = direction_of(other)
+    if cert.model.params is not None and not direction.label.startswith("saved:"):
+        raise BasinscopeError(
+            f"{direction.label} against a certificate of params={cert.model.params!r}",
+            "its other parameters are not compared with the model's",
+            f"certify the whole model with geometry='params:{cert.model.params}'",
+        )
+    moves = displacement_of(direction, engine)
+    found = _judged(cert, direction.label, shape.distance(engine, moves), target)
+    if task is None:
+        return found
+    if task_spec(task) != cert.task:
+        raise BasinscopeError(
+            f"task {task.name!r} is not the certificate's ({cert.task.name!r} with its items)",
+            "allowed: the same task with the same items",
+        )
+    at, smoothed = _measured(cert, engine, task, moves, shape, draws)
+    return Verdict(**{**vars(found), "score": at, "smoothed": smoothed})
+
+
+def direction_of(other: str | Path | Direction) -> Direction:
+    """Direction of what a user calls another model: a word, an adapter's folder, a checkpoint."""
+    if not isinstance(other, str | Path):
+        return other
+    text = str(other)
+    kind = text.partition(":")[0]
+    if kind in words.WORDS:
+        return words.parse(text)
+    is_adapter = (Path(text).expanduser() / "adapter_config.json").is_file()
+    return words.parse(f"{'adapter' if is_adapter else 'to'}:{text}")
+
+
+def displacement_of(direction: Direction, engine: Engine) -> Displacement:
+    """Displacement theta' - theta0 of a direction that another model is behind.
+
+    Raises:
+        BasinscopeError: no other model is behind it.
+    """
+    norm = displacement(direction, engine)
+    if norm is None:
+        raise BasinscopeError(
+            f"direction {direction.label!r} has no displacement",
+            "allowed: one that another model is behind (a checkpoint, an adapter)",
+            "give the norm r itself: cert.verdict(0.02)",
+        )
+    scale = norm / math.sqrt(engine.d)
+
+    def parts(name: str) -> Parts | None:
+        found = parts_of(direction, engine, name, 0)
+        return None if found is None else lambda a, b: found(a, b).mul_(scale).cpu()
+
+    return parts
+
+
+def shifted(moves: Displacement, noise: Direction | None, sigma: float) -> Noise:
+    """Displacement plus sigma times a draw of the noise, as a direction to be set at step 1."""
+
+    def parts(engine: Weights, name: str, draw: int) -> Parts | None:
+        move = moves(name)
+        drawn = None if noise is None else parts_of(noise, engine, name, draw)
+        if drawn is None:
+            return move
+        if move is None:
+            return lambda a, b: drawn(a, b).mul_(sigma)
+        return lambda a, b: drawn(a, b).mul_(sigma).add_(move(a, b))
+
+    return Noise("displaced", "displaced", parts)
+
+
+def _judged(cert: Certificate, label: str, distance: Distance, target: float | None) -> Verdict:
+    level = cert.target if target is None else target
+    radius, r = cert.radius(level), distance.r
+    bound = float(cert.lower_bound(r))
+    word: Word
+    if math.isinf(r):
+        word, reason = "outside the certificate", (
+            f"it leaves the geometry {cert.plan.geometry!r}: a part of norm "
+            f"{distance.outside:.4g} is outside, {distance.inside:.4g} inside"
+            + (f"; rounding to {cert.model.dtype} may be that part: judge the displacement before "
+               "it is rounded" if "16" in cert.model.dtype else "")
+        )  # fmt: skip
+    else:
+        reason = f"r = {r:.4g}, bound {bound:.4f}, radius for {cert.radius_text(level)}"
+        if radius > 0 and r > radius:
+            reason += f", r/R = {r / radius:.3g}"
+        if bound <= cert.task.chance:
+            word, reason = "vacuous", f"{reason}, chance {cert.task.chance:.3f}"
+        else:
+            word = "certified" if r <= radius else "outside the certificate"
+        if distance.outside:
+            reason += f"; a part of norm {distance.outside:.2g} outside the geometry (rounding) "
+            reason += "is not covered"
+    return Verdict(label, word, reason, r, distance.outside, bound, radius, level)
+
+
+def _measured(
+    cert: Certificate, engine: Engine, task: Task, moves: Displacement, shape: Geometry, draws: int
+) -> tuple[stats.Interval, stats.Interval | None]:
+    """Score of the other model alone, and its mean under the certificate's noise."""
+
+    def at(noise: Direction | None, draw: int) -> Sequence[bool]:
+        with engine.at(shifted(moves, noise, cert.sigma), step=1.0, draw=draw):
+            return [outcome.correct for outcome in score(engine, task)]
+
+    alone = at(None, 0)
+    # draws of their own: those of the certificate would make the two agree
+    noise = shape.noise(cert.plan.seed + 1)
+    means = [sum(found) / len(found) for found in (at(noise, draw) for draw in range(draws))]
+    smoothed = stats.mean_over_draws(means, cert.confidence) if draws else None
+    return stats.clopper_pearson(sum(alone), len(alone), cert.confidence), smoothed
+
+
+def _check_model(cert: Certificate, engine: Engine) -> None:
+    now = model_spec(engine)
+    wrong = [f for f in MODEL if getattr(now, f) != getattr(cert.model, f)]
+    if wrong:
+        was, found = (str(getattr(m, wrong[0]))[:12] for m in (cert.model, now))
+        raise BasinscopeError(
+            f"the certificate was made for other weights: {', '.join(wrong)} ({was} -> {found})",
+            "a certificate holds for the model that it was made for",
+            f"load {cert.model.source!r} as it was loaded then, or certify this model",
+        )
+
+
+def _checked_geometry(cert: Certificate, engine: Engine, geometry: Geometry | None) -> Geometry:
+    shape = geometry or parse(cert.plan.geometry, engine)
+    if shape.identity != cert.plan.covariance:
+        raise BasinscopeError(
+            f"geometry {shape.label!r} is not the one that the certificate was made for "
+            f"({cert.plan.geometry!r})",
+            "the covariance of the noise is fixed before sampling",
+            "give that geometry, or certify with this one",
+        )
+    return shape

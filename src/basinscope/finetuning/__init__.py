@@ -1,0 +1,1 @@
+"""What fine-tuning is made of: data, token masks, recipes, checkpoints and the training loop."""

@@ -1,0 +1,214 @@
+"""Checkpoints of a training run: weights, optimiser, schedule and generators, without pickle.
+
+A checkpoint is written beside its place, fsynced and renamed: it is there whole or not at all.
+Its weights are a model folder (or an adapter folder) like any other; what only resuming needs,
+``state.safetensors`` and ``state.json``, is kept in the newest checkpoint alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from basinscope.engines import loading
+from basinscope.errors import BasinscopeError
+from basinscope.runs.store import disk_error
+from basinscope.weights import selection
+
+DRAFT: Final = ".draft-"
+TENSORS, REST, TRAINER = "state.safetensors", "state.json", "trainer_state.json"
+_PREFIX: Final = "step-"
+
+
+def place(folder: Path, step: int) -> Path:
+    """Folder of the checkpoint after ``step`` optimiser steps."""
+    return folder / "checkpoints" / f"{_PREFIX}{step:06d}"
+
+
+def found(folder: Path) -> list[Path]:
+    """Checkpoints of a run in the order of their steps."""
+    return sorted((folder / "checkpoints").glob(f"{_PREFIX}*"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimiser steps that a checkpoint has behind it."""
+    return int(checkpoint.name.removeprefix(_PREFIX))
+
+
+def can_resume(checkpoint: Path) -> bool:
+    """Whether a checkpoint still holds what resuming needs."""
+    return (checkpoint / REST).is_file()
+
+
+def write(target: Path, module: nn.Module, tokenizer: Any, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole, then take from the older ones what only resuming needs."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    draft = target.parent / f"{DRAFT}{uuid.uuid4().hex}"
+    try:
+        draft.mkdir(parents=True)
+        write_weights(draft, module, tokenizer)
+        tensors: dict[str, torch.Tensor] = {}
+        plain = _packed(state, tensors)
+        save_file(tensors, draft / TENSORS)
+        (draft / REST).write_text(json.dumps(plain), encoding="utf-8")
+        (draft / TRAINER).write_text(json.dumps(state["trainer"]), encoding="utf-8")
+        sync(draft)
+        draft.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise disk_error(target, OSError(str(error))) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for other in target.parent.glob(f"{_PREFIX}*"):
+        if other != target:
+            forget(other)
+
+
+def forget(checkpoint: Path) -> None:
+    """Take from a checkpoint what only resuming needs; its weights stay."""
+    for name in (REST, TRAINER, TENSORS):
+        (checkpoint / name).unlink(missing_ok=True)
+
+
+def sync(folder: Path) -> None:
+    """Bring every file of a folder to the disk."""
+    for path in (*folder.iterdir(), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_weights(folder: Path, module: nn.Module, tokenizer: Any) -> None:
+    """Float32 model folder that loads like any other; of a PEFT model, its adapter folder."""
+    if hasattr(module, "peft_config"):
+        module.save_pretrained(folder)  # type: ignore[operator]
+        (folder / "README.md").unlink(missing_ok=True)  # an empty form
+    else:
+        loading.save(module, tokenizer, folder)
+
+
+def write_result(folder: Path, module: nn.Module, tokenizer: Any) -> None:
+    """Put the weights and what belongs to them into the folder itself, file by file."""
+    draft = folder / f"{DRAFT}{uuid.uuid4().hex}"
+    try:
+        draft.mkdir(parents=True)
+        write_weights(draft, module, tokenizer)
+        sync(draft)
+        for path in draft.iterdir():
+            path.replace(folder / path.name)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def read_weights(checkpoint: Path, module: nn.Module) -> None:
+    """Set the live weights to those of a checkpoint, bit for bit."""
+    from safetensors.torch import load_file
+
+    if hasattr(module, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(module, load_file(checkpoint / "adapter_model.safetensors"))
+        return
+    saved = load_file(checkpoint / "model.safetensors")
+    live = selection.tensors(module)
+    assert saved.keys() == live.keys()
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])
+
+
+def read(checkpoint: Path) -> dict[str, Any]:
+    """State that `write` was given.
+
+    Raises:
+        BasinscopeError: if it cannot be read.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        plain = json.loads((checkpoint / REST).read_text(encoding="utf-8"))
+        state = _unpacked(plain, load_file(checkpoint / TENSORS))
+        assert isinstance(state, dict)
+    except Exception as error:  # whatever the file was cut to
+        raise BasinscopeError(
+            f"{checkpoint} cannot be resumed from ({' '.join(str(error).split())[:200]})",
+            "a checkpoint is read as it was written",
+            "start over with resume=False (--no-resume)",
+        ) from error
+    return state
+
+
+def generators() -> dict[str, Any]:
+    """State of the global generators of Python, NumPy and torch."""
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002  (the global one: to put it back)
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_generators(state: dict[str, Any]) -> None:
+    """Put the global generators where they were."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _packed(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON of nested dicts, lists and tuples; their tensors are put into ``tensors``."""
+    if isinstance(value, np.ndarray):
+        name = _kept(torch.from_numpy(value.astype(np.int64)), tensors)
+        return {"array": name, "dtype": str(value.dtype)}
+    if isinstance(value, torch.Tensor):
+        return {"tensor": _kept(value, tensors)}
+    if isinstance(value, dict):
+        return {"dict": [[k, _packed(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_packed(v, tensors) for v in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise BasinscopeError(
+        f"the optimiser's state holds a {type(value).__name__}",
+        "allowed in a checkpoint: tensors, numbers, text, lists and dicts of them",
+        "another optimizer",
+    )
+
+
+def _kept(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> str:
+    name = str(len(tensors))
+    tensors[name] = tensor.detach().cpu().contiguous()
+    return name
+
+
+def _unpacked(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    (kind, content), *rest = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "array":
+        return tensors[content].numpy().astype(dict(rest)["dtype"])
+    if kind == "dict":
+        return {k: _unpacked(v, tensors) for k, v in content}
+    many = [_unpacked(v, tensors) for v in content]
+    return many if kind == "list" else tuple(many)

@@ -1,0 +1,82 @@
+"""Low-rank adapters (Hu et al., "LoRA", arXiv 2106.09685), by peft."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from basinscope.errors import BasinscopeError
+
+
+def attach(
+    module: Any, source: str, rank: int, alpha: int, targets: str | Sequence[str]
+) -> nn.Module:
+    """Module with a fresh adapter, the only part of it that is trained.
+
+    Args:
+        module: bare language model.
+        source: what the adapter's folder calls its base.
+        rank: r of B (out x r) and A (r x in).
+        alpha: BA is scaled by ``alpha / rank``.
+        targets: names of linear layers (a sequence, or by commas), or ``all-linear``.
+
+    Raises:
+        BasinscopeError: peft is missing; no layer is called so.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise BasinscopeError(
+            "method 'lora' needs the package peft", "", "pip install 'basinscope[peft]'"
+        ) from error
+    if rank < 1 or not alpha > 0:
+        raise BasinscopeError(
+            f"lora_r={rank}, lora_alpha={alpha}", "allowed: a rank of at least 1, alpha above 0"
+        )
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=targets if targets == "all-linear" else _names(targets),
+        fan_in_fan_out=_transposed(module),
+    )
+    try:
+        with warnings.catch_warnings():  # peft asks transformers by names that it deprecates
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = get_peft_model(module, config)
+    except ValueError as error:
+        raise BasinscopeError(
+            f"lora_targets {targets!r} ({' '.join(str(error).split())[:200]})",
+            "allowed: all-linear, or names of the model's linear layers",
+            "for example q_proj,v_proj",
+        ) from error
+    adapted.peft_config["default"].base_model_name_or_path = source
+    found: nn.Module = adapted
+    return found
+
+
+@torch.no_grad()
+def displacement(adapted: nn.Module) -> float:
+    """``||BA||`` over all layers, scaled as it is merged; summed in float64."""
+    total = 0.0
+    for part in adapted.modules():
+        if hasattr(part, "get_delta_weight"):
+            merged: Any = part
+            delta = merged.get_delta_weight("default")
+            total += float(delta.double().square().sum())
+    return float(total**0.5)
+
+
+def _names(targets: str | Sequence[str]) -> list[str]:
+    names = targets.split(",") if isinstance(targets, str) else targets
+    return [name.strip() for name in names]
+
+
+def _transposed(module: nn.Module) -> bool:
+    """Whether the linear layers keep their weights as (in, out), as GPT-2's do."""
+    return any(type(part).__name__ == "Conv1D" for part in module.modules())

@@ -1,0 +1,119 @@
+"""The command that fine-tunes: what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import basinscope as bs
+from basinscope import cli
+
+
+@pytest.fixture
+def line(checkpoint, tmp_path, monkeypatch, capsys):
+    """Run a line that works, in an empty folder; options change it. Its code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    rows = [{"instruction": f"add {i}", "output": f"{i + 1}!"} for i in range(10)]
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    defaults = {"data": "data.jsonl", "output": "out", "steps": 4, "batch": 2, "lr": "1e-2"}
+
+    def run(*flags: str, **changes: object) -> tuple[int, str, str]:
+        words = ["finetune", str(checkpoint), *flags]
+        for name, value in (defaults | changes).items():
+            if value is not None:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main(words)
+        except SystemExit as end:
+            code = int(end.code)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_it_says_its_plan_before_and_the_direction_after(line):
+    code, out, err = line()
+    assert code == 0
+    assert re.match(
+        r"4 steps of 2 examples: 0\.8 times over 10, about 0\.1 min on \d+ threads?\n", err
+    )
+    assert "4/4" in err
+    assert re.search(r"full fine-tune of \S+: 4 steps, out\n", out)
+    assert re.search(r"displacement [\d.]+, loss [\d.]+ -> [\d.]+\n", out)
+    assert out.endswith("direction: to:out\n")
+
+
+def test_json_is_one_object_on_standard_output(line):
+    code, out, err = line("--json", save_every=2)
+    assert code == 0
+    assert out.count("\n") == 1
+    found = json.loads(out)
+    assert found["folder"] == "out"
+    assert found["steps"] == len(found["losses"]) == 4
+    assert found["checkpoints"] == ["out/checkpoints/step-000002"]
+    assert found["direction"] == "to:out"
+    assert err
+    again = line("--json", save_every=2)
+    assert again == (0, out, "")
+
+
+def test_lora_by_the_command_line(line):
+    pytest.importorskip("peft")
+    code, out, _ = line(method="lora", lora_targets="c_attn,c_fc", lora_r=2)
+    assert code == 0
+    assert out.endswith("direction: adapter:out\n")
+
+
+def test_what_was_left_out_is_printed(line):
+    with Path("data.jsonl").open("a") as file:
+        file.write(json.dumps({"instruction": "a" * 300, "output": "b"}))
+    _, out, _ = line()
+    assert "- 1 of 11 examples left out: longer than 256 tokens (data.jsonl, line 11)\n" in out
+
+
+WRONG = {
+    "file": ({"data": "./nosuch.json"}, "data './nosuch.json': no such file; allowed: a file in"),
+    "hub": ({"data": "org/nosuch"}, "org/nosuch could not be loaded from the Hugging Face hub"),
+    "nothing": ({"data": None}, "neither data nor a recipe; allowed: a file"),
+    "recipe": ({"recipe": "spicy"}, "recipe 'spicy'; allowed: safety, benign"),
+    "rate": ({"lr": 0}, "lr=0.0; allowed: a finite number above 0"),
+    "output": ({"output": "."}, "output '.' is not empty and no fine-tuning folder"),
+    "diverging": ({"lr": 1e30}, "training diverged: the loss was not finite after 1 of 4 steps"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_the_users_errors_are_one_line_and_code_2(line, case):
+    changes, message = WRONG[case]
+    code, out, err = line(**changes)
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"error: {message}")
+    if case != "diverging":  # which has shown its plan
+        assert err == last + "\n"
+
+
+def test_a_malformed_line_is_named(line):
+    with Path("data.jsonl").open("a") as file:
+        file.write("{broken\n")
+    code, _, err = line()
+    assert code == 2
+    assert err.startswith("error: data.jsonl, line 11: Expecting property name")
+
+
+def test_an_interrupt_says_how_to_resume(line, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bs, "finetune", interrupted)
+    code, out, err = line()
+    assert (code, out) == (130, "")
+    words = shlex.split(err.splitlines()[-1].partition("to resume: ")[2])
+    assert words[:2] == ["basinscope", "finetune"]
