@@ -9,6 +9,7 @@ from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
 from basinscope.landscape import Landscape, landscape, load_run
+from basinscope.optim.gaussian import GaussianAugmented, PerturbedSteps
 from basinscope.tasks import tasks
 from basinscope.tasks.base import (
     CallableTask,
@@ -34,11 +35,13 @@ __all__ = [
     "Choices",
     "Direction",
     "Engine",
+    "GaussianAugmented",
     "Generate",
     "Generation",
     "Item",
     "Landscape",
     "Outcome",
+    "PerturbedSteps",
     "Random",
     "Ranking",
     "Task",
