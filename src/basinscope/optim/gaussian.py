@@ -25,9 +25,10 @@ class GaussianAugmented(torch.optim.Optimizer):
     r"""Minimise the loss expected under Gaussian weight noise.
 
     That is :math:`E_\varepsilon L(\theta + \varepsilon)` with
-    :math:`\varepsilon \sim N(0, \sigma^2 I)`: the GO optimiser of arXiv 2505.17646: noise is added, loss and gradient are taken there, the
-    clean weights come back, and the base optimiser steps from them. To second order this adds
-    :math:`(\sigma^2 / 2)\,\mathrm{tr}\,H` to the loss, for one forward and backward pass. With
+    :math:`\varepsilon \sim N(0, \sigma^2 I)`, the GO optimiser of arXiv 2505.17646: noise is added,
+    loss and gradient are taken there, the clean weights come back, and the base optimiser steps
+    from them. To second order this adds :math:`(\sigma^2 / 2)\,\mathrm{tr}\,H` to the loss, for one
+    forward and backward pass. With
     plain SGD as its base the clean weights follow Anti-PGD (Orvieto et al. 2022), whose iterate is
     :math:`\theta + \varepsilon`.
 
