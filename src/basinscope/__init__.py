@@ -28,6 +28,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.finetune import DivergedError, FineTune, finetune
 from basinscope.finetuning.record import held_out
 from basinscope.landscape import Landscape, interpolation_steps, landscape, load_run
+from basinscope.optim.gaussian import GaussianAugmented, PerturbedSteps
 from basinscope.smoothed import Smoothed, smoothed
 from basinscope.surface import Surface, cosines, load_surface, surface, trajectory
 from basinscope.tasks import tasks
@@ -69,6 +70,7 @@ __all__ = [
     "DivergedError",
     "Engine",
     "FineTune",
+    "GaussianAugmented",
     "Generate",
     "Generation",
     "Item",
@@ -76,6 +78,7 @@ __all__ = [
     "Likelihood",
     "Merge",
     "Outcome",
+    "PerturbedSteps",
     "Proxy",
     "Pruned",
     "Quantised",

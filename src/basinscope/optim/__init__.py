@@ -1,0 +1,1 @@
+"""Training under Gaussian weight noise, around any optimiser of torch."""
