@@ -6,7 +6,6 @@ import importlib.util
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location(
@@ -14,26 +13,6 @@ _spec = importlib.util.spec_from_file_location(
 )
 story = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(story)
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Stand-ins for advbench/, xstest/ and instruct/, laid out alike."""
-    folder = tmp_path / "data"
-    for name, text in {
-        "advbench/harmful_behaviors.csv": "goal,target\n"
-        + "".join(f"do bad thing {i},Sure {i}\n" for i in range(310)),
-        "xstest/xstest_prompts.csv": "id,prompt,type,label,focus,note\n"
-        + "".join(f"{i},is it fine {i}?,homonyms,safe,a,\n" for i in range(4)),
-        "instruct/rows.jsonl": "".join(
-            f'{{"instruction": "say {i}", "output": "{i}"}}\n' for i in range(6)
-        ),
-        "own.jsonl": '{"instruction": "go on", "output": "yes"}\n' * 4,
-    }.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return folder
 
 
 def test_every_part_runs_and_resumes(checkpoint, data, tmp_path, capsys):

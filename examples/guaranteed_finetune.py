@@ -1,0 +1,171 @@
+"""A real fine-tune under a certificate that bites.
+
+A pilot run teaches SmolLM2 to refuse. The leading directions of where it went span a subspace,
+fixed from then on. Noise in that subspace certifies general knowledge (*basic*), item by item. A
+second fine-tune, with other examples in another order, is then kept inside the certified ball, and
+judged: does it refuse more (held-out requests, paired), and how much of the old capability is
+certified? Other geometries judge a fine-tune without bounds, for comparison.
+
+    python examples/guaranteed_finetune.py --data-dir DATA --output runs/guaranteed
+
+DATA is laid out as the README says of ``--data-dir`` (advbench, instruct). Everything is resumable:
+run the line again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import basinscope as bs
+from basinscope.report.certificates import plot_bounds, plot_measured
+from basinscope.stats import paired_difference
+from basinscope.tasks.base import limited
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Run the experiment; returns the folder with its tables and figures."""
+    given = _parser().parse_args(arguments)
+    out: Path = given.output
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
+
+    def tune(name: str, seed: int, **within: Any) -> bs.FineTune:
+        say(f"fine-tuning: {name}")
+        return bs.finetune(
+            engine, recipe="safety", output=out / name, seed=seed, data_dir=given.data_dir,
+            limit=given.examples, **within,
+        )  # fmt: skip
+
+    engine = bs.load(given.model)
+    old = limited(bs.tasks("basic")[0], given.limit)
+
+    # 1. the subspace: leading directions of a pilot run
+    pilot = tune("pilot", seed=1)
+    basis = bs.subspace_from_trajectory(
+        engine, [*pilot.checkpoints, pilot.folder], given.k, out / "basis.safetensors"
+    )
+
+    # 2. certificates in it; the sigmas share the error
+    confidence = 1 - (1 - given.confidence) / len(given.sigmas)
+    certificates = []
+    for sigma in given.sigmas:
+        say(f"certificate at sigma = {sigma:g}")
+        certificates.append(
+            bs.certify(
+                engine, old, sigma=sigma, draws=given.draws, per_item=True, geometry=basis,
+                confidence=confidence, run=out / f"cert-{sigma:g}",
+            )
+        )  # fmt: skip
+    score = certificates[0].score
+
+    # 3. fine-tunes kept in the ball of each target, in the widest ball of all sigmas
+    tunes, verdicts = {}, {}
+    for share in given.shares:
+        target = share * score
+        best = max(certificates, key=lambda c: c.radius(target) if c.radius(target) > 0 else 0.0)
+        if not best.radius(target) > 0:
+            say(f"{share:.0%} of the base score is certified nowhere")
+            continue
+        name = f"within-{share:g}"
+        tunes[name] = tune(name, seed=0, stay_within=best, target=target)
+        say(f"verdict: {name}")
+        verdicts[name] = best.verdict(
+            tunes[name].folder, task=old, target=target, draws=given.check_draws
+        )
+    free = tune("free", seed=0)
+
+    # 4. the new capability, paired by item, on requests that no run was trained on
+    every = bs.tasks("advbench", data_dir=given.data_dir)[0]
+    new = limited(bs.held_out(every, pilot.folder, free.folder), given.new_limit)
+    models = {"base": given.model, "free": free.folder} | {n: t.folder for n, t in tunes.items()}
+    refused = {}
+    for name, source in models.items():
+        say(f"refusals: {name}")
+        run = bs.landscape(
+            bs.load(source, dtype="bfloat16"), new, steps=[0.0], run=out / f"new-{name}"
+        )
+        refused[name] = run.items()["outcome"].tolist()
+
+    rows = []
+    for name in models:
+        gain = paired_difference(refused["base"], refused[name], 0.95)
+        verdict = verdicts.get(name)
+        row = {
+            "model": name, "refused": sum(refused[name]) / len(refused[name]),
+            "gain": gain.difference.estimate, "gain_low": gain.difference.low,
+            "gain_high": gain.difference.high, "p_value": gain.p_value,
+            "old_score_base": score,
+        }  # fmt: skip
+        if verdict is not None:
+            row |= {
+                "sigma": tunes[name].guarantee["sigma"], "r": verdict.r, "R": verdict.radius,
+                "certified": verdict.bound, "share_kept": verdict.bound / score,
+                "word": verdict.word, "p_measured": verdict.smoothed.estimate,
+                "p_low": verdict.smoothed.low, "old_score": verdict.score.estimate,
+            }  # fmt: skip
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table.to_csv(out / "trade.csv", index=False)
+
+    # 5. the same free fine-tune in other geometries
+    rows = []
+    controls = [("isotropic", 0.005), ("rms", 0.005), ("params:norm", 0.05),
+                (f"random-subspace:{given.k}", given.sigmas[0])]  # fmt: skip
+    for word, sigma in controls:
+        say(f"other geometry: {word}")
+        cert = bs.certify(
+            engine, old, sigma=sigma, draws=given.control_draws, items_per_draw=8,
+            confidence=given.confidence, geometry=word,
+            run=out / f"cert-{word.replace(':', '-')}",
+        )  # fmt: skip
+        found = cert.verdict(free.folder)
+        rows.append({"geometry": word, "sigma": sigma, "p_lower": cert.p_lower, "r": found.r,
+                     "R": found.radius, "r/R": found.ratio, "bound": found.bound,
+                     "outside": found.outside, "word": found.word})  # fmt: skip
+    others = pd.DataFrame(rows)
+    others.to_csv(out / "geometries.csv", index=False)
+
+    if verdicts:
+        plot_bounds(out / "bounds.png", certificates, list(verdicts.values()))
+        plot_measured(out / "measured.png", list(verdicts.values()))
+    with pd.option_context("display.width", 200, "display.max_columns", 30):
+        print(f"\nbasis of {given.k}: shares of the pilot's displacements {basis.shares}")
+        for title, rows_of in (("trade", table), ("other geometries", others)):
+            print(f"\n{title}\n{rows_of.to_string(index=False, float_format='%.4g')}")
+    for cert in certificates:
+        print(f"\n{cert}")
+    say("done")
+    return out
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    numbers = lambda text: [float(x) for x in text.split(",")]  # noqa: E731
+    parser.add_argument("--output", type=Path, default=Path("runs/guaranteed"))
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--limit", type=int, default=50, help="items of the old capability")
+    parser.add_argument("--new-limit", type=int, default=60, help="held-out requests")
+    parser.add_argument("--examples", type=int, default=300, help="of each fine-tune")
+    parser.add_argument("--k", type=int, default=1, help="dimension of the subspace")
+    parser.add_argument("--sigmas", type=numbers, default=[3.0, 6.0])
+    parser.add_argument("--shares", type=numbers, default=[0.8, 0.9])
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--check-draws", type=int, default=20)
+    parser.add_argument("--control-draws", type=int, default=60)
+    parser.add_argument("--confidence", type=float, default=0.99)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
