@@ -104,7 +104,7 @@ def test_landscape_prints_a_table_and_writes_the_run(line, run_cli):
     files = {str(p.relative_to("x")) for p in Path("x").rglob("*") if p.is_file()}
     assert {name for name in files if not name.startswith("trials")} == {
         "run.json", "report.html", "figures/landscape.png", "figures/landscape.pdf",
-        "figures/landscape.csv",
+        "figures/landscape.csv", "figures/likelihood.png", "figures/likelihood.csv",
     }  # fmt: skip
     assert len([name for name in files if name.startswith("trials")]) == 4
 
