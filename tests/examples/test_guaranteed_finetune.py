@@ -29,7 +29,12 @@ def test_every_part_runs_and_resumes(checkpoint, data, tmp_path, capsys):
     assert within["r"] <= within["R"]
     assert within["certified"] >= 0.5 * within["old_score_base"] - 1e-9
     others = pd.read_csv(out / "geometries.csv")
-    assert set(others["geometry"]) == {"isotropic", "rms", "params:norm", "random-subspace:1"}
+    assert set(others["geometry"]) == {
+        "isotropic",
+        "rms",
+        "params:norm|ln_|bias",
+        "random-subspace:1",
+    }
     assert (others["word"] != "certified").all()
     assert "the score of a single model without noise" in capsys.readouterr().out
     before = (out / "trade.csv").read_bytes()
