@@ -27,6 +27,7 @@ import basinscope as bs
 from basinscope.tasks.base import limited
 
 TUNES = ("benign", "normal", "adversarial")
+MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         return bs.finetune(
             start, given.benign_data if name == "benign" else None, recipe=name,
             output=out / name, data_dir=given.data_dir, seed=given.seed, limit=given.examples,
+            max_tokens=MAX_TOKENS,
         )  # fmt: skip
 
     # 1. a safety basin is dug into the basic one

@@ -28,6 +28,8 @@ from basinscope.report.certificates import plot_bounds, plot_measured
 from basinscope.stats import paired_difference
 from basinscope.tasks.base import limited
 
+MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
+
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Run the experiment; returns the folder with its tables and figures."""
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         say(f"fine-tuning: {name}")
         return bs.finetune(
             engine, recipe="safety", output=out / name, seed=seed, data_dir=given.data_dir,
-            limit=given.examples, **within,
+            limit=given.examples, max_tokens=MAX_TOKENS, **within,
         )  # fmt: skip
 
     engine = bs.load(given.model)
