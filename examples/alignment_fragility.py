@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         say(f"fine-tuning: {name}")
         return bs.finetune(
             start, given.benign_data if name == "benign" else None, recipe=name,
-            output=out / name, data_dir=given.data_dir, seed=given.seed, limit=given.examples,
+            output=out / name, data_dir=given.data_dir, seed=given.seed,
+            limit=given.examples if name == "safety" else given.tune_examples,
             max_tokens=MAX_TOKENS,
         )  # fmt: skip
 
@@ -75,8 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     lines = {name: tune.direction for name, tune in tunes.items()}
     say("the aligned model, along its fine-tunes")
     along = bs.landscape(
-        engine, tasks, directions=[*lines.values()], run=out / "aligned", workers=given.workers
-    )
+        engine, [tasks[0], tasks[-1]], directions=[*lines.values()], run=out / "aligned",
+        workers=given.workers,
+    )  # fmt: skip
 
     # 3. the worst direction of general knowledge
     say("attack on the basic task")
@@ -142,7 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=24, help="items of each task")
-    parser.add_argument("--examples", type=int, help="most training examples of each fine-tune")
+    parser.add_argument("--examples", type=int, default=600, help="of the safety fine-tune")
+    parser.add_argument("--tune-examples", type=int, default=400, help="of the later ones")
     parser.add_argument(
         "--benign-data", help="data of the original training; default the model's own answers"
     )

@@ -4,7 +4,7 @@ A pilot run teaches SmolLM2 to refuse. The leading directions of where it went s
 fixed from then on. Noise in that subspace certifies general knowledge (*basic*), item by item. A
 second fine-tune, with other examples in another order, is then kept inside the certified ball, and
 judged: does it refuse more (held-out requests, paired), and how much of the old capability is
-certified? Other geometries judge a fine-tune without bounds, for comparison.
+certified? Other geometries judge the pilot, which nothing kept back, for comparison.
 
     python examples/guaranteed_finetune.py --data-dir DATA --output runs/guaranteed
 
@@ -84,12 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         verdicts[name] = best.verdict(
             tunes[name].folder, task=old, target=target, draws=given.check_draws
         )
-    free = tune("free", seed=0)
 
     # 4. the new capability, paired by item, on requests that no run was trained on
     every = bs.tasks("advbench", data_dir=given.data_dir)[0]
-    new = limited(bs.held_out(every, pilot.folder, free.folder), given.new_limit)
-    models = {"base": given.model, "free": free.folder} | {n: t.folder for n, t in tunes.items()}
+    new = limited(
+        bs.held_out(every, pilot.folder, *(t.folder for t in tunes.values())), given.new_limit
+    )
+    models = {"base": given.model, "pilot": pilot.folder} | {n: t.folder for n, t in tunes.items()}
     refused = {}
     for name, source in models.items():
         say(f"refusals: {name}")
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     table = pd.DataFrame(rows)
     table.to_csv(out / "trade.csv", index=False)
 
-    # 5. the same free fine-tune in other geometries
+    # 5. the pilot, which no ball kept, in other geometries
     rows = []
     controls = [("isotropic", 0.005), ("rms", 0.005), ("params:norm|ln_|bias", 0.05),
                 (f"random-subspace:{given.k}", given.sigmas[0])]  # fmt: skip
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             confidence=given.confidence, geometry=word,
             run=out / f"cert-{word.partition(':')[0]}",
         )  # fmt: skip
-        found = cert.verdict(free.folder)
+        found = cert.verdict(pilot.folder)
         rows.append({"geometry": word, "sigma": sigma, "p_lower": cert.p_lower, "r": found.r,
                      "R": found.radius, "r/R": found.ratio, "bound": found.bound,
                      "outside": found.outside, "word": found.word})  # fmt: skip

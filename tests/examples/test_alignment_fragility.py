@@ -18,8 +18,8 @@ _spec.loader.exec_module(story)
 def test_every_part_runs_and_resumes(checkpoint, data, tmp_path, capsys):
     words = [
         "--model", str(checkpoint), "--data-dir", str(data), "--output", str(tmp_path / "out"),
-        "--limit", "3", "--examples", "4", "--draws", "2", "--attack-steps", "2",
-        "--steps", "0,0.1", "--benign-data", str(data / "own.jsonl"),
+        "--limit", "3", "--examples", "4", "--tune-examples", "4", "--draws", "2",
+        "--attack-steps", "2", "--steps", "0,0.1", "--benign-data", str(data / "own.jsonl"),
     ]  # fmt: skip
     out = story.main(words)
     scores = pd.read_csv(out / "scores.csv")

@@ -23,7 +23,7 @@ def test_every_part_runs_and_resumes(checkpoint, data, tmp_path, capsys):
     ]  # fmt: skip
     out = example.main(words)
     trade = pd.read_csv(out / "trade.csv", index_col="model")
-    assert list(trade.index) == ["base", "free", "within-0.5"]
+    assert list(trade.index) == ["base", "pilot", "within-0.5"]
     within = trade.loc["within-0.5"]
     assert within["word"] == "certified"
     assert within["r"] <= within["R"]
