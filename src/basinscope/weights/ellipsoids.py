@@ -197,17 +197,15 @@ class PerTensor:
 
     def distance(self, engine: Weights, displacement: Displacement) -> Distance:
         """Norm with every parameter in units of its scale."""
-        total = inside = outside = 0.0
+        r = inside = outside = 0.0
         for name, shape in engine.shapes.items():
             square, scale = squares(displacement(name), shape), self.scales.get(name, 0.0)
             if scale:
                 inside += square
-                total += square / scale**2
+                r = math.hypot(r, math.sqrt(square) / scale)
             else:
                 outside += square
-        return Distance(
-            math.inf if outside else math.sqrt(total), math.sqrt(inside), math.sqrt(outside)
-        )
+        return Distance(math.inf if outside else r, math.sqrt(inside), math.sqrt(outside))
 
     def project(
         self, engine: Weights, displacement: Mapping[str, torch.Tensor], radius: float

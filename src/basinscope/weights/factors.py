@@ -143,7 +143,7 @@ class Factors:
             else:
                 cores[name] = pair.core(parts(0, tensor.numel()).reshape(tensor.shape))
         r = math.sqrt(sum(float(core.square().sum()) for core in cores.values()))
-        factor = min(1.0, radius / r * (1 - 1e-6)) if r > radius else 1.0
+        factor = radius / r * (1 - 1e-6) if r > radius * (1 - 1e-6) else 1.0  # float32 rounding
         for name, core in cores.items():
             displacement[name].copy_(self.pairs[name].product(core * factor))
         return r * factor

@@ -111,7 +111,7 @@ class Span(abc.ABC):
         check_radius(radius)
         c = self.coordinates(engine, held(displacement))
         r = float(c.norm())
-        if r > radius:
+        if r > radius * (1 - 1e-6):  # to be rounded to float32
             c *= radius / r * (1 - 1e-6)
         for name, tensor in displacement.items():
             flat = tensor.view(-1)

@@ -107,6 +107,16 @@ class TestEvery:
         assert shape.project(engine, again, 0.7) == pytest.approx(r, rel=1e-4)
         assert torch.allclose(flat(again), flat(found), atol=1e-5)
 
+    def test_projection_from_just_inside_does_not_round_out_of_the_ball(
+        self, engine, tmp_path, name
+    ):
+        shape = geometries(engine, tmp_path)[name]
+        for seed in range(20):
+            found = moved(engine, seed)
+            radius = shape.project(engine, moved(engine, seed), 1e6) * (1 + 1e-10)
+            assert shape.project(engine, found, radius) <= radius
+            assert shape.distance(engine, held(found)).r <= radius
+
     def test_what_is_inside_stays(self, engine, tmp_path, name):
         shape = geometries(engine, tmp_path)[name]
         noise = shape.noise(0)
@@ -186,6 +196,11 @@ class TestPerTensor:
     def test_refuses_what_are_no_scales(self, scales):
         with pytest.raises(bs.BasinscopeError, match="allowed: finite, at least 0"):
             PerTensor("x", scales)
+
+
+def test_a_scale_whose_square_is_zero_has_a_norm(engine):
+    found = PerTensor("tiny", {"norm": 1e-200}).distance(engine, held({"norm": torch.ones(5)}))
+    assert found.r == pytest.approx(5**0.5 * 1e200)
 
 
 class TestBasis:
