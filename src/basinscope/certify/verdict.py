@@ -14,6 +14,7 @@ from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import score
 from basinscope.runs.spec import MODEL, model_spec, task_spec
+from basinscope.stats.rounded import at_least
 from basinscope.tasks.base import Task
 from basinscope.weights import words
 from basinscope.weights.directions import Direction, Parts, Weights, displacement, parts_of
@@ -226,7 +227,7 @@ def _judged(cert: Certificate, label: str, distance: Distance, target: float | N
                "it is rounded" if "16" in cert.model.dtype else "")
         )  # fmt: skip
     else:
-        reason = f"r = {r:.4g}, bound {bound:.4f}, radius for {cert.radius_text(level)}"
+        reason = f"r = {r:.4g}, bound {at_least(bound)}, radius for {cert.radius_text(level)}"
         if radius > 0 and r > radius:
             reason += f", r/R = {r / radius:.3g}"
         if bound <= cert.task.chance:
