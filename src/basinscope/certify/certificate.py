@@ -241,6 +241,7 @@ class Certificate:
                 "the ball lies around the model's weights, in the geometry of the noise",
                 "bs.certify(..., run=...) on the model gives it again, from its records",
             )
+        check_displacement(displacement, self.engine)
         return self.geometry.project(self.engine, displacement, self.radius(target))
 
     def to_json(self) -> dict[str, Any]:
@@ -355,6 +356,24 @@ def certificate(
         plan, model, task, tuple(used), item_counts, sum(at_zero), level, low, high,
         float(np.mean(scores)), decision, **more,
     )  # fmt: skip
+
+
+def check_displacement(displacement: Mapping[str, torch.Tensor], engine: Engine) -> None:
+    """Refuse tensors whose norm would not be that of the displacement, or could not be kept."""
+    strange = sorted(displacement.keys() ^ engine.shapes.keys())
+    if strange:
+        raise BasinscopeError(
+            f"a displacement that is not of the perturbed parameters ({', '.join(strange[:3])})",
+            f"allowed: one tensor for each of the {len(engine.shapes)} names of engine.shapes",
+        )
+    for name, tensor in displacement.items():
+        wide = tensor.dtype.is_floating_point and tensor.dtype.itemsize >= 4
+        if tensor.shape != engine.shapes[name] or not wide or not bool(tensor.isfinite().all()):
+            raise BasinscopeError(
+                f"displacement of {name!r}: {tuple(tensor.shape)}, {tensor.dtype}, or not finite",
+                f"allowed: shape {tuple(engine.shapes[name])}, finite, float32 or float64, which "
+                "can hold a point of the ball",
+            )
 
 
 def finite(value: Any) -> Any:

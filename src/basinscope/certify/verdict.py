@@ -127,6 +127,8 @@ def verdict(
             "the displacement is measured from the model's weights",
             "cert.verdict(other, engine=bs.load(...))",
         )
+    if draws < 0:
+        raise BasinscopeError(f"draws={draws} of a verdict", "allowed: at least 0", "20")
     _check_model(cert, engine)
     shape = _checked_geometry(cert, engine, geometry)
     direction = direction_of(other)
