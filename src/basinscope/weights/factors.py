@@ -26,10 +26,10 @@ from basinscope.weights import noise
 from basinscope.weights.adapters import inner_factors
 from basinscope.weights.directions import Direction, Parts, Weights
 from basinscope.weights.ellipsoids import (
-    ROUNDING,
     Displacement,
     Distance,
     check_radius,
+    has_left,
     held,
     noise_of,
     squares,
@@ -126,7 +126,7 @@ class Factors:
             r += float(core.square().sum())
             inside += float(found.square().sum())
             outside += float((moved - found).square().sum())
-        left = not math.sqrt(outside) <= ROUNDING * math.sqrt(whole)
+        left = has_left(engine, math.sqrt(outside), math.sqrt(whole))
         return Distance(math.inf if left else math.sqrt(r), math.sqrt(inside), math.sqrt(outside))
 
     def project(

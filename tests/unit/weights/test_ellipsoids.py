@@ -147,6 +147,19 @@ class TestEvery:
 
 
 class TestOutside:
+    @pytest.mark.parametrize("name", ["subspace", "random", "lora", "lora-xs"])
+    def test_a_small_part_outside_is_not_taken_for_rounding(self, engine, tmp_path, name):
+        # 0.02% of the norm, a hundred times float32 rounding: no noise guards that direction
+        shape = geometries(engine, tmp_path)[name]
+        inside, beside = moved(engine, 1), moved(engine, 2)
+        shape.project(engine, inside, 1e6)
+        assert math.isfinite(shape.distance(engine, held(inside)).r)
+        scale = 1e3 * flat(inside).norm() / flat(beside).norm()
+        both = {n: 1e3 * t + 2e-4 * scale * beside[n] for n, t in inside.items()}
+        found = shape.distance(engine, held(both))
+        assert 1e-5 < found.outside / found.inside < 1e-3
+        assert found.r == math.inf
+
     def test_a_part_outside_the_range_is_named(self, engine, tmp_path):
         every = geometries(engine, tmp_path)
         for name in ("scaled", "subspace", "random", "lora", "lora-xs"):
