@@ -15,6 +15,7 @@ from basinscope import stats
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import score
+from basinscope.stats.rounded import at_least, at_most, percent
 from basinscope.tasks.base import Answer, Request, Task
 from basinscope.weights.ellipsoids import Geometry, Isotropic
 from basinscope.weights.geometries import geometry as parse
@@ -42,7 +43,8 @@ class SmoothedScore:
         """One line."""
         i = self.interval
         return (
-            f"smoothed score {i.estimate:.4f} [{i.low:.4f}, {i.high:.4f}] at {i.confidence:.0%}, "
+            f"smoothed score {i.estimate:.4f} [{at_least(i.low)}, {at_most(i.high)}] at "
+            f"{percent(i.confidence)}, "
             f"{self.n_items} queries with noise of their own in {self.seconds:.1f} s "
             f"({self.seconds / max(self.plain_seconds, 1e-9):.1f} times the plain model)"
         )

@@ -113,6 +113,13 @@ def test_tokens(run_cli, line, mode):
         (("--sweep", "a"), r"steps 'a'; allowed"),
         (("--strict", "--draws", "3"), r"draws=3 cannot show"),
         (("--tokens", "suffix"), r"suffix"),
+        (("--draws", "0"), r"draws=0; allowed: at least 1"),
+        (("--strict", "--against", "quantised:8"), r"--against does nothing here; .*without --str"),
+        (("--strict", "--claim", "0.5"), r"--claim does nothing here"),
+        (("--tokens", "row", "--geometry", "rms"), r"--geometry does nothing here"),
+        (("--tokens", "row", "--strict"), r"--strict or --sweep does nothing here"),
+        (("--tau", "0.1", *LOOSE), r"--tau does nothing here; allowed: with --strict"),
+        (("--against-draws", "3", *LOOSE), r"--against-draws does nothing here; .* --against"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

@@ -16,6 +16,7 @@ from basinscope.certify.plan import Plan, bounds
 from basinscope.errors import BasinscopeError
 from basinscope.runs.spec import ModelSpec, TaskSpec
 from basinscope.stats import certificates as formulas
+from basinscope.stats import rounded
 
 if TYPE_CHECKING:
     import torch
@@ -189,10 +190,11 @@ class Certificate:
 
     def radius_text(self, target: float) -> str:
         """Target and radius in words."""
-        radius = self.radius(target)
+        radius, level = self.radius(target), rounded.at_least(target, 3)
         if math.isnan(radius):
-            return f"{target:.3f}: none, p is not certified to be so high"
-        return f"{target:.3f}: {radius:.4g} = {radius / self.sigma:.3g} sigma"
+            return f"{level}: none, p is not certified to be so high"
+        shown, ratio = rounded.radius_text(radius), rounded.radius_text(radius / self.sigma, 3)
+        return f"{level}: {shown} = {ratio} sigma"
 
     def decomposition(self, r: float) -> tuple[float, float]:
         """Most that may be lost between S(theta0) and p(theta'): the gap, and the shift to r."""
@@ -222,15 +224,16 @@ class Certificate:
         """Move a displacement, in place, into the certified ball: r <= radius(target).
 
         Args:
-            displacement: theta' - theta0 of every perturbed parameter, by canonical name.
+            displacement: theta' - theta0 of every perturbed parameter, by canonical name, float32
+                or float64.
             target: see `radius`.
 
         Returns:
             Its r afterwards.
 
         Raises:
-            BasinscopeError: a target that is certified nowhere, or a certificate without its
-                model.
+            BasinscopeError: a target that is certified nowhere, a certificate without its model,
+                or a displacement that is not one of its parameters.
         """
         if self.geometry is None or self.engine is None:
             raise BasinscopeError(
@@ -238,6 +241,7 @@ class Certificate:
                 "the ball lies around the model's weights, in the geometry of the noise",
                 "bs.certify(..., run=...) on the model gives it again, from its records",
             )
+        check_displacement(displacement, self.engine)
         return self.geometry.project(self.engine, displacement, self.radius(target))
 
     def to_json(self) -> dict[str, Any]:
@@ -283,8 +287,8 @@ class Certificate:
             f"{'antithetic pairs' if plan.antithetic else 'draws'} ({sampled}): the score of "
             f"{self.task.name!r} under Gaussian weight noise{where}, sigma {plan.sigma:g}, "
             f"averaged over the noise and over these {self.task.n_items} items, is at least "
-            f"{self.p_lower:.4f}; and around any other weights at distance r in that geometry, "
-            "under the same noise, it is at least lower_bound(r)."
+            f"{rounded.at_least(self.p_lower)}; and around any other weights at distance r in that "
+            "geometry, under the same noise, it is at least lower_bound(r)."
         )
 
     @property
@@ -303,8 +307,8 @@ class Certificate:
     def __str__(self) -> str:
         """What it says and what it does not."""
         lines = [
-            f"p >= {self.p_lower:.4f} (estimate {self.estimate:.4f}, S(theta0) = {self.score:.4f}, "
-            f"gap <= {self.gap.high:.4f})",
+            f"p >= {rounded.at_least(self.p_lower)} (estimate {self.estimate:.4f}, "
+            f"S(theta0) = {self.score:.4f}, gap <= {rounded.at_most(self.gap.high)})",
             "radius for " + self.radius_text(self.target),
         ]
         if self.plan.claim is not None:
@@ -352,6 +356,24 @@ def certificate(
         plan, model, task, tuple(used), item_counts, sum(at_zero), level, low, high,
         float(np.mean(scores)), decision, **more,
     )  # fmt: skip
+
+
+def check_displacement(displacement: Mapping[str, torch.Tensor], engine: Engine) -> None:
+    """Refuse tensors whose norm would not be that of the displacement, or could not be kept."""
+    strange = sorted(displacement.keys() ^ engine.shapes.keys())
+    if strange:
+        raise BasinscopeError(
+            f"a displacement that is not of the perturbed parameters ({', '.join(strange[:3])})",
+            f"allowed: one tensor for each of the {len(engine.shapes)} names of engine.shapes",
+        )
+    for name, tensor in displacement.items():
+        wide = tensor.dtype.is_floating_point and tensor.dtype.itemsize >= 4
+        if tensor.shape != engine.shapes[name] or not wide or not bool(tensor.isfinite().all()):
+            raise BasinscopeError(
+                f"displacement of {name!r}: {tuple(tensor.shape)}, {tensor.dtype}, or not finite",
+                f"allowed: shape {tuple(engine.shapes[name])}, finite, float32 or float64, which "
+                "can hold a point of the ball",
+            )
 
 
 def finite(value: Any) -> Any:

@@ -16,6 +16,7 @@ from basinscope.runs.plan import Measure, Progress
 from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
 from basinscope.runs.store import Store, Trial
 from basinscope.stats import certificates as formulas
+from basinscope.stats.rounded import percent
 from basinscope.tasks.base import Task
 from basinscope.weights.directions import identity
 from basinscope.weights.ellipsoids import Geometry, Isotropic
@@ -95,7 +96,7 @@ class StrictBasin:
     def __str__(self) -> str:
         """What is claimed, what was counted, and what does not follow."""
         claim = (
-            f"'{self.task}: at least {self.share:.0%} of directions keep "
+            f"'{self.task}: at least {percent(self.share)} of directions keep "
             f"{'their ' if self.lost == 'items' else 'the '}{self.lost} to within {self.tau:g}'"
         )
         rows = [
@@ -103,7 +104,7 @@ class StrictBasin:
             f"{ {True: 'true', False: 'not shown', None: 'unfinished'}[level.holds] }"
             for level in self.levels
         ]
-        head = f"{claim}, at confidence {self.confidence:.0%} for all sigma together: "
+        head = f"{claim}, at confidence {percent(self.confidence)} for all sigma together: "
         head += "not shown for any sigma" if self.sigma is None else f"true up to {self.sigma:g}"
         return "\n".join(
             [head, *rows, "Not covered:", *(f"- {text}" for text in self.does_not_cover)]
@@ -236,8 +237,8 @@ def _plan(share: float, confidence: float, failures: int, draws: int | None) -> 
         return needed, failures
     if draws < needed:
         raise BasinscopeError(
-            f"draws={draws} cannot show that {share:.0%} of directions are clean at confidence "
-            f"{confidence:g} with {failures} failures",
+            f"draws={draws} cannot show that {percent(share)} of directions are clean at "
+            f"confidence {confidence:g} with {failures} failures",
             f"allowed: at least {needed} draws",
         )
     while formulas.directions_needed(share, confidence, failures + 1) <= draws:

@@ -14,6 +14,7 @@ from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import score
 from basinscope.runs.spec import MODEL, model_spec, task_spec
+from basinscope.stats.rounded import at_least
 from basinscope.tasks.base import Task
 from basinscope.weights import words
 from basinscope.weights.directions import Direction, Parts, Weights, displacement, parts_of
@@ -126,6 +127,8 @@ def verdict(
             "the displacement is measured from the model's weights",
             "cert.verdict(other, engine=bs.load(...))",
         )
+    if draws < 0:
+        raise BasinscopeError(f"draws={draws} of a verdict", "allowed: at least 0", "20")
     _check_model(cert, engine)
     shape = _checked_geometry(cert, engine, geometry)
     direction = direction_of(other)
@@ -226,7 +229,7 @@ def _judged(cert: Certificate, label: str, distance: Distance, target: float | N
                "it is rounded" if "16" in cert.model.dtype else "")
         )  # fmt: skip
     else:
-        reason = f"r = {r:.4g}, bound {bound:.4f}, radius for {cert.radius_text(level)}"
+        reason = f"r = {r:.4g}, bound {at_least(bound)}, radius for {cert.radius_text(level)}"
         if radius > 0 and r > radius:
             reason += f", r/R = {r / radius:.3g}"
         if bound <= cert.task.chance:

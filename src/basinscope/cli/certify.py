@@ -102,6 +102,19 @@ def certify(
             f"{len(chosen)} tasks", "allowed: one for each certificate", "-t basic"
         )
     kind = "tokens" if tokens else "strict" if strict or sweep else "certificate"
+    _refuse_idle(kind, {
+        "--strict or --sweep": (strict or sweep is not None, ("strict",)),
+        "--against": (against, ("certificate",)),
+        "--against-draws": (against_draws and not against, ()),
+        "--claim": (claim is not None, ("certificate",)),
+        "--antithetic": (antithetic, ("certificate",)),
+        "--per-item": (per_item, ("certificate",)),
+        "--target": (target is not None, ("certificate", "tokens")),
+        "--geometry": (geometry != "isotropic", ("certificate", "strict")),
+        "--tau": (tau != 0, ("strict",)),
+        "--failures": (failures != 0, ("strict",)),
+    })  # fmt: skip
+    most = 200 if draws is None else draws
     stem = Path(model).resolve().name.removesuffix(".gguf") or "run"
     folder = run or Path("runs") / f"{stem}-{kind}"
     engine = bs.load(
@@ -112,10 +125,10 @@ def certify(
     found: Any
     if kind == "tokens":
         given: Any = bs.untied(engine) if tokens == "row" else engine  # type: ignore[arg-type]
-        with progress(_plan(engine, task, draws or 200, None)) as report:
+        with progress(_plan(engine, task, most, None)) as report:
             found = bs.certify_tokens(
                 given, task, mode=tokens or "position",
-                sigma=sigma, draws=draws or 200, target=0.5 if target is None else target,
+                sigma=sigma, draws=most, target=0.5 if target is None else target,
                 progress=report, **common,
             )  # fmt: skip
     elif kind == "strict":
@@ -126,9 +139,9 @@ def certify(
                 draws=draws, geometry=geometry, workers=workers, progress=report, **common,
             )  # fmt: skip
     else:
-        with progress(_plan(engine, task, draws or 200, items_per_draw)) as report:
+        with progress(_plan(engine, task, most, items_per_draw)) as report:
             found = bs.certify(
-                engine, task, sigma=sigma, draws=draws or 200, items_per_draw=items_per_draw,
+                engine, task, sigma=sigma, draws=most, items_per_draw=items_per_draw,
                 claim=claim, target=target, antithetic=antithetic, per_item=per_item,
                 geometry=geometry, workers=workers, progress=report, **common,
             )  # fmt: skip
@@ -145,6 +158,21 @@ def certify(
         print(verdict)
     for path in figures:
         print(f"picture: {path}")
+
+
+def _refuse_idle(kind: str, options: dict[str, tuple[object, tuple[str, ...]]]) -> None:
+    """Refuse options that would say nothing in this kind of run: nobody should think they did."""
+    for option, (given, kinds) in options.items():
+        if given and kind not in kinds:
+            allowed = {
+                "certificate": "without --strict, --sweep and --tokens",
+                "strict": "with --strict or --sweep, and without --tokens",
+                "tokens": "with --tokens",
+            }
+            raise BasinscopeError(
+                f"{option} does nothing here",
+                "allowed: " + (" or ".join(allowed[k] for k in kinds) or "with --against"),
+            )
 
 
 KINDS = ("certificate", "strict-basin")

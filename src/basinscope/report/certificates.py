@@ -14,6 +14,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.report.figures import COLOURS
 from basinscope.runs.store import disk_error
 from basinscope.stats import certificates as formulas
+from basinscope.stats.rounded import at_least
 
 if TYPE_CHECKING:
     from basinscope.certify import Certificate, Verdict
@@ -62,7 +63,9 @@ def plot_bounds(
             axis.plot(r, curve, color=colour, linewidth=0.6, alpha=0.5, label=thin)
             rows += [(name, f"p = {p:g}", *pair) for pair in zip(r, curve, strict=True)]
         curve = np.asarray(cert.lower_bound(r))
-        axis.plot(r, curve, color=colour, linewidth=2, label=f"{name}, p ≥ {cert.p_lower:.3f}")
+        axis.plot(
+            r, curve, color=colour, linewidth=2, label=f"{name}, p ≥ {at_least(cert.p_lower, 3)}"
+        )
         rows += [(name, "certified", *pair) for pair in zip(r, curve, strict=True)]
     chance = max(cert.task.chance for cert in certificates)
     axis.axhspan(-0.03, max(chance, 0.005), facecolor="none", edgecolor="#999999", hatch="///",

@@ -37,10 +37,11 @@ Displacement = Callable[[str], Parts | None]
 """Gives theta' - theta0 of every perturbed parameter by name, piece by piece; None where zero."""
 
 ROUNDING = 1e-3
-"""A displacement has left a subspace once more than this share of its norm lies outside.
+"""A displacement has left a subspace once more than this share of its norm lies outside, or more
+than float32 rounding amounts to (`has_left`).
 
-Float32 rounding of a checkpoint leaves about 1e-5. That of bfloat16 leaves as much as a fine-tune
-moves, so that a rounded checkpoint cannot be told from one that has left.
+Rounding of a checkpoint to bfloat16 leaves as much as a fine-tune moves, so that a rounded
+checkpoint cannot be told from one that has left.
 """
 
 
@@ -197,17 +198,15 @@ class PerTensor:
 
     def distance(self, engine: Weights, displacement: Displacement) -> Distance:
         """Norm with every parameter in units of its scale."""
-        total = inside = outside = 0.0
+        r = inside = outside = 0.0
         for name, shape in engine.shapes.items():
             square, scale = squares(displacement(name), shape), self.scales.get(name, 0.0)
             if scale:
                 inside += square
-                total += square / scale**2
+                r = math.hypot(r, math.sqrt(square) / scale)
             else:
                 outside += square
-        return Distance(
-            math.inf if outside else math.sqrt(total), math.sqrt(inside), math.sqrt(outside)
-        )
+        return Distance(math.inf if outside else r, math.sqrt(inside), math.sqrt(outside))
 
     def project(
         self, engine: Weights, displacement: Mapping[str, torch.Tensor], radius: float
@@ -258,6 +257,20 @@ def rms_scaled(engine: Weights) -> PerTensor:
         for name, shape in engine.shapes.items()
     }
     return PerTensor("rms", scales)
+
+
+def has_left(engine: Weights, outside: float, norm: float) -> bool:
+    """Whether the part outside is more than rounding: theta0 + Delta to float32, and our products.
+
+    Args:
+        engine: its theta0 is what a checkpoint rounds.
+        outside: Euclidean norm of the part outside.
+        norm: that of the whole displacement.
+    """
+    theta = held({name: engine.pristine(name) for name in engine.shapes})
+    square = sum(squares(theta(name), shape) for name, shape in engine.shapes.items())
+    rounding = 2.0**-23 * math.sqrt(square) + 1e-5 * norm
+    return not outside <= min(ROUNDING * norm, rounding)  # NaN has left as well
 
 
 def squares(parts: Parts | None, shape: torch.Size) -> float:

@@ -26,10 +26,10 @@ from basinscope.weights import noise
 from basinscope.weights.adapters import inner_factors
 from basinscope.weights.directions import Direction, Parts, Weights
 from basinscope.weights.ellipsoids import (
-    ROUNDING,
     Displacement,
     Distance,
     check_radius,
+    has_left,
     held,
     noise_of,
     squares,
@@ -126,7 +126,7 @@ class Factors:
             r += float(core.square().sum())
             inside += float(found.square().sum())
             outside += float((moved - found).square().sum())
-        left = not math.sqrt(outside) <= ROUNDING * math.sqrt(whole)
+        left = has_left(engine, math.sqrt(outside), math.sqrt(whole))
         return Distance(math.inf if left else math.sqrt(r), math.sqrt(inside), math.sqrt(outside))
 
     def project(
@@ -143,7 +143,7 @@ class Factors:
             else:
                 cores[name] = pair.core(parts(0, tensor.numel()).reshape(tensor.shape))
         r = math.sqrt(sum(float(core.square().sum()) for core in cores.values()))
-        factor = min(1.0, radius / r * (1 - 1e-6)) if r > radius else 1.0
+        factor = radius / r * (1 - 1e-6) if r > radius * (1 - 1e-6) else 1.0  # float32 rounding
         for name, core in cores.items():
             displacement[name].copy_(self.pairs[name].product(core * factor))
         return r * factor

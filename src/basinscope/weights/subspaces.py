@@ -28,10 +28,10 @@ from basinscope.weights import noise
 from basinscope.weights.checkpoints import Shelf
 from basinscope.weights.directions import Direction, Parts, Weights
 from basinscope.weights.ellipsoids import (
-    ROUNDING,
     Displacement,
     Distance,
     check_radius,
+    has_left,
     held,
     noise_of,
 )
@@ -101,7 +101,7 @@ class Span(abc.ABC):
                 whole += float(moved.double().square().sum())
                 square += float((moved.double() - inside.double()).square().sum())
         outside, r = math.sqrt(square), float(c.norm())
-        left = not outside <= ROUNDING * math.sqrt(whole)  # NaN has left as well
+        left = has_left(engine, outside, math.sqrt(whole))
         return Distance(math.inf if left else r, r, outside)
 
     def project(
@@ -111,7 +111,7 @@ class Span(abc.ABC):
         check_radius(radius)
         c = self.coordinates(engine, held(displacement))
         r = float(c.norm())
-        if r > radius:
+        if r > radius * (1 - 1e-6):  # to be rounded to float32
             c *= radius / r * (1 - 1e-6)
         for name, tensor in displacement.items():
             flat = tensor.view(-1)

@@ -380,6 +380,17 @@ class TestWords:
         assert cert.to_json()["does_not_cover"] == list(cert.does_not_cover)
         json.dumps(cert.to_json(), allow_nan=False)
 
+    def test_rounds_no_bound_up(self, engine, task):
+        # 0.729171: to the nearest it would be printed as 0.7292, more than is certified
+        cert = bs.certify(engine, task, sigma=0.3, draws=40)
+        for text in (str(cert), cert.covers, str(cert.verdict(0.0))):
+            shown = re.search(r"(?:p >=|is at least|bound) (0\.\d{4})", text)
+            assert cert.p_lower - 1e-4 < float(shown[1]) <= cert.p_lower
+        gap = re.search(r"gap <= (\d\.\d{4})", str(cert))
+        assert cert.gap.high <= float(gap[1]) < cert.gap.high + 1e-4
+        radius = re.search(r"radius for .*: (\S+) =", str(cert))
+        assert 0.999 * cert.radius() < float(radius[1]) <= cert.radius()
+
     def test_gap_and_score(self, engine, task):
         cert = bs.certify(engine, task, **OPTIONS)
         assert cert.score == 1.0

@@ -65,6 +65,13 @@ class TestSweep:
         assert "100% of directions" not in text
         json.dumps(found.to_json(), allow_nan=False)
 
+    def test_a_share_near_one_is_not_called_all(self, engine, task):
+        text = str(bs.strict_basin(engine, task, sigmas=1e-4, share=0.95, confidence=0.995))
+        assert "at least 95% of directions" in text
+        assert "at confidence 99.5% for all" in text
+        with pytest.raises(bs.BasinscopeError, match=r"show that 99\.9% of directions"):
+            bs.strict_basin(engine, task, sigmas=1e-4, share=0.999, draws=5)
+
     def test_nothing_is_claimed_where_the_first_fails(self, engine, task):
         found = bs.strict_basin(engine, task, sigmas=[5.0, 9.0])
         assert found.sigma is None

@@ -153,6 +153,11 @@ class TestGeometries:
             cert.verdict(bs.Toward(str(checkpoint)))
 
 
+def test_refuses_fewer_than_no_draws(cert, task):
+    with pytest.raises(bs.BasinscopeError, match=r"draws=-1 of a verdict; allowed: at least 0"):
+        cert.verdict("quantised:8", task=task, draws=-1)
+
+
 class TestProject:
     def test_into_the_certified_ball(self, cert):
         move = {"weight": torch.full((1, 8), 0.5)}
@@ -160,6 +165,21 @@ class TestProject:
         assert r == pytest.approx(cert.radius(), rel=1e-5)
         assert float(move["weight"].norm()) <= cert.radius()
         assert cert.verdict(float(move["weight"].norm())).word == "certified"
+
+    @pytest.mark.parametrize(
+        ("move", "words"),
+        [
+            ({}, r"not of the perturbed parameters \(weight\)"),
+            ({"weight": torch.ones(1, 8), "w": torch.ones(1)}, r"parameters \(w\); allowed: one"),
+            ({"weight": torch.ones(8)}, r"'weight': \(8,\), .*allowed: shape \(1, 8\)"),
+            ({"weight": torch.full((1, 8), torch.nan)}, "or not finite; allowed"),
+            ({"weight": torch.ones(1, 8, dtype=torch.bfloat16)}, r"torch\.bfloat16, or not"),
+        ],
+        ids=["none", "more", "shape", "nan", "bfloat16"],
+    )
+    def test_refuses_what_has_no_norm_there(self, cert, move, words):
+        with pytest.raises(bs.BasinscopeError, match=words):
+            cert.project(move)
 
     def test_a_target_that_is_certified_nowhere_has_no_ball(self, cert):
         with pytest.raises(bs.BasinscopeError, match="radius nan; allowed: at least 0"):

@@ -107,6 +107,16 @@ class TestEvery:
         assert shape.project(engine, again, 0.7) == pytest.approx(r, rel=1e-4)
         assert torch.allclose(flat(again), flat(found), atol=1e-5)
 
+    def test_projection_from_just_inside_does_not_round_out_of_the_ball(
+        self, engine, tmp_path, name
+    ):
+        shape = geometries(engine, tmp_path)[name]
+        for seed in range(20):
+            found = moved(engine, seed)
+            radius = shape.project(engine, moved(engine, seed), 1e6) * (1 + 1e-10)
+            assert shape.project(engine, found, radius) <= radius
+            assert shape.distance(engine, held(found)).r <= radius
+
     def test_what_is_inside_stays(self, engine, tmp_path, name):
         shape = geometries(engine, tmp_path)[name]
         noise = shape.noise(0)
@@ -137,6 +147,19 @@ class TestEvery:
 
 
 class TestOutside:
+    @pytest.mark.parametrize("name", ["subspace", "random", "lora", "lora-xs"])
+    def test_a_small_part_outside_is_not_taken_for_rounding(self, engine, tmp_path, name):
+        # 0.02% of the norm, a hundred times float32 rounding: no noise guards that direction
+        shape = geometries(engine, tmp_path)[name]
+        inside, beside = moved(engine, 1), moved(engine, 2)
+        shape.project(engine, inside, 1e6)
+        assert math.isfinite(shape.distance(engine, held(inside)).r)
+        scale = 1e3 * flat(inside).norm() / flat(beside).norm()
+        both = {n: 1e3 * t + 2e-4 * scale * beside[n] for n, t in inside.items()}
+        found = shape.distance(engine, held(both))
+        assert 1e-5 < found.outside / found.inside < 1e-3
+        assert found.r == math.inf
+
     def test_a_part_outside_the_range_is_named(self, engine, tmp_path):
         every = geometries(engine, tmp_path)
         for name in ("scaled", "subspace", "random", "lora", "lora-xs"):
@@ -186,6 +209,11 @@ class TestPerTensor:
     def test_refuses_what_are_no_scales(self, scales):
         with pytest.raises(bs.BasinscopeError, match="allowed: finite, at least 0"):
             PerTensor("x", scales)
+
+
+def test_a_scale_whose_square_is_zero_has_a_norm(engine):
+    found = PerTensor("tiny", {"norm": 1e-200}).distance(engine, held({"norm": torch.ones(5)}))
+    assert found.r == pytest.approx(5**0.5 * 1e200)
 
 
 class TestBasis:
