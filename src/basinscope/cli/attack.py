@@ -48,7 +48,7 @@ def attack(
 
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
-        on: what is attacked: a task of choices (basic, math, code, mmlu), or a text file.
+        on: what is attacked: a task of choices (basic, math, code, mmlu), nll:FILE, or a text file.
         tasks: further tasks whose collapse radius is measured along the direction; by commas.
         steps: gradients in all, shared by the starts; default 200, 10 for the proxy.
         seed: of the Gaussian starts and of the attacked sample.
