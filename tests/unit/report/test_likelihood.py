@@ -73,7 +73,12 @@ def measured(*tasks, steps=(0.0, 0.01, 0.02), draws=4, run=None, directions=None
     torch.nn.init.zeros_(module.weight)
     torch.nn.init.zeros_(module.bias)
     return bs.landscape(
-        Echo(module), list(tasks), directions=directions or [Axis()], steps=steps, draws=draws, run=run
+        Echo(module),
+        list(tasks),
+        directions=directions or [Axis()],
+        steps=steps,
+        draws=draws,
+        run=run,
     )
 
 
