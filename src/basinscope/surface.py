@@ -214,7 +214,8 @@ def trajectory(
         a: direction along x.
         b: direction along y.
         models: checkpoints in order: folders (of adapters as well), or directions that a model is
-            behind. A folder with ``checkpoint-N`` folders in it stands for these, by N.
+            behind. A folder with ``checkpoint-N`` folders in it stands for these, by N;
+            that of `basinscope.finetune` for its checkpoints and the model at the end.
         orthogonal: as in `surface`.
 
     Returns:
@@ -287,12 +288,18 @@ def _line(model: str | Path) -> Direction:
 
 
 def _checkpoints(model: str | Path | Direction) -> Sequence[str | Path | Direction]:
-    """The ``checkpoint-N`` folders of a training run, by N; anything else stands for itself."""
+    """Checkpoints of a training run's folder, by their steps; anything else stands for itself."""
     if not isinstance(model, str | Path):
         return [model]
-    numbered = {
-        int(match[1]): folder
-        for folder in Path(model).glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name))
+    own = _numbered(Path(model) / "checkpoints", "step")
+    return [*own, model] if own else _numbered(Path(model), "checkpoint") or [model]
+
+
+def _numbered(folder: Path, word: str) -> list[Path]:
+    """Folders ``word-N`` by N."""
+    found = {
+        int(match[1]): path
+        for path in folder.glob(f"{word}-*")
+        if (match := re.fullmatch(rf"{word}-(\d+)", path.name))
     }
-    return [numbered[n] for n in sorted(numbered)] or [model]
+    return [found[n] for n in sorted(found)]

@@ -277,6 +277,7 @@ def test_help_and_version(run_cli):
         ended = run_cli(*words)
         assert ended.code == 0
         assert "Usage: basinscope" in ended.out
+    assert "merge:0.3*A+0.7*B" in "".join(ended.out.split())  # not taken for markup
 
 
 # --- the command line is frozen: change it on purpose -------------------------------------------

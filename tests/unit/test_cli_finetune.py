@@ -78,6 +78,13 @@ def test_what_was_left_out_is_printed(line):
     assert "- 1 of 11 examples left out: longer than 256 tokens (data.jsonl, line 11)\n" in out
 
 
+def test_an_adapter_is_no_model_and_says_what_to_do(line):
+    pytest.importorskip("peft")
+    assert line(method="lora", lora_targets="c_attn", output="tuned")[0] == 0
+    with pytest.raises(bs.BasinscopeError, match=r"'tuned' is an adapter, .*-d adapter:tuned"):
+        bs.load("tuned")
+
+
 WRONG = {
     "file": ({"data": "./nosuch.json"}, "data './nosuch.json': no such file; allowed: a file in"),
     "hub": ({"data": "org/nosuch"}, "org/nosuch could not be loaded from the Hugging Face hub"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -160,7 +162,7 @@ def test_a_folder_holds_one_plane(tmp_path):
         bs.landscape(engine, near(), directions=[A], steps=[1], run=run)
     with pytest.raises(bs.BasinscopeError, match=r"holds another direction called"):
         bs.surface(engine, near(), A, Axis(1, scale=2.0), xs=[1], ys=[1], run=run)
-    with pytest.raises(bs.BasinscopeError, match=r"holds a surface; .*; load_surface"):
+    with pytest.raises(bs.BasinscopeError, match=r"holds a surface; .*; bs.load_surface"):
         bs.load_run(run)
     bs.landscape(engine, near(), directions=[A], steps=[1], run=tmp_path / "line")
     with pytest.raises(bs.BasinscopeError, match=r"holds a landscape; .*; load_run"):
@@ -237,6 +239,11 @@ def test_a_path_of_checkpoints_with_what_the_plane_hides(tmp_path):
     np.testing.assert_allclose(found["distance"], [0, 2, math.sqrt(20), math.sqrt(8)], rtol=1e-6)
     np.testing.assert_allclose(found["out"], [0, 0, 0, 2], atol=1e-6)
     np.testing.assert_allclose(found["residual"], [0, 0, 0, math.sqrt(0.5)], atol=1e-6)
+    for step, y in ((2, 1.0), (10, 2.0)):  # as bs.finetune leaves them, in a folder of their own
+        checkpoint(Path(last) / "checkpoints" / f"step-{step:06d}", 3.0, y, 1.0, 1.0)
+    tuned = bs.trajectory(engine, Unit4(0), Unit4(1), last)
+    assert tuned["label"].tolist() == ["start", "step-000002", "step-000010", "last"]
+    shutil.rmtree(Path(last) / "checkpoints")
     one = bs.trajectory(engine, Unit4(0), Unit4(1), [bs.Toward(last)])
     assert one["label"].tolist() == ["start", f"to:{last}"]
     pd.testing.assert_frame_equal(

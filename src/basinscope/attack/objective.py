@@ -2,7 +2,8 @@
 
 A task's loss is the cross-entropy of its reference answers, in nats: of the right one among its
 choices (``-log p(right) / sum_c p(c)``, p the likelihood of a whole continuation after its
-context), or, where there is but one text, of its tokens. A text file's is that of its tokens.
+context), or, where there is but one text, of its tokens. A text's is that of its tokens, of a file
+as of a task that reads one (`basinscope.Corpus`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import (
     CallableTask,
     Choices,
+    Corpus,
     Generate,
     Item,
     Outcome,
@@ -168,11 +170,16 @@ def _of_task(
     chosen = limited(task, limit, seed)
     ids = {item.id for item in chosen.items}
     rest = tuple(item for item in task.items if item.id not in ids)
-    rows, right = [], []
+    rows: list[Row] = []
+    right: list[int] = []
+    weights: list[int] = []
     for item in chosen.items:
-        row, answer = _reference(engine, task, item)
-        rows.append(row)
-        right.append(answer)
+        if read := _windows(engine, item):
+            rows, right = rows + read, right + [0] * len(read)
+            weights += [len(row.tails[0]) for row in read]  # a mean over tokens
+        else:
+            row, answer = _reference(engine, task, item)
+            rows, right, weights = [*rows, row], [*right, answer], [*weights, 1]
     _check_fit(engine, rows, task.name)
     parts: tuple[Task, ...] = (chosen,)
     if rest:
@@ -180,8 +187,16 @@ def _of_task(
             Part(task, f"{task.name} (attacked)", tuple(chosen.items)),
             Part(task, f"{task.name} (held out)", rest),
         )
-    evaluate = _likelihood(engine, rows, right, around)
+    evaluate = _likelihood(engine, rows, right, weights, around)
     return Objective(task.name, items_hash(chosen), evaluate, parts, task.chance)
+
+
+def _windows(engine: TransformersEngine, item: Item) -> list[Row]:
+    """Rows of an item that reads a text; none for any other item."""
+    (request, *others) = item.requests or (None,)
+    if not isinstance(request, Corpus) or others:
+        return []
+    return engine.tokens.windows(request, engine.forward.context)
 
 
 def _reference(engine: TransformersEngine, task: Task, item: Item) -> tuple[Row, int]:
@@ -204,7 +219,7 @@ def _reference(engine: TransformersEngine, task: Task, item: Item) -> tuple[Row,
         f"item {item.id!r} of task {task.name!r} has no reference answer to take a loss of",
         "allowed: choices with a right one, or texts with an expected answer "
         "(not verdicts on free text, nor programs that are run)",
-        "attack a task of choices (basic, math, code, mmlu), or a text file",
+        "attack a task of choices (basic, math, code, mmlu), nll:FILE, or a text file",
     )
 
 
@@ -237,7 +252,7 @@ def _of_text(
     parts = [_tokens_task(engine, f"{path.name} (attacked)", chosen)]
     if rest:
         parts.append(_tokens_task(engine, f"{path.name} (held out)", rest))
-    evaluate = _likelihood(engine, rows, [0] * len(rows), around)
+    evaluate = _likelihood(engine, rows, [0] * len(rows), [1] * len(rows), around)
     return Objective(path.name, digest, evaluate, tuple(parts))
 
 
@@ -268,10 +283,14 @@ def _row(block: tuple[int, ...]) -> Row:
 
 
 def _likelihood(
-    engine: TransformersEngine, rows: Sequence[Row], right: Sequence[int], around: Around
+    engine: TransformersEngine,
+    rows: Sequence[Row],
+    right: Sequence[int],
+    weights: Sequence[int],
+    around: Around,
 ) -> Callable[[bool], Value]:
-    """Mean over rows of the cross-entropy, one micro-batch after another in a fixed order."""
-    forward = engine.forward
+    """Weighted mean of rows' cross-entropies, one micro-batch after another in a fixed order."""
+    forward, total = engine.forward, sum(weights)
 
     def evaluate(backward: bool) -> Value:
         loss = score = 0.0
@@ -286,11 +305,12 @@ def _likelihood(
             ):
                 scored = gradient.loglik(forward, [rows[i] for i in batch])
                 own = [_item(s, right[i]) for s, i in zip(scored, batch, strict=True)]
-                part = torch.stack([nll for nll, _ in own]).sum() / len(rows)
+                losses = [weights[i] * nll for i, (nll, _) in zip(batch, own, strict=True)]
+                part = torch.stack(losses).sum() / total
                 if backward:
                     part.backward()  # type: ignore[no-untyped-call]
             loss += float(part.detach())
-            score += sum(hit for _, hit in own) / len(rows)
+            score += sum(weights[i] * hit for i, (_, hit) in zip(batch, own, strict=True)) / total
         return Value(loss, score)
 
     return evaluate

@@ -55,9 +55,9 @@ class Start:
     trace: tuple[tuple[int, float, float, float], ...] = field(repr=False)
 
     @property
-    def rank(self) -> tuple[bool, float, float]:
-        """Sorts the best first: a collapse at a small radius, then a high loss."""
-        return not self.collapsed, self.radius, -self.loss
+    def rank(self) -> tuple[bool, bool, float, float]:
+        """Sorts the best first: a collapse at a small radius, then a high loss that was seen."""
+        return not self.collapsed, math.isnan(self.loss), self.radius, -self.loss
 
     def to_json(self) -> dict[str, Any]:
         """In JSON's types; a score that is not there is None."""

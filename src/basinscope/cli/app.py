@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 app = cyclopts.App(
     name="basinscope",
     help="How far can these weights move before a capability is lost?",
+    help_format="plaintext",  # no markup: 0.3*A+0.7*B is meant as it stands
     version_flags=["--version"],
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `main` says how to resume

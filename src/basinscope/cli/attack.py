@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,7 @@ def attack(
 
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
-        on: what is attacked: a task of choices (basic, math, code, mmlu), or a text file.
+        on: what is attacked: a task of choices (basic, math, code, mmlu), nll:FILE, or a text file.
         tasks: further tasks whose collapse radius is measured along the direction; by commas.
         steps: gradients in all, shared by the starts; default 200, 10 for the proxy.
         seed: of the Gaussian starts and of the attacked sample.
@@ -118,10 +119,11 @@ def _show(found: Attack, level: float) -> None:
     from basinscope.report.text import collapse_table
 
     best, edges = found.starts[found.best], found.summary()["collapse"]
+    loss = "not seen (one more step)" if math.isnan(best.loss) else f"{best.loss:.4g}"
     if edges:
         Console(width=max(screen.width, 106)).print(collapse_table(edges, level))
     print(
-        f"- {found.objective}: loss {found.loss_at_zero:.4g} at theta0, {best.loss:.4g} at norm "
+        f"- {found.objective}: loss {found.loss_at_zero:.4g} at theta0, {loss} at norm "
         f"{best.radius:.4g} (start {best.start} of {len(found.starts)})"
     )
     for row in found.collapse:

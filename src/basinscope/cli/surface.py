@@ -44,8 +44,8 @@ def surface(
         xs: positions along x, LO:HI:N (inclusive) or a list by commas.
         ys: positions along y.
         orthogonal: take of y only what is orthogonal to x.
-        trajectory: checkpoints to be drawn as a path, or a training run's folder with
-            checkpoint-N in it; may be given several times.
+        trajectory: checkpoints to be drawn as a path, or a folder that finetune or another
+            training run has left its checkpoints in; may be given several times.
         tasks: as in landscape.
         limit: most items of each task, the same ones at every point.
         data_dir: folder with the data of published tasks.

@@ -267,6 +267,15 @@ def _converted(gguf: Path, dtype: str) -> Path:
 def _pretrained(word: str, where: str, dtype: torch.dtype, trust: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    here = {
+        name for name in ("config.json", "adapter_config.json") if (Path(where) / name).is_file()
+    }
+    if here == {"adapter_config.json"}:
+        raise BasinscopeError(
+            f"{word!r} is an adapter, not a model",
+            _ALLOWED,
+            f"give the model that it was trained on, and -d adapter:{word} for the way to it",
+        )
     try:
         with quiet():
             module = AutoModelForCausalLM.from_pretrained(

@@ -28,7 +28,9 @@ def load_run(run: str | Path) -> Landscape:
     store = Store(run)
     if store.spec.plane is not None:
         raise BasinscopeError(
-            f"{run} holds a {store.spec.kind}", "allowed: the folder of a landscape", "load_surface"
+            f"{run} holds a {store.spec.kind}",
+            "allowed: the folder of a landscape",
+            "bs.load_surface reads it; basinscope report draws it, one at a time",
         )
     return Landscape(store.spec, store.trials(), store.set_aside)
 

@@ -134,10 +134,10 @@ def plot_likelihood(path: Path, run: Landscape) -> Path | None:
         return None
     ours = run.means()[["task", "direction", "step", "low", "high", "T"]]
     table = table.merge(ours, on=["task", "direction", "step"])
-    tasks = list(dict.fromkeys(table["task"]))
-    colour = {task: COLOURS[i % len(COLOURS)] for i, task in enumerate(tasks)}
-    lines = list(dict.fromkeys(table["direction"]))
-    style = {line: STYLES[i % len(STYLES)] for i, line in enumerate(lines)}
+    # there are more colours than styles: what there is more of gets them
+    few, many = sorted(("direction", "task"), key=lambda name: table[name].nunique())
+    colour = {own: COLOURS[i % len(COLOURS)] for i, own in enumerate(table[many].unique())}
+    style = {own: STYLES[i % len(STYLES)] for i, own in enumerate(table[few].unique())}
     panels = (
         ("score", ("low", "high"), "score (mean of 0-1 outcomes)"),
         ("T", None, "T (0 = best, 1 = worst of each curve)"),
@@ -147,12 +147,12 @@ def plot_likelihood(path: Path, run: Landscape) -> Path | None:
     figure = Figure(figsize=(11, 7.6), layout="constrained")
     for axis, (name, band, label) in zip(figure.subplots(2, 2, sharex=True).flat, panels,
                                          strict=True):  # fmt: skip
-        for (task, direction), own in table.groupby(["task", "direction"], sort=False):
+        for (hue, dash), own in table.groupby([many, few], sort=False):
             own = own.sort_values("step")
-            axis.plot(own["step"], own[name], color=colour[task], linestyle=style[direction],
+            axis.plot(own["step"], own[name], color=colour[hue], linestyle=style[dash],
                       marker="o", markersize=3, linewidth=1.8)  # fmt: skip
             if band is not None:
-                axis.fill_between(own["step"], own[band[0]], own[band[1]], color=colour[task],
+                axis.fill_between(own["step"], own[band[0]], own[band[1]], color=colour[hue],
                                   alpha=0.12, linewidth=0)  # fmt: skip
         axis.set_ylabel(label)
         axis.axvline(0, color="#999999", linewidth=0.6)
@@ -173,11 +173,12 @@ def _legend(axis: Any, table: pd.DataFrame, colour: dict[str, str], style: dict[
     from matplotlib.lines import Line2D
 
     units = dict(zip(table["task"], table["unit"], strict=True))
-    handles = [Line2D([], [], color=c, lw=2, label=f"{task} (NLL of one {units[task]})")
-               for task, c in colour.items()]  # fmt: skip
-    if len(style) > 1:
-        handles += [Line2D([], [], color="#444444", linestyle=s, label=line)
-                    for line, s in style.items()]  # fmt: skip
+    names = {task: f"{task} (NLL of one {unit})" for task, unit in units.items()}
+    handles = [Line2D([], [], color=c, lw=2, label=names.get(own, own))
+               for own, c in colour.items()]  # fmt: skip
+    if len(style) > 1 or set(style) == set(names):
+        handles += [Line2D([], [], color="#444444", linestyle=s, label=names.get(own, own))
+                    for own, s in style.items()]  # fmt: skip
     for text in axis.legend(handles=handles, fontsize=8, framealpha=0.9).get_texts():
         text.set_parse_math(False)
 

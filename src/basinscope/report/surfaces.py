@@ -81,6 +81,7 @@ def plot_surface(
             panel.clabel(lines, fmt="%.1f", fontsize=7)
         for ink, width in (("black", 3.5), ("white", 1.5)):
             panel.plot(0, 0, marker="+", color=ink, markersize=12, markeredgewidth=width)
+        panel.locator_params(axis="x", nbins=5)  # labels side by side
         if trajectory is not None:
             _path(panel, trajectory)
         half = float((own["high"] - own["low"]).max() / 2)

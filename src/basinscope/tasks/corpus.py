@@ -113,7 +113,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise BasinscopeError(
             f"no text {str(path)!r} ({error.strerror or error})",
-            f"allowed after {PREFIX}: the path of a text file, or {', '.join(KNOWN)}",
+            f"allowed: {PREFIX} and the path of a text file, or {', '.join(KNOWN)}",
             f"check the path; {', '.join(KNOWN)} is found by --data-dir or {VARIABLE}",
         ) from None
     return _checked(text, str(path))

@@ -134,7 +134,9 @@ def read(
             "save the file as UTF-8, or load the data anew",
         ) from None
     if n == 0:
-        raise BasinscopeError(f"{path} holds no rows", "", "load the data anew")
+        raise BasinscopeError(
+            f"{path} holds no rows", "allowed: a file with at least one row", "load the data anew"
+        )
 
 
 def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]:

@@ -61,10 +61,11 @@ class Saved(Displaced):
 
     def _said(self, shelf: Shelf, key: str, otherwise: Any) -> Any:
         """One entry of the file's metadata, of the type of what stands for a missing one."""
-        text = shelf.metadata.get(key)
+        text = shelf.metadata.get(FORMAT)
         try:
-            found = otherwise if text is None else json.loads(text)
-        except ValueError:
+            told = {} if text is None else json.loads(text)
+            found = told.get(key, otherwise)
+        except (ValueError, AttributeError):
             found = ...
         if not isinstance(found, type(otherwise)) and (key, found) != ("displacement", None):
             raise BasinscopeError(
@@ -148,18 +149,18 @@ def save_direction(
             )
     if displacement is not None and not (math.isfinite(displacement) and displacement > 0):
         raise BasinscopeError(f"displacement={displacement}", "allowed: above 0, or None")
+    told = {
+        "provenance": dict(metadata),
+        "displacement": None if displacement is None else float(displacement),
+        "zero": list(zero),
+    }
     try:
-        provenance = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
+        # the library writes several keys in random order: one keeps equal directions equal files
+        text = {FORMAT: json.dumps(told, sort_keys=True, allow_nan=False)}
     except (TypeError, ValueError) as error:
         raise BasinscopeError(
             f"metadata of a direction ({error})", "allowed: JSON's types, without NaN"
         ) from error
-    text = {
-        "format": FORMAT,
-        "provenance": provenance,
-        "displacement": json.dumps(None if displacement is None else float(displacement)),
-        "zero": json.dumps(list(zero)),
-    }
     state = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in tensors.items()}
     draft = path.parent / f".draft-{uuid.uuid4().hex}"
     try:

@@ -125,6 +125,24 @@ def test_a_text_file_is_attacked_by_its_tokens_and_measured_on_other_blocks(engi
     assert sum(hits) / len(hits) == pytest.approx(value.score)
 
 
+def test_a_task_that_reads_a_text_has_its_likelihood_for_a_loss(engine, tmp_path):
+    """Blocks of 512 characters are three windows each of this model's 256 tokens."""
+    path = tmp_path / "read.txt"
+    path.write_text("".join(f"line {i} of a text, and {i * 7 % 13} more\n" for i in range(60)))
+    (task,) = bs.tasks(f"nll:{path}")
+    found = objective.of(engine, task, 2, 0)
+    value = found.evaluate(False)
+    answers = engine.answer([item.requests[0] for item in found.tasks[0].items])
+    tokens = sum(answer.n_tokens for answer in answers)
+    assert value.loss == pytest.approx(sum(a.nll for a in answers) / tokens, rel=1e-4)
+    assert value.score == pytest.approx(sum(sum(a.hits) for a in answers) / tokens)
+    attack = bs.attack(engine, task, limit=2, steps=8, radius=0.5)
+    assert attack.loss > attack.loss_at_zero
+    assert {row.task for row in attack.collapse} == {
+        f"{task.name} ({part})" for part in ("attacked", "held out")
+    }
+
+
 def test_reference_of_a_generation_is_its_expected_text(engine):
     class Sums(Easy):
         pass
@@ -179,6 +197,14 @@ def test_every_gradient_counts_and_no_more_are_taken(engine, text, monkeypatch):
     found = bs.attack(engine, text, steps=11, starts=2, limit=2, radius=0.5)
     assert sum(calls) == 11 == sum(start.steps for start in found.starts)
     assert [start.steps for start in found.starts] == [5, 6]
+
+
+def test_a_start_of_one_step_whose_loss_was_not_seen_is_not_the_best(engine, text):
+    """Of three steps the first start has one, for its gradient; the second sees its loss."""
+    found = bs.attack(engine, text, steps=3, limit=2, radius=0.5)
+    assert math.isnan(found.starts[0].loss)
+    assert found.best == 1
+    assert found.loss == found.starts[1].loss > 0
 
 
 def test_checkpointed_rows_give_the_same_gradient(engine, text, monkeypatch):

@@ -49,7 +49,8 @@ class Moves:
 class Axis:
     """The only weight goes from 0 to alpha; the bias is 1 + the draw."""
 
-    label, identity = "axis", "numbered"
+    def __init__(self, label="axis"):
+        self.label, self.identity = label, f"numbered {label}"
 
     def delta(self, engine, name, draw=0):
         shape = engine.shapes[name]
@@ -67,12 +68,17 @@ class Echo(bs.Engine):
         return [bs.Ranking((alpha, float(draw))) for _ in requests]
 
 
-def measured(*tasks, steps=(0.0, 0.01, 0.02), draws=4, run=None):
+def measured(*tasks, steps=(0.0, 0.01, 0.02), draws=4, run=None, directions=None):
     module = torch.nn.Linear(1, 1)
     torch.nn.init.zeros_(module.weight)
     torch.nn.init.zeros_(module.bias)
     return bs.landscape(
-        Echo(module), list(tasks), directions=[Axis()], steps=steps, draws=draws, run=run
+        Echo(module),
+        list(tasks),
+        directions=directions or [Axis()],
+        steps=steps,
+        draws=draws,
+        run=run,
     )
 
 
@@ -218,6 +224,26 @@ class TestFigure:
         assert {"nll", "nll_low", "margin_high", "score", "T", "low"} <= set(table.columns)
         assert len(table) == 6
         assert table["nll"].tolist() == pytest.approx(land.likelihood()["nll"].tolist())
+
+    @pytest.mark.parametrize("tasks", [("a",), ("a", "b")])
+    def test_no_two_of_six_directions_look_alike(self, tmp_path, monkeypatch, tasks):
+        from matplotlib.axes import Axes
+
+        seen: list[list[tuple[str, str]]] = [[]]
+        legend = Axes.legend
+
+        def looked(axis, **options):
+            seen.append([(h.get_color(), h.get_linestyle()) for h in options["handles"]])
+            seen[0] = [
+                (x.get_color(), x.get_linestyle()) for x in axis.lines if len(x.get_xdata()) > 2
+            ]
+            return legend(axis, **options)
+
+        monkeypatch.setattr(Axes, "legend", looked)
+        land = measured(*map(Moves, tasks), directions=[Axis(str(n)) for n in range(6)])
+        plot_likelihood(tmp_path / "likelihood.png", land)
+        assert len(seen[0]) == len(set(seen[0])) == 6 * len(tasks)
+        assert len({colour for colour, _ in seen[1]}) >= 6
 
     def test_of_nothing_is_none(self, tmp_path):
         land = bs.landscape(

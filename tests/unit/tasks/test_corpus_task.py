@@ -145,7 +145,7 @@ class TestBadInput:
             one(f"nll:{tmp_path}")
 
     def test_no_word(self):
-        with pytest.raises(BasinscopeError, match=r"no text .*allowed after nll:"):
+        with pytest.raises(BasinscopeError, match=r"no text .*allowed: nll: and the path"):
             one("nll:")
 
     def test_a_known_text_that_the_folder_lacks(self, tmp_path):

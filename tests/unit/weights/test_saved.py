@@ -9,6 +9,7 @@ from torch import nn
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
+from basinscope.weights.saved import FORMAT
 
 
 def net():
@@ -57,6 +58,15 @@ class TestRoundTrip:
             for name, live in engine.module.named_parameters():
                 assert torch.equal(live, engine.pristine(name) + saved.delta(engine, name) * -0.3)
         assert engine.fingerprint() == before
+
+    def test_equal_directions_are_equal_files(self, tensors, file):
+        """With several keys in the file's metadata, one of these would differ: their order."""
+        told = {key: 1 for key in "abcdef"}
+        found = set()
+        for turn in (1, -1) * 8:
+            bs.save_direction(file, tensors, dict(list(told.items())[::turn]), displacement=2.0)
+            found.add(file.read_bytes())
+        assert len(found) == 1
 
     def test_keeps_provenance(self, tensors, file):
         told = {"seed": 3, "losses": [1.5, None], "model": "äö", "nested": {"a": True}}
@@ -188,15 +198,21 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("key", "text"),
-        [("zero", "null"), ("zero", '"0.bias"'), ("zero", "["), ("displacement", '"x"')],
+        [
+            ("zero", '{"zero": null}'),
+            ("zero", '{"zero": "0.bias"}'),
+            ("zero", "["),
+            ("zero", "[]"),
+            ("displacement", '{"displacement": "x"}'),
+        ],
     )
     def test_of_metadata_that_means_nothing(self, engine, tensors, file, key, text):
         file.parent.mkdir()
-        save_file(tensors, file, metadata={key: text})
+        save_file(tensors, file, metadata={FORMAT: text})
         with pytest.raises(BasinscopeError, match=rf"metadata of .* malformed \({key}: "):
             bs.Saved(file).fit(engine)
-        save_file(tensors, file, metadata={"provenance": "[]"})
-        with pytest.raises(BasinscopeError, match=r"malformed \(provenance: '\[\]'\)"):
+        save_file(tensors, file, metadata={FORMAT: '{"provenance": []}'})
+        with pytest.raises(BasinscopeError, match=r"malformed \(provenance: "):
             bs.Saved(file).metadata  # noqa: B018
 
     def test_of_integers(self, engine, tensors, file):
