@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     radii = pd.DataFrame([vars(found) for found in worst.collapse])
     radii.to_csv(out / "worst.csv", index=False)
     cosines.rename(index=labels, columns=labels).to_csv(out / "cosines.csv")
-    along.plot(out / "slices.png")
+    draw_slices(out / "slices.png", along, labels)
     before.plot(out / "before_and_after.png", bs.load_run(out / "aligned"),
                 names=["before", "aligned"])  # fmt: skip
     minutes = (time.monotonic() - began) / 60
@@ -128,6 +128,38 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             print(f"\n{title}\n{table.to_string(index=False, float_format='%.4g')}")
     say("done")
     return out
+
+
+def draw_slices(path: Path, land: bs.Landscape, labels: dict[str, str]) -> None:
+    """Scores along every direction on one axis, linear near zero and logarithmic beyond.
+
+    Bars: 95% intervals, exact over items for one draw, over draws for the random directions.
+    """
+    from matplotlib.figure import Figure
+
+    means = land.means()
+    tasks = [task for task in means["task"].unique() if len(land.directions(task)) > 1]
+    figure = Figure(figsize=(9, 3.4 * len(tasks)), layout="constrained")
+    for axis, task in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
+        for place, (direction, curve) in enumerate(
+            means[means["task"] == task].groupby("direction")
+        ):
+            ordered = curve.sort_values("step")
+            colour = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")[place % 4]
+            axis.errorbar(
+                ordered["step"], ordered["score"], marker="o", markersize=3, color=colour,
+                yerr=[ordered["score"] - ordered["low"], ordered["high"] - ordered["score"]],
+                elinewidth=0.4, label=labels.get(direction, direction),
+            )  # fmt: skip
+            place_of_model = land.sits_at(direction)
+            if place_of_model is not None:
+                axis.axvline(place_of_model, color=colour, linewidth=0.9, linestyle=":")
+        axis.set_xscale("symlog", linthresh=1e-4)
+        axis.set(ylim=(-0.03, 1.03), ylabel="score (mean of 0-1)", title=task)
+        axis.grid(alpha=0.25)
+    axis.set_xlabel("step along the direction (dotted: where the fine-tuned model sits)")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def _norm(name: str, tunes: dict[str, bs.FineTune], safe: bs.FineTune) -> float:
