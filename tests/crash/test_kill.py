@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -191,10 +192,11 @@ def test_killed_again_and_again_it_gives_up_and_says_so(checkpoint, tmp_path):
     def kill_workers() -> None:
         while not done.wait(0.01):
             for pid in children(os.getpid()):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"basinscope.runs.worker" in command and state(pid) not in (None, "Z"):
-                    killed.add(pid)
-                    os.kill(pid, signal.SIGKILL)
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                    if b"basinscope.runs.worker" in command and state(pid) not in (None, "Z"):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.add(pid)
 
     killer = threading.Thread(target=kill_workers)
     killer.start()

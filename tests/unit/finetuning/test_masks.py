@@ -37,7 +37,7 @@ def test_the_answer_alone_is_learnt_with_the_mark_that_ends_it(tokenizer):
 def test_the_prompt_is_what_an_engine_asks_with(tokenizer):
     example = tokenize(tokenizer, pair("Hi there", "Yes!", "row 0"), ENDS)
     row = Tokens(tokenizer).row(bs.Generate("Hi there", 5, chat=True))
-    assert example.tokens[: example.start] == row.head + row.body
+    assert example.tokens[: example.start] == (*row.head, *row.body)
 
 
 def test_what_follows_the_templates_own_end_mark_is_left_off(tokenizer):
@@ -59,7 +59,7 @@ def test_without_a_template_messages_are_joined_by_blank_lines(tokenizer):
     example = tokenize(tokenizer, pair("Hi", "Yes", "row 0"), ENDS)
     assert learnt(tokenizer, pair("Hi", "Yes", "row 0")) == ("Hi", "\n\nYes</s>")
     row = Tokens(tokenizer).row(bs.Generate("Hi", 5, chat="if any"))
-    assert example.tokens[: example.start] == row.head + row.body
+    assert example.tokens[: example.start] == (*row.head, *row.body)
 
 
 def test_a_token_that_would_cover_the_boundary_is_cut_there(tokenizer):
