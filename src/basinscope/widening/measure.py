@@ -1,0 +1,217 @@
+r"""What is measured of a model's weights: NLL, next-token score, and the width of both basins.
+
+The score is the share of next tokens that the model ranks first: a 0-1 oracle like any other
+task's. Its floor is the share of the most frequent token in the same windows, which the best answer
+without any context reaches; that of the NLL is the entropy of the tokens' frequencies. With these
+for the loss at collapse,
+
+.. math:: T(\alpha) = \frac{S(0) - S(\alpha)}{S(0) - S_\text{floor}}, \qquad
+          T_\text{nll}(\alpha) = \frac{N(\alpha) - N(0)}{N_\text{floor} - N(0)},
+
+the width along one direction is the first crossing of T = level. A fixed floor, not the minimum of
+a curve, so that two models are compared at the same level; the curves are kept for any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from basinscope.engines.base import Engine
+from basinscope.stats import median_interval
+from basinscope.weights.directions import Random
+from basinscope.widening.recipe import Measure
+from basinscope.widening.tokens import Stream, batch
+
+RATIO = 2.0 ** (1 / 3)  # between neighbouring steps of the grid
+OUTWARD, INWARD = 24, 24  # steps of the grid from RMS(theta) / 8 within which a width is looked for
+MARGIN = 2  # steps of the grid that are measured on either side of a crossing
+ROWS = 64  # windows in one forward pass
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Validation windows, and what the best answer without context reaches on them.
+
+    Attributes:
+        rows: int64, (n, context + 1).
+        score_floor: share of the most frequent next token.
+        nll_floor: entropy of the next tokens' frequencies, nats.
+    """
+
+    rows: torch.Tensor
+    score_floor: float
+    nll_floor: float
+
+
+def windows(text: Stream, context: int, count: int) -> Windows:
+    """Validation windows evenly spread over the held-out part, at most ``count``."""
+    there = (len(text.validation) - 1) // context
+    n = min(count, there)
+    rows = batch(text.validation, [i * there // n for i in range(n)], context)
+    share = torch.bincount(rows[:, 1:].flatten()).double() / rows[:, 1:].numel()
+    share = share[share > 0]
+    return Windows(rows, float(share.max()), float(-(share * share.log()).sum()))
+
+
+Autocast = Callable[[], Any]
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, seen: Windows, autocast: Autocast) -> tuple[float, float]:
+    """NLL in nats a token, and share of next tokens ranked first, under the live weights.
+
+    A NaN or infinite logit counts as a wrong answer; the NLL is then not finite.
+    """
+    device = next(module.parameters()).device
+    nll, right, n = 0.0, 0, 0
+    was_training = module.training
+    module.eval()
+    try:
+        for start in range(0, len(seen.rows), ROWS):
+            rows = seen.rows[start : start + ROWS].to(device)
+            with autocast():
+                logits = module(input_ids=rows[:, :-1]).logits
+            flat, targets = logits.float().flatten(0, 1), rows[:, 1:].flatten()
+            each = nn.functional.cross_entropy(flat, targets, reduction="none")
+            good = torch.isfinite(each)
+            right += int(((flat.argmax(-1) == targets) & good).sum())
+            nll += float(each.double().sum())
+            n += targets.numel()
+    finally:
+        module.train(was_training)
+    return nll / n, right / n
+
+
+def measure(
+    module: nn.Module, seen: Windows, settings: Measure, draws: int, autocast: Autocast
+) -> dict[str, Any]:
+    """Score, NLL and basin widths of live weights, which are left as they were.
+
+    Along each of ``draws`` random directions N(0, I) (`basinscope.Random` of the recipe's seed),
+    on a geometric grid that is the same for every model, from where the score has hardly changed
+    to beyond its crossing. N(0, I) is symmetric, so new directions are drawn, not signs.
+
+    Returns:
+        ``rms``, ``rms_of`` (by group of tensors), ``score``, ``nll_at_zero``, ``floor``, ``width``
+        (interval for the median over directions, exact from 6 directions on, of ``score`` and
+        ``nll``; in alpha), ``widths`` (one for each direction; None where not reached), ``curves``
+        (rows of alpha, draw, score, NLL; NLL None where not finite).
+
+    Cost: about 9 evaluations of the windows a direction.
+    """
+    engine = Engine(module, source=type(module).__name__)
+    nll, score = evaluate(module, seen, autocast)
+    rms = engine.rms
+    points: dict[tuple[int, int], tuple[float, float]] = {}
+
+    def at(place: int, draw: int) -> tuple[float, float]:
+        if (place, draw) not in points:
+            with engine.at(Random(settings.seed), step=_alpha(rms, place), draw=draw):
+                points[place, draw] = evaluate(module, seen, autocast)
+        return points[place, draw]
+
+    levels = {
+        "score": lambda v: (score - v[1]) / (score - seen.score_floor),
+        "nll": lambda v: (v[0] - nll) / (seen.nll_floor - nll),
+    }
+    sides = {"score": score > seen.score_floor, "nll": nll < seen.nll_floor}
+    widths: dict[str, list[float | None]] = {}
+    for what, loss in levels.items():
+        start = 0
+        widths[what] = []
+        for draw in range(draws if sides[what] else 0):
+            start, found = _crossing(
+                lambda k, d=draw, f=loss: f(at(k, d)), settings.level, start, rms
+            )
+            widths[what].append(found)
+    return {
+        "rms": rms,
+        "rms_of": rms_by_group(engine),
+        "score": score,
+        "nll_at_zero": nll,
+        "floor": {"score": seen.score_floor, "nll": seen.nll_floor},
+        "width": {what: _interval(found, sides[what]) for what, found in widths.items()},
+        "widths": widths,
+        "curves": [
+            [_alpha(rms, place), draw, s, n if math.isfinite(n) else None]
+            for (place, draw), (n, s) in sorted(points.items(), key=lambda p: (p[0][1], p[0][0]))
+        ],
+    }
+
+
+def _alpha(rms: float, place: int) -> float:
+    return rms / 8 * RATIO**place
+
+
+def _crossing(
+    loss: Callable[[int], float], level: float, start: int, rms: float
+) -> tuple[int, float | None]:
+    """First crossing on the grid near ``start``: where it was found, and its alpha.
+
+    Walks inward until the loss is below the level at ``MARGIN`` places in a row, then outward to
+    the first that is not; linear between the two.
+    """
+
+    def above(place: int) -> bool:
+        return not loss(place) < level  # NaN is a loss
+
+    inner = start
+    clear = 0
+    while clear < MARGIN and inner > -INWARD:
+        clear = 0 if above(inner) else clear + 1
+        inner -= 1
+    outer = inner + 1
+    while not above(outer):
+        outer += 1
+        if outer > OUTWARD:
+            return start, None
+    for place in range(outer + 1, outer + MARGIN):
+        loss(place)
+    here, before = loss(outer), loss(outer - 1) if outer > -INWARD + 1 else 0.0
+    a, b = _alpha(rms, outer - 1), _alpha(rms, outer)
+    share = (level - before) / (here - before) if math.isfinite(here) else 0.5
+    return outer, a + share * (b - a)
+
+
+def _interval(widths: list[float | None], above_floor: bool) -> dict[str, Any]:
+    if not above_floor:
+        nothing = {"low": None, "estimate": None, "high": None}
+        return nothing | {"reason": "no better than the best answer without context"}
+    found = median_interval([math.inf if w is None else w for w in widths])
+    ends = {"low": found.low, "estimate": found.estimate, "high": found.high}
+    reason = found.reason
+    if not all(math.isfinite(v) for v in ends.values()):
+        reason = reason or f"{len(widths)} directions, {widths.count(None)} without a crossing"
+    return {k: v if math.isfinite(v) else None for k, v in ends.items()} | {"reason": reason}
+
+
+def rms_by_group(engine: Engine) -> dict[str, float]:
+    """RMS of the weights by kind of tensor: a width in alpha is free where a scale is free."""
+    sums: dict[str, tuple[float, int]] = {}
+    for name in engine.shapes:
+        tensor = engine.pristine(name)
+        group = _group(name)
+        square, n = sums.get(group, (0.0, 0))
+        sums[group] = (square + float(tensor.double().square().sum()), n + tensor.numel())
+    return {group: math.sqrt(square / n) for group, (square, n) in sorted(sums.items())}
+
+
+def _group(name: str) -> str:
+    if name.endswith(".bias"):
+        return "biases"
+    for word, group in _GROUPS:
+        if word in name:
+            return group
+    return "other"
+
+
+_GROUPS = (
+    ("wte", "embeddings"), ("embed", "embeddings"), ("wpe", "positions"), ("ln_", "norms"),
+    ("norm", "norms"), ("attn", "attention"), ("mlp", "mlp"), ("lm_head", "head"),
+)  # fmt: skip

@@ -1,0 +1,157 @@
+"""Texts of a recipe: read, cut into passages, and split into a training and a validation part."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from basinscope.errors import BasinscopeError
+from basinscope.tasks.data import VARIABLE, folder_of
+from basinscope.widening.recipe import Text
+
+SEPARATOR = "<|endoftext|>"
+PASSAGE_CHARACTERS = 2000
+_GUTENBERG = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Passages to train on and passages kept for validation; no passage is in both."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of both."""
+        found = hashlib.sha256()
+        for part in (self.train, self.validation):
+            for passage in part:
+                found.update(f"{len(passage)}\0{passage}".encode())
+            found.update(b"\0\0")
+        return found.hexdigest()
+
+
+def parts(text: Text, data_dir: str | Path | None, beside: Path | None) -> Parts:
+    """The two parts of a text.
+
+    Files are cut into passages (`passages`) and passages assigned by the hash of their content, so
+    the split is a function of the text alone, and the same passage never lies on both sides.
+
+    Args:
+        text: of the recipe.
+        data_dir: folder of the data; default BASINSCOPE_DATA.
+        beside: folder of the recipe, where files are looked for too.
+
+    Raises:
+        BasinscopeError: a file that is missing, unreadable or no text; a text of one passage; a
+            hub that cannot be asked.
+    """
+    if text.files:
+        found = [
+            passage
+            for path in _paths(text.files, data_dir, beside)
+            for passage in passages(_read(path))
+        ]
+    else:
+        found = list(_from_hub(text))
+    return split(found, text.hold_out)
+
+
+def split(found: Sequence[str], hold_out: float) -> Parts:
+    """Passages with the least hashes go to validation until it holds that share of characters.
+
+    Raises:
+        BasinscopeError: fewer than two different passages.
+    """
+    ranked = sorted({(hashlib.sha256(p.encode()).hexdigest(), p) for p in found})
+    if len(ranked) < 2:
+        raise BasinscopeError(
+            f"a text of {len(ranked)} passages", "allowed: at least 2, one to be held out",
+            f"a longer text: a passage ends at {SEPARATOR}, or at an empty line after "
+            f"{PASSAGE_CHARACTERS} characters",
+        )  # fmt: skip
+    wanted, held, kept = hold_out * sum(len(p) for _, p in ranked), 0, set()
+    for digest, passage in ranked[:-1]:
+        if held >= wanted:
+            break
+        kept.add(digest)
+        held += len(passage)
+    chosen = {p: d in kept for d, p in ranked}
+    return Parts(
+        tuple(p for p in found if not chosen[p]),
+        tuple(dict.fromkeys(p for p in found if chosen[p])),
+    )
+
+
+def passages(text: str) -> list[str]:
+    """Documents between separators; in a text without them, paragraphs up to some size.
+
+    >>> passages("One day.<|endoftext|>\\nTwo cats.\\n")
+    ['One day.', 'Two cats.']
+    """
+    marks = list(_GUTENBERG.finditer(text))
+    start = next((m.end() for m in marks if m[1] == "START"), 0)
+    end = next((m.start() for m in marks if m[1] == "END" and m.start() > start), len(text))
+    text = text[start:end].replace("\r\n", "\n")
+    if SEPARATOR in text:
+        return [p for part in text.split(SEPARATOR) if (p := part.strip())]
+    found: list[str] = []
+    held = ""
+    for paragraph in re.split(r"\n\s*\n", text):
+        held = f"{held}\n\n{paragraph}" if held else paragraph.lstrip("\n")
+        if len(held) >= PASSAGE_CHARACTERS:
+            found.append(held.rstrip())
+            held = ""
+    return found + [held.rstrip()] if held.strip() else found
+
+
+def _paths(
+    patterns: Sequence[str], data_dir: str | Path | None, beside: Path | None
+) -> Iterator[Path]:
+    folder = folder_of(data_dir)
+    for pattern in patterns:
+        given = Path(pattern).expanduser()
+        if given.is_absolute():
+            hits = [given] if given.is_file() else []
+        else:
+            places = [place for place in (folder, beside) if place is not None]
+            hits = next((h for p in places if (h := sorted(p.glob(pattern)))), [])
+        if not hits:
+            looked = ", ".join(str(p) for p in (folder, beside) if p is not None)
+            raise BasinscopeError(
+                f"no text {pattern!r}" + (f" in {looked}" if looked else ""),
+                "allowed: a file or pattern in the data folder or beside the recipe",
+                f"name the data folder with --data-dir or {VARIABLE}",
+            )
+        yield from hits
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BasinscopeError(
+            f"cannot read the text {path} ({error})", "allowed: a text in UTF-8"
+        ) from None
+
+
+def _from_hub(text: Text) -> Iterator[str]:
+    from datasets import load_dataset
+
+    assert text.dataset is not None
+    try:
+        rows = load_dataset(text.dataset, text.config, split=text.split)
+    except Exception as error:
+        raise BasinscopeError(
+            f"cannot load the data set {text.dataset!r} ({' '.join(str(error).split())[:160]})",
+            "allowed: a data set of the Hugging Face hub, or files",
+            "check the spelling and the network; --dry-run needs neither",
+        ) from None
+    for row in rows:
+        cells = [str(row[column]) for column in text.columns if row.get(column)]
+        if cells:
+            yield "\n".join(cells)

@@ -1,0 +1,162 @@
+"""From a recipe's texts to tokens: a BPE of its own, tokenised once, kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from basinscope.engines.loading import cache_folder
+from basinscope.errors import BasinscopeError
+from basinscope.widening.text import SEPARATOR, Parts
+
+LEAST_BPE = 257  # every byte, and the end of a text
+_SCHEME = "widen-tokens/1"  # change it with anything that changes a token
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tokens of one text: windows of ``context`` tokens, each with the token that follows.
+
+    Attributes:
+        train: int32, (n,); passages one after another, each ended by the end-of-text token.
+        validation: alike.
+        digest: sha256 of both.
+    """
+
+    train: torch.Tensor
+    validation: torch.Tensor
+    digest: str
+
+    def windows(self, context: int) -> int:
+        """Number of training windows that do not overlap (but in the token that follows)."""
+        return (len(self.train) - 1) // context
+
+
+def tokenizer_of(choice: int | str, training: Parts) -> Any:
+    """A tokenizer: byte-level BPE trained on the training part, or one by name.
+
+    Raises:
+        BasinscopeError: a BPE too small for bytes; an unknown name.
+    """
+    from transformers import AutoTokenizer
+
+    if isinstance(choice, int):
+        if choice < LEAST_BPE:
+            raise BasinscopeError(f"tokenizer: {choice}", f"allowed: a BPE of at least {LEAST_BPE}")
+        folder = _kept(f"bpe\0{choice}\0{training.digest}", lambda to: _train(choice, training, to))
+        return AutoTokenizer.from_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(choice)
+    except Exception as error:
+        raise BasinscopeError(
+            f"cannot load the tokenizer {choice!r} ({' '.join(str(error).split())[:120]})",
+            "allowed: a hub id, a folder, or the size of a BPE to be trained on the text",
+            "check the spelling and the network; --dry-run needs neither",
+        ) from None
+
+
+def stream(tokenizer: Any, text: Parts) -> Stream:
+    """Both parts of a text as tokens."""
+    from safetensors.torch import load_file, save_file
+
+    own = tokenizer.backend_tokenizer.to_str()
+    key = f"tokens\0{hashlib.sha256(own.encode()).hexdigest()}\0{text.digest}"
+
+    def make(folder: Path) -> None:
+        both = {"train": text.train, "validation": text.validation}
+        save_file(
+            {name: _encoded(tokenizer, part) for name, part in both.items()},
+            folder / "tokens.safetensors",
+        )
+
+    found = load_file(_kept(key, make) / "tokens.safetensors")
+    digest = hashlib.sha256()
+    for name in ("train", "validation"):
+        digest.update(found[name].numpy().tobytes() + b"\0")
+    return Stream(found["train"], found["validation"], digest.hexdigest())
+
+
+def order(windows: int, first: int, count: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Windows at places ``first .. first+count`` of the order in which they are learnt.
+
+    Every pass over the text is a permutation of its own, named by (seed, pass): what a step sees
+    is a function of the seed and its place alone.
+
+    >>> sorted(order(4, 4, 4, seed=0).tolist())
+    [0, 1, 2, 3]
+    """
+    found: list[int] = []
+    while len(found) < count:
+        turn, place = divmod(first + len(found), windows)
+        shuffled = np.random.Generator(np.random.Philox(key=[seed, turn])).permutation(windows)
+        found.extend(shuffled[place : place + count - len(found)].tolist())
+    return np.array(found, dtype=np.int64)
+
+
+def batch(tokens: torch.Tensor, chosen: Sequence[int], context: int) -> torch.Tensor:
+    """Windows as rows of int64, (len(chosen), context + 1)."""
+    places = torch.as_tensor(chosen)[:, None] * context + torch.arange(context + 1)
+    return tokens[places].long()
+
+
+def _train(size: int, training: Parts, folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bare.train_from_iterator(training.train, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=bare, bos_token=SEPARATOR, eos_token=SEPARATOR
+    ).save_pretrained(folder)
+
+
+def _encoded(tokenizer: Any, passages: Sequence[str]) -> torch.Tensor:
+    many = tokenizer.backend_tokenizer.encode_batch(list(passages), add_special_tokens=False)
+    end = tokenizer.eos_token_id
+    flat = [token for one in many for token in (*one.ids, end)]
+    return torch.tensor(flat, dtype=torch.int32)
+
+
+def _kept(key: str, make: Any) -> Path:
+    """Folder of the cache under the hash of a key, made where it is missing, whole or not at all."""
+    name = hashlib.sha256(f"{_SCHEME}\0{key}".encode()).hexdigest()[:32]
+    folder = cache_folder() / "widen" / name
+    if (folder / "made.json").is_file():
+        return folder
+    draft = folder.parent / f".draft-{uuid.uuid4().hex}"
+    try:
+        draft.mkdir(parents=True)
+        make(draft)
+        (draft / "made.json").write_text(json.dumps({"scheme": _SCHEME}))
+        try:
+            os.replace(draft, folder)
+        except OSError:  # another process was first
+            if not (folder / "made.json").is_file():
+                raise
+    except OSError as error:
+        raise BasinscopeError(
+            f"cannot write to the cache {folder.parent} ({error})",
+            "texts are tokenised once and kept there",
+            "free some space, or set BASINSCOPE_CACHE to another folder",
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
