@@ -9,16 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
 from basinscope.errors import BasinscopeError
+from basinscope.optim import tensors
 from basinscope.weights import noise
 
 Schedule = Callable[[int], float]
 """Factor on sigma, from the number of optimiser steps taken."""
-
-_WRAPPER = re.compile(r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 class GaussianAugmented(torch.optim.Optimizer):
@@ -239,7 +237,7 @@ class GaussianAugmented(torch.optim.Optimizer):
             if self.independent_ranks and torch.distributed.is_initialized():
                 world = torch.distributed.get_world_size()
                 draw = draw * world + torch.distributed.get_rank()
-            whole, local, start = live, _local(live), _start(live)
+            whole, local, start = live, tensors.local(live), tensors.start(live)
             clean = self._clean.get(id(whole))
             if clean is None:
                 clean = self._clean[id(whole)] = torch.empty_like(
@@ -247,7 +245,9 @@ class GaussianAugmented(torch.optim.Optimizer):
                 )
             clean.copy_(local)
             moved.append((local, clean))
-            _add(clean, local, sigma, name, group["noise_seed"], draw, start)
+            tensors.add_noise(
+                clean, local, sigma, name, seed=group["noise_seed"], draw=draw, start=start
+            )
 
     def _scale(self, live: torch.Tensor) -> float:
         """RMS of a whole tensor, worked out once between two steps."""
@@ -263,7 +263,7 @@ class GaussianAugmented(torch.optim.Optimizer):
             named = group.get("param_names") or [None] * len(group["params"])
             for parameter, given in zip(group["params"], named, strict=True):
                 name = given or self._names.get(id(parameter)) or f"parameter.{place}"
-                name = _WRAPPER.sub(r"\1", name)
+                name = tensors.canonical(name)
                 place += 1
                 if self._select is None or self._select.search(name):
                     yield parameter, name, group
@@ -320,50 +320,3 @@ class PerturbedSteps:
 def _check_sigma(sigma: Any) -> None:
     if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
         raise BasinscopeError(f"sigma={sigma!r}", "allowed: a finite number of at least 0")
-
-
-def _local(live: torch.Tensor) -> torch.Tensor:
-    """What of a tensor lies on this rank, in the memory where it lies."""
-    tensor = live.to_local() if isinstance(live, DTensor) else live
-    return tensor.detach()
-
-
-def _start(live: torch.Tensor) -> int:
-    """Position in the whole tensor of the first element that lies on this rank."""
-    if not isinstance(live, DTensor):
-        return 0
-    from torch.distributed.tensor import Replicate, Shard
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    if not all(isinstance(p, Replicate) or p == Shard(0) for p in live.placements):
-        raise BasinscopeError(
-            f"a parameter sharded as {live.placements}", "allowed: replicated, or sharded by rows"
-        )
-    _, offset = compute_local_shape_and_global_offset(live.shape, live.device_mesh, live.placements)
-    return int(offset[0] * math.prod(live.shape[1:])) if live.dim() else 0
-
-
-def _add(
-    clean: torch.Tensor,
-    live: torch.Tensor,
-    sigma: float,
-    name: str,
-    seed: int,
-    draw: int,
-    start: int,
-) -> None:
-    """Write round(clean + sigma * noise) into ``live``."""
-    fused = live.dtype in (torch.float32, torch.bfloat16) and live.is_contiguous()
-    if start == 0 and live.device.type == "cpu" and fused:
-        noise.perturb(clean.view(-1), live.view(-1), sigma, name, seed=seed, draw=draw)
-        increment_version(live)
-        return
-    wide = torch.float64 if live.dtype == torch.float64 else torch.float32
-    n = clean.numel()
-    if live.device.type == "cpu":
-        epsilon = noise.normals(name, n, seed=seed, draw=draw, start=start)
-    else:
-        epsilon = noise.normals_torch(
-            name, n, seed=seed, draw=draw, start=start, device=live.device
-        )
-    live.copy_((clean.to(wide) + sigma * epsilon.to(wide).view(clean.shape)).to(live.dtype))

@@ -1,0 +1,192 @@
+"""Every way to train that is compared, by name, behind one interface."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from basinscope.errors import BasinscopeError
+from basinscope.optim.base import Loss, Method, Setup
+from basinscope.optim.noisy import Gaussian
+
+__all__ = ["METHODS", "Loss", "Method", "MethodSpec", "build"]
+
+Option = float | str | bool | None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One method: how it is made, and the options it takes with their defaults.
+
+    An option without a default (`REQUIRED`) must be given.
+    """
+
+    make: Callable[..., Method]
+    about: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+REQUIRED = float
+"""Stands for the default of a number that has none."""
+
+_COMMON: dict[str, Any] = {"base": "adamw", "average": None}
+
+
+def _adamw(setup: Setup, *, base: str, average: str | None, identity: Mapping[str, Any]) -> Method:
+    kind, given = setup.base(base)
+    return Method(setup, kind(setup.groups(), **given), identity=identity, average=average)
+
+
+METHODS: dict[str, Kind] = {
+    "adamw": Kind(_adamw, "the base optimiser alone"),
+    "averaged": Kind(
+        _adamw, "the base optimiser, evaluated at an average of its weights",
+        {"average": "tail:0.25"},
+    ),
+    "go": Kind(
+        Gaussian, "gradients at theta + noise (arXiv 2505.17646)",
+        {"sigma": REQUIRED, "relative": False, "select": None, "schedule": "constant",
+         "antithetic": False},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method by name, with its options: what stands in a recipe.
+
+    Args:
+        name: one of `METHODS`.
+        options: those of the method, and ``base`` (a word of `basinscope.optim.base.BASES`) and
+            ``average`` (``ema:DECAY`` or ``tail:SHARE``), which all take. Options that equal their
+            default are dropped, so that equal methods are equal values.
+
+    Raises:
+        BasinscopeError: an unknown method or option, an option of another type, a missing sigma, a
+            number that is negative or not finite.
+
+    >>> MethodSpec("go", {"sigma": 0.01, "relative": False}).label
+    'go sigma=0.01'
+    """
+
+    name: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise BasinscopeError(
+                f"method {self.name!r}", f"allowed: {', '.join(METHODS)}", _near(self.name, METHODS)
+            )
+        known = self._known()
+        for key, value in self.options.items():
+            if key not in known:
+                raise BasinscopeError(
+                    f"method {self.name} with {key}={value!r}",
+                    f"its options are {', '.join(known)}",
+                    _near(key, known),
+                )
+            _check(f"method {self.name} with {key}={value!r}", known[key], value)
+        missing = [k for k, v in known.items() if v is REQUIRED and k not in self.options]
+        if missing:
+            raise BasinscopeError(
+                f"method {self.name} without {missing[0]}",
+                "it has no default",
+                f"give {missing[0]}=NUMBER",
+            )
+        kept = {
+            k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v
+            for k, v in sorted(self.options.items())
+            if v != known[k] or isinstance(v, bool) != isinstance(known[k], bool)
+        }
+        object.__setattr__(self, "options", kept)
+
+    @classmethod
+    def of(cls, given: str | Mapping[str, Any]) -> MethodSpec:
+        """From a recipe: a bare name, or one mapping of ``name`` and options."""
+        if isinstance(given, str):
+            return cls(given)
+        if not isinstance(given.get("name"), str):
+            raise BasinscopeError(
+                f"method {dict(given)!r}", "allowed: a name, or a mapping with `name` and options"
+            )
+        return cls(given["name"], {k: v for k, v in given.items() if k != "name"})
+
+    @property
+    def label(self) -> str:
+        """Short name for tables."""
+        words = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" if v is not True else k
+                 for k, v in self.options.items()]  # fmt: skip
+        return " ".join([self.name, *words])
+
+    def to_json(self) -> dict[str, Option]:
+        """The mapping that `of` takes back."""
+        return {"name": self.name, **self.options}
+
+    def complete(self) -> dict[str, Option]:
+        """All options, the defaults among them."""
+        return {**self._known(), **self.options}
+
+    def _known(self) -> dict[str, Any]:
+        return {**METHODS[self.name].options, **{
+            k: v for k, v in _COMMON.items() if k not in METHODS[self.name].options
+        }}  # fmt: skip
+
+
+def build(
+    spec: MethodSpec,
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    seed: int = 0,
+    total_steps: int,
+    backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward,
+) -> Method:
+    """Make a method for a model.
+
+    Args:
+        spec: which method.
+        model: what is trained (its parameters that require gradients).
+        lr: learning rate; schedules of torch act on the result's ``optimizer``.
+        weight_decay: for parameters of two dimensions and more; the others have none.
+        betas: of the base optimiser; for SGD the first is the momentum.
+        seed: names the randomness of the method; the same run again has the same bits on a CPU.
+        total_steps: optimiser steps of the whole run.
+        backward: what replaces ``loss.backward()``, such as ``accelerator.backward``.
+
+    Raises:
+        BasinscopeError: a method that cannot train this model, or whose package is missing.
+
+    >>> model = nn.Linear(2, 1)
+    >>> method = build(MethodSpec("go", {"sigma": 0.1}), model, lr=0.1, total_steps=1)
+    >>> method.passes, method.step([lambda: model(torch.ones(2)).square().mean()]) > 0
+    (1.0, True)
+    """
+    setup = Setup(model, lr, weight_decay, (betas[0], betas[1]), seed, total_steps, backward)
+    identity = {**spec.to_json(), "lr": lr, "weight_decay": weight_decay, "betas": list(betas)}
+    return METHODS[spec.name].make(setup, identity=identity, **spec.complete())
+
+
+def _near(word: str, allowed: Any) -> str:
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _check(given: str, default: Any, value: Any) -> None:
+    """Refuse a value that is not of the kind of its default."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise BasinscopeError(given, "allowed: true or false")
+    elif default is REQUIRED or isinstance(default, float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf:
+            raise BasinscopeError(given, "allowed: a finite number of at least 0")
+    elif value is not None and not isinstance(value, str):
+        raise BasinscopeError(given, "allowed: a string")

@@ -1,0 +1,59 @@
+"""Methods whose gradients are taken at weights with Gaussian noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from basinscope.errors import BasinscopeError
+from basinscope.optim.base import Loss, Method, Setup
+from basinscope.optim.gaussian import GaussianAugmented
+from basinscope.optim.schedules import schedule as schedule_of
+
+
+class Gaussian(Method):
+    """GO: every micro-batch at fresh noise, the base's step from the clean weights.
+
+    With ``antithetic`` the micro-batches of a step come in pairs, at +noise and -noise: the first
+    order of the noise cancels between them, at no further pass.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        identity: Mapping[str, Any],
+        base: str,
+        average: str | None,
+        sigma: float,
+        relative: bool,
+        select: str | None,
+        schedule: str = "constant",
+        antithetic: bool = False,
+        passes: float = 1.0,
+    ) -> None:
+        kind, given = setup.base(base)
+        self._noisy = GaussianAugmented(
+            setup.groups(),
+            base=kind,
+            sigma=sigma,
+            seed=setup.seed,
+            relative=relative,
+            select=select,
+            schedule=schedule_of(schedule, setup.total_steps),
+            antithetic=antithetic,
+            **given,
+        )
+        self._pairs = antithetic
+        super().__init__(setup, self._noisy, identity=identity, average=average, passes=passes)
+
+    def _gradients(self, losses: Sequence[Loss]) -> torch.Tensor:
+        if self._pairs and len(losses) % 2:
+            raise BasinscopeError(
+                f"antithetic noise with {len(losses)} micro-batches in a step",
+                "allowed: an even number, they come in pairs",
+                "halve the micro-batch and accumulate over two",
+            )
+        return self._pass(losses, lambda i: self._noisy.perturbed())
