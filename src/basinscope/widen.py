@@ -101,7 +101,7 @@ def widen(
 
 
 def _accelerator(device: str) -> Any:
-    from accelerate import Accelerator
+    from accelerate import Accelerator  # type: ignore[import-untyped]
 
     return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision="no")
 

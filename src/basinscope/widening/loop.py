@@ -150,8 +150,8 @@ def train(
     world, rank = accelerator.num_processes, accelerator.process_index
     if job.batch % (world * job.accumulate):
         raise BasinscopeError(
-            f"a batch of {job.batch} windows in {job.accumulate} micro-batches on {world} processes",
-            "allowed: a multiple of both together",
+            f"batch {job.batch} with accumulate {job.accumulate} on {world} processes",
+            "allowed: a batch that is a multiple of both together",
         )
     module.train()
     every = max(1, job.steps // LOSSES)

@@ -31,7 +31,7 @@ def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> list[str]:
     Raises:
         BasinscopeError: a folder with something else, or another study (differences are listed).
     """
-    new = {
+    new: dict[str, Any] = {
         "format": _FORMAT,
         "spec": {
             "recipe": _flat(

@@ -141,7 +141,7 @@ def _encoded(tokenizer: Any, passages: Sequence[str]) -> torch.Tensor:
 
 
 def _kept(key: str, make: Any) -> Path:
-    """Folder of the cache under the hash of a key, made where it is missing, whole or not at all."""
+    """Folder of the cache under the hash of a key; made where it is missing, and then whole."""
     name = hashlib.sha256(f"{_SCHEME}\0{key}".encode()).hexdigest()[:32]
     folder = cache_folder() / "widen" / name
     if (folder / "made.json").is_file():
