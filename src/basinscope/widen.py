@@ -86,9 +86,10 @@ def widen(
     everything = study.rows(chosen)
     todo = study.select(everything, only)
     folder = Path(run)
-    ready = study.prepare(chosen, data_dir, beside)
-    notes = record.begin(folder, ready, everything)
     accelerator = _accelerator(device)
+    with accelerator.main_process_first():
+        ready = study.prepare(chosen, data_dir, beside)
+        notes = record.begin(folder, ready, everything)
     bar = _Bar(progress, ready, todo)
     for row in todo:
         found = record.read_row(folder, row.name)
