@@ -13,13 +13,16 @@ import torch
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.widening import loop, measure, recipe, study
+from basinscope.widening.loop import Alone, Job
 from basinscope.widening.recipe import Recipe
 from basinscope.widening.study import Row, Study
 
 TIMED_STEPS = 6
 _STATE_BYTES = 16  # float32 weight, gradient, and two moments of AdamW
 _COPY_BYTES = 4  # a float32 copy of the weights
-_LAYER_BYTES = 34  # activations a token, in units of the width, at 2 bytes (arXiv 2205.05198, eq. 2)
+_LAYER_BYTES = (
+    34  # activations a token, in units of the width, at 2 bytes (arXiv 2205.05198, eq. 2)
+)
 _LOGIT_BYTES = 10  # a logit: 2 bytes, its float32 copy and the gradient of that
 _EVALUATIONS = 9  # of the width's windows, a direction
 
@@ -34,9 +37,9 @@ class Plan:
         steps: optimiser steps of a row that costs one pass a step.
         tokens: that such a row sees.
         text_tokens: that there are to train on; None where the text was not read.
-        rows: for each row its label, seed, steps, passes a step, and seconds (None if unknown).
+        rows: for each row its label, seed, steps, passes a step, and seconds.
         memory_bytes: of one process: weights, gradients, moments, a copy, and activations.
-        seconds: of all rows one after another; None if unknown.
+        seconds: of all rows one after another.
         gpu_hours: None without ``hardware`` in the recipe.
         basis: what the seconds rest on.
         notes: what was not looked at.
@@ -49,10 +52,36 @@ class Plan:
     text_tokens: int | None
     rows: tuple[dict[str, Any], ...]
     memory_bytes: int
-    seconds: float | None
+    seconds: float
     gpu_hours: float | None
     basis: str
     notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """The plan in words, for a person."""
+        what, lines = self.recipe, []
+        lines.append(f"{self.parameters:,} parameters, context {what.context}")
+        lines.append(
+            f"{self.tokens:,} tokens a row ({self.tokens / self.parameters:.3g} a parameter): "
+            f"{self.steps:,} steps of {what.batch * what.context:,}"
+        )
+        if self.text_tokens is not None:
+            over = self.tokens / self.text_tokens
+            lines.append(f"text: {self.text_tokens:,} tokens, read {over:.2f} times")
+        lines.append(f"memory of a process: about {_size(self.memory_bytes)}")
+        if what.hardware is not None and self.memory_bytes > what.hardware.memory_gb * 1e9:
+            lines.append(f"- more than the {what.hardware.memory_gb:g} GB of the recipe's hardware")
+        lines.append("")
+        lines.append(f"{'row':<32} {'steps':>9} {'passes':>7} {'time':>10}")
+        for row in self.rows:
+            label = f"{row['label']} seed {row['seed']}"
+            time_ = _time(row["seconds"])
+            lines.append(f"{label:<32} {row['steps']:>9,} {row['passes']:>7g} {time_:>10}")
+        total = f"all rows: about {_time(self.seconds)}"
+        if self.gpu_hours is not None:
+            total += f", {self.gpu_hours:,.0f} GPU-hours"
+        lines += ["", f"{total} ({self.basis})"]
+        return "\n".join(lines + [f"- {note}" for note in self.notes])
 
     def summary(self) -> dict[str, Any]:
         """Everything as JSON takes it."""
@@ -107,7 +136,7 @@ def _reckoned(what: Recipe, rows: tuple[Row, ...], vocabulary: int) -> Plan:
     described = []
     for row in rows:
         passes = study.passes(row, what)
-        own = study.equal_steps(what, steps, passes)
+        own = study.equal_steps(what, steps, passes, pace=passes)
         tokens = own * what.batch * what.context
         flops = tokens * passes * flops_of_token(what, parameters)
         if what.finetune is not None:
@@ -141,17 +170,15 @@ def _reckoned(what: Recipe, rows: tuple[Row, ...], vocabulary: int) -> Plan:
 def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
     what = ready.recipe
     look_s = _evaluation_s(ready)
-    pace: dict[str, float] = {}
+    pace = {row.label: step_s(ready, row) for row in rows if row.seed == rows[0].seed}
+    reference = pace[rows[0].label]
     described = []
     for row in rows:
         passes = study.passes(row, what)
-        key = row.spec.label
-        if key not in pace:
-            pace[key] = step_s(ready, row)
-        own = study.equal_steps(what, ready.steps, passes)
-        seconds = own * pace[key] + look_s
+        own = study.equal_steps(what, ready.steps, passes, pace[row.label] / reference)
+        seconds = own * pace[row.label] + look_s
         if what.finetune is not None:
-            seconds += what.finetune.steps * pace[key] * what.finetune.batch / what.batch
+            seconds += what.finetune.steps * reference * what.finetune.batch / what.batch
         described.append(_row(row, own, passes, seconds))
     threads = torch.get_num_threads()
     return Plan(
@@ -180,12 +207,12 @@ def step_s(ready: Study, row: Row) -> float:
         row.entry, what, module,
         betas=what.betas, seed=0, steps=TIMED_STEPS, backward=torch.Tensor.backward,
     )  # fmt: skip
-    took = []
-    for step in range(TIMED_STEPS):
-        start = time.perf_counter()
-        loop.single_step(module, method, ready.pretraining.train, what, step)
-        took.append(time.perf_counter() - start)
-    return statistics.median(took[1:])
+    job = Job(
+        tokens=ready.pretraining.train, context=what.context, batch=what.batch,
+        accumulate=what.accumulate, steps=TIMED_STEPS, lr=what.lr, lr_schedule="constant",
+        warmup=0.0, clip=what.clip, compute=what.compute, seed=0, every=TIMED_STEPS, marks={},
+    )  # fmt: skip
+    return statistics.median(loop.train(module, module, method, job, Alone(), None).step_s[1:])
 
 
 def _evaluation_s(ready: Study) -> float:
@@ -230,6 +257,16 @@ def memory_bytes(what: Recipe, parameters: int, vocabulary: int, windows: int) -
         of_layer += 5 * shape.heads * what.context
     wide = 2 if what.compute == "float32" else 1
     return states + tokens * (wide * shape.layers * of_layer + _LOGIT_BYTES * vocabulary)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _row(row: Row, steps: int, passes: float, seconds: float) -> dict[str, Any]:
