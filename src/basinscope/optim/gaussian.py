@@ -18,6 +18,8 @@ from basinscope.errors import BasinscopeError
 from basinscope.optim import tensors
 from basinscope.weights import noise
 
+_COUNTS = ("noise_draw", "noise_steps")
+
 Schedule = Callable[[int], float]
 """Factor on sigma, from the number of optimiser steps taken."""
 
@@ -112,7 +114,14 @@ class GaussianAugmented(torch.optim.Optimizer):
         self._share()
         for group in self.param_groups:
             _check_sigma(group.setdefault("sigma", float(sigma)))
-            group.update(noise_seed=seed, noise_draw=0, noise_steps=0)
+            group.update(
+                noise_seed=seed,
+                noise_relative=relative,
+                noise_antithetic=antithetic,
+                noise_select=select,
+                noise_draw=0,
+                noise_steps=0,
+            )
         found = [name for _, name, _ in self._all()]
         if not any(map(self._is_chosen, found)):
             raise BasinscopeError(
@@ -155,6 +164,17 @@ class GaussianAugmented(torch.optim.Optimizer):
                     back()
             torch.clear_autocast_cache()
             self._open = False
+
+    def guard(self, module: torch.nn.Module) -> None:
+        """Refuse ``module.state_dict()`` inside `perturbed`, where a checkpoint would hold noise.
+
+        An optimiser knows parameters, not the module that is saved: so this is asked for once.
+        """
+
+        def refuse(*_: object) -> None:
+            self._refuse_open("saving the model")
+
+        module.register_state_dict_pre_hook(refuse)  # type: ignore[no-untyped-call]
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step the base optimiser from the clean weights; a closure is evaluated at noisy ones.
@@ -199,7 +219,7 @@ class GaussianAugmented(torch.optim.Optimizer):
         self.base.add_param_group(param_group)
         added = self.param_groups[-1]
         _check_sigma(added.setdefault("sigma", first["sigma"]))
-        added.update({k: first[k] for k in ("noise_seed", "noise_draw", "noise_steps")})
+        added.update({k: v for k, v in first.items() if k.startswith("noise_")})
 
     def state_dict(self) -> dict[str, Any]:
         """State of the base, and in every group: sigma, seed, perturbations and steps so far.
@@ -216,24 +236,27 @@ class GaussianAugmented(torch.optim.Optimizer):
         A state of the bare base is taken too; the noise then begins at its first draw.
 
         Raises:
-            BasinscopeError: if it was made with another sigma or seed (the differences are listed).
+            BasinscopeError: if it was made with another sigma, seed, selection or kind of noise
+                (the differences are listed).
         """
         self._refuse_open("load_state_dict()")
         found = []
         for i, (own, saved) in enumerate(
             zip(self.param_groups, state_dict["param_groups"], strict=False)
         ):
-            for key in ("sigma", "noise_seed"):
+            for key in own:
+                if key in _COUNTS or not (key == "sigma" or key.startswith("noise_")):
+                    continue
                 if key in saved and saved[key] != own[key]:
                     found.append(f"{key} of group {i}: {saved[key]} -> {own[key]}")
         if found:
             raise BasinscopeError(
                 f"the state was made with other noise ({'; '.join(found)})",
-                "a run is resumed with the sigma and the seed that it began with",
+                "a run is resumed with the noise that it began with",
                 "pass those, or begin a new run",
             )
         kept = [
-            {k: group[k] for k in ("sigma", "noise_seed", "noise_draw", "noise_steps")}
+            {k: v for k, v in group.items() if k == "sigma" or k.startswith("noise_")}
             for group in self.param_groups
         ]
         self.base.load_state_dict(state_dict)
@@ -344,40 +367,6 @@ class GaussianAugmented(torch.optim.Optimizer):
                 f"{what} inside perturbed(), where the weights are noisy",
                 "forward and backward belong inside the with-block, everything else after it",
             )
-
-
-def unwrapped(optimizer: Any) -> GaussianAugmented:
-    """The `GaussianAugmented` inside whatever a training library has put around it.
-
-    Raises:
-        BasinscopeError: if there is none.
-    """
-    inner = optimizer
-    while not isinstance(inner, GaussianAugmented) and hasattr(inner, "optimizer"):
-        inner = inner.optimizer
-    if not isinstance(inner, GaussianAugmented):
-        raise BasinscopeError(
-            f"the optimiser is {type(inner).__name__}",
-            "allowed: GaussianAugmented",
-            "pass optimizer_cls_and_kwargs=(bs.GaussianAugmented, {...}) to the Trainer",
-        )
-    return inner
-
-
-class PerturbedSteps:
-    """Mixin for a Trainer of transformers or TRL: every micro-batch runs at noisy weights.
-
-    ``class Widening(bs.PerturbedSteps, Trainer): pass``, with a `GaussianAugmented` passed as
-    ``optimizers=`` or ``optimizer_cls_and_kwargs=``. Steps, checkpoints and evaluations see the
-    clean weights.
-    """
-
-    optimizer: Any
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Forward and backward of one micro-batch at noisy weights."""
-        with unwrapped(self.optimizer).perturbed():
-            return super().training_step(*args, **kwargs)  # type: ignore[misc]
 
 
 def _check_sigma(sigma: Any) -> None:

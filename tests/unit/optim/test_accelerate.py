@@ -9,8 +9,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 import basinscope as bs
-from basinscope.optim.gaussian import unwrapped
 from basinscope.optim.methods import MethodSpec, build
+from basinscope.optim.trainer import unwrapped
 
 
 @pytest.fixture(autouse=True)
