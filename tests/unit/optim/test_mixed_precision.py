@@ -161,3 +161,13 @@ def test_a_base_that_needs_a_closure(base):
     before = [p.detach().clone() for p in net.parameters()]
     opt.step(closure)
     assert not all(torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True))
+
+
+def test_cast_on_several_ranks_is_refused_and_leaves_the_weights_alone(monkeypatch):
+    net = network()
+    opt = augmented(net)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(bs.BasinscopeError, match=r"on 2 ranks.*MixedPrecisionPolicy"):
+        opt.perturbed().__enter__()
+    assert all(p.dtype == torch.float32 for p in net.parameters())
