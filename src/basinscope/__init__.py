@@ -51,6 +51,7 @@ from basinscope.weights.geometries import geometry
 from basinscope.weights.noise import normals
 from basinscope.weights.saved import Saved, save_direction
 from basinscope.weights.toward import Merge, Toward
+from basinscope.widen import Widening, widen
 
 try:
     __version__ = version("basinscope")
@@ -92,6 +93,7 @@ __all__ = [
     "TokenCertificate",
     "Toward",
     "Verdict",
+    "Widening",
     "attack",
     "certify",
     "certify_tokens",
@@ -118,4 +120,5 @@ __all__ = [
     "tasks",
     "trajectory",
     "untied",
+    "widen",
 ]

@@ -116,19 +116,22 @@ def measure(
                 points[place, draw] = evaluate(module, seen, autocast)
         return points[place, draw]
 
-    levels = {
-        "score": lambda v: (score - v[1]) / (score - seen.score_floor),
-        "nll": lambda v: (v[0] - nll) / (seen.nll_floor - nll),
-    }
+    def loss(what: str, place: int, draw: int) -> float:
+        n, s = at(place, draw)
+        if what == "score":
+            return (score - s) / (score - seen.score_floor)
+        return (n - nll) / (seen.nll_floor - nll)
+
     sides = {"score": score > seen.score_floor, "nll": nll < seen.nll_floor}
     widths: dict[str, list[float | None]] = {}
-    for what, loss in levels.items():
+    for what, above in sides.items():
         start = 0
         widths[what] = []
-        for draw in range(draws if sides[what] else 0):
+        for draw in range(draws if above else 0):
             start, found = _crossing(
-                lambda k, d=draw, f=loss: f(at(k, d)), settings.level, start, rms
-            )
+                lambda place, w=what, d=draw: loss(w, place, d),  # type: ignore[misc]
+                settings.level, start, rms,
+            )  # fmt: skip
             widths[what].append(found)
     return {
         "rms": rms,

@@ -88,9 +88,9 @@ def split(found: Sequence[str], hold_out: float) -> Parts:
 
 
 def passages(text: str) -> list[str]:
-    """Documents between separators; in a text without them, paragraphs up to some size.
+    r"""Documents between separators; in a text without them, paragraphs up to some size.
 
-    >>> passages("One day.<|endoftext|>\\nTwo cats.\\n")
+    >>> passages("One day.<|endoftext|>\nTwo cats.\n")
     ['One day.', 'Two cats.']
     """
     marks = list(_GUTENBERG.finditer(text))
@@ -106,7 +106,7 @@ def passages(text: str) -> list[str]:
         if len(held) >= PASSAGE_CHARACTERS:
             found.append(held.rstrip())
             held = ""
-    return found + [held.rstrip()] if held.strip() else found
+    return [*found, held.rstrip()] if held.strip() else found
 
 
 def _paths(
@@ -140,7 +140,7 @@ def _read(path: Path) -> str:
 
 
 def _from_hub(text: Text) -> Iterator[str]:
-    from datasets import load_dataset
+    from datasets import load_dataset  # type: ignore[import-untyped]
 
     assert text.dataset is not None
     try:

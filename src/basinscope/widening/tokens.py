@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,13 @@ def order(windows: int, first: int, count: int, seed: int) -> np.ndarray[Any, np
     found: list[int] = []
     while len(found) < count:
         turn, place = divmod(first + len(found), windows)
-        shuffled = np.random.Generator(np.random.Philox(key=[seed, turn])).permutation(windows)
-        found.extend(shuffled[place : place + count - len(found)].tolist())
+        found.extend(_shuffled(windows, seed, turn)[place : place + count - len(found)].tolist())
     return np.array(found, dtype=np.int64)
+
+
+@lru_cache(maxsize=2)
+def _shuffled(windows: int, seed: int, turn: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.Generator(np.random.Philox(key=[seed, turn])).permutation(windows)
 
 
 def batch(tokens: torch.Tensor, chosen: Sequence[int], context: int) -> torch.Tensor:
@@ -136,7 +141,7 @@ def _encoded(tokenizer: Any, passages: Sequence[str]) -> torch.Tensor:
 
 
 def _kept(key: str, make: Any) -> Path:
-    """Folder of the cache under the hash of a key, made where it is missing, whole or not at all."""
+    """Folder of the cache under the hash of a key; made where it is missing, and then whole."""
     name = hashlib.sha256(f"{_SCHEME}\0{key}".encode()).hexdigest()[:32]
     folder = cache_folder() / "widen" / name
     if (folder / "made.json").is_file():

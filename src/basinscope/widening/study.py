@@ -1,0 +1,235 @@
+"""A recipe made ready: its texts as tokens, its rows, and how many steps each of them takes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from basinscope.errors import BasinscopeError
+from basinscope.finetuning.trainer import own_generators
+from basinscope.optim import methods
+from basinscope.optim.methods import Method, MethodSpec
+from basinscope.widening import text, tokens
+from basinscope.widening.recipe import TOKENS_PER_PARAMETER, Entry, Recipe, Training, Tuning
+from basinscope.widening.tokens import Stream
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training run of a study: a method and a seed."""
+
+    entry: Entry
+    spec: MethodSpec
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Name of the method in tables, with the settings that are not the recipe's."""
+        own = self.entry
+        if own.label is not None:
+            return own.label
+        words = [
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+            for key in OVERRIDES
+            if (value := getattr(own, key)) is not None
+        ]
+        return " ".join([self.spec.label, *words])
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return f"{re.sub(r'[^A-Za-z0-9.=+-]+', '-', self.label).strip('-')}-s{self.seed}"
+
+    def describe(self) -> dict[str, Any]:
+        """Method and settings of its own, as JSON takes it."""
+        given = {key: getattr(self.entry, key) for key in OVERRIDES}
+        return self.spec.to_json() | {k: v for k, v in given.items() if v is not None}
+
+
+OVERRIDES = ("lr", "lr_schedule", "warmup", "weight_decay")
+"""Settings of a stage that a method may have of its own."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A recipe with its texts as tokens.
+
+    Attributes:
+        recipe: as it was given.
+        tokenizer: of the model.
+        pretraining: tokens that the rows are trained on.
+        tuning: tokens of the fine-tuning stage; None without one.
+        parameters: of the model.
+        steps: of a row that costs one forward and backward pass a step.
+    """
+
+    recipe: Recipe
+    tokenizer: Any
+    pretraining: Stream
+    tuning: Stream | None
+    parameters: int
+    steps: int
+
+    def steps_of(self, row: Row) -> int:
+        """Optimiser steps of a row."""
+        return self.steps
+
+    def module(self, seed: int) -> nn.Module:
+        """A new model, initialised from the seed; the global generators stay as they were."""
+        with own_generators(seed):
+            return gpt2(self.recipe, len(self.tokenizer), self.tokenizer.eos_token_id)
+
+
+def gpt2(recipe: Recipe, vocabulary: int, end: int) -> nn.Module:
+    """GPT-2 of the recipe's shape, embeddings tied, without dropout.
+
+    ``gelu_pytorch_tanh`` is the function that GPT-2 calls ``gelu_new``, in one kernel.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=recipe.context,
+        n_embd=recipe.model.width,
+        n_layer=recipe.model.layers,
+        n_head=recipe.model.heads,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+        use_cache=False,
+        attn_implementation=recipe.attention,
+    )
+    module: nn.Module = GPT2LMHeadModel(config)
+    return module
+
+
+def rows(recipe: Recipe) -> tuple[Row, ...]:
+    """Every method with every seed.
+
+    Raises:
+        BasinscopeError: an unknown method or option; two methods with one label.
+    """
+    specs = [(one, MethodSpec(one.name, one.options)) for one in recipe.methods]
+    found = tuple(Row(one, spec, seed) for seed in recipe.seeds for one, spec in specs)
+    names = [row.name for row in found]
+    twice = next((row for row in found if names.count(row.name) > 1), None)
+    if twice is not None:
+        raise BasinscopeError(
+            f"two methods are called {twice.label!r}",
+            "allowed: a label of its own for each",
+            "leave out the second, or give it a `label`",
+        )
+    return found
+
+
+def total_tokens(recipe: Recipe, parameters: int) -> int:
+    """Tokens that a row is trained on, as the recipe asks for."""
+    if recipe.tokens is not None:
+        return recipe.tokens
+    assert recipe.chinchilla is not None
+    return round(recipe.chinchilla * TOKENS_PER_PARAMETER * parameters)
+
+
+def steps_of(recipe: Recipe, parameters: int) -> int:
+    """Optimiser steps of a row: its tokens over those of a step, rounded up."""
+    return math.ceil(total_tokens(recipe, parameters) / (recipe.batch * recipe.context))
+
+
+def prepare(recipe: Recipe, data_dir: str | Path | None, beside: Path | None) -> Study:
+    """Read and tokenise the texts, and check that they hold what is asked of them.
+
+    Raises:
+        BasinscopeError: bad texts or tokenizer; a text too small for the asked tokens.
+    """
+    rows(recipe)
+    found = text.parts(recipe.text, data_dir, beside)
+    tokenizer = tokens.tokenizer_of(recipe.tokenizer, found)
+    stream = tokens.stream(tokenizer, found)
+    parameters = recipe.model.parameters(len(tokenizer), recipe.context)
+    steps = steps_of(recipe, parameters)
+    _check_size("the text", stream, recipe, steps, recipe.batch, recipe.repeat)
+    tuning = None
+    if recipe.finetune is not None:
+        tuning = tokens.stream(tokenizer, text.parts(recipe.finetune.text, data_dir, beside))
+        own = recipe.finetune
+        _check_size("the text of finetune", tuning, recipe, own.steps, own.batch, own.repeat)
+    return Study(recipe, tokenizer, stream, tuning, parameters, steps)
+
+
+def _check_size(
+    what: str, stream: Stream, recipe: Training, steps: int, batch: int, repeat: float
+) -> None:
+    context = recipe.context
+    there, wanted = stream.windows(context), steps * batch
+    if there == 0 or (len(stream.validation) - 1) // context == 0:
+        raise BasinscopeError(
+            f"{what} has {len(stream.train):,} tokens to train on and {len(stream.validation):,} "
+            f"held out",
+            f"allowed: at least one window of {context} + 1 tokens in each",
+            "a longer text, a larger hold_out, or a smaller context",
+        )
+    if wanted > repeat * there:
+        raise BasinscopeError(
+            f"{what} has {there * context:,} tokens for the {wanted * context:,} that are asked "
+            f"for ({wanted / there:.2f} times over it)",
+            f"allowed: at most {repeat:g} times (repeat)",
+            f"a longer text, fewer tokens, or repeat: {math.ceil(wanted / there)}",
+        )
+
+
+def build(
+    entry: Entry,
+    stage: Training | Tuning,
+    module: nn.Module,
+    *,
+    betas: tuple[float, float],
+    seed: int,
+    steps: int,
+    backward: Any,
+) -> Method:
+    """A method for one stage of a row."""
+    return methods.build(
+        MethodSpec(entry.name, entry.options),
+        module,
+        lr=setting(entry, stage, "lr"),
+        weight_decay=setting(entry, stage, "weight_decay"),
+        betas=betas,
+        seed=seed,
+        total_steps=steps,
+        backward=backward,
+    )
+
+
+def setting(entry: Entry, stage: Training | Tuning, name: str) -> Any:
+    """A setting of a stage, the method's own where it has one."""
+    own = getattr(entry, name)
+    return getattr(stage, name) if own is None else own
+
+
+def select(all_rows: Sequence[Row], only: Sequence[str] | None) -> tuple[Row, ...]:
+    """Rows whose label, method or name is one of the words; all of them without words.
+
+    Raises:
+        BasinscopeError: a word that names no row.
+    """
+    if not only:
+        return tuple(all_rows)
+    found = []
+    for word in only:
+        named = [row for row in all_rows if word in (row.label, row.spec.name, row.name)]
+        if not named:
+            raise BasinscopeError(
+                f"no row {word!r}",
+                f"allowed: {', '.join(row.name for row in all_rows)}, or the label of a method",
+            )
+        found += named
+    return tuple(row for row in all_rows if row in found)
