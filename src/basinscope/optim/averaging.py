@@ -12,6 +12,26 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from basinscope.errors import BasinscopeError
 
 
+def parse_average(word: str) -> tuple[str, float]:
+    """Kind of an average and its number, from ``ema:DECAY`` or ``tail:SHARE``.
+
+    Raises:
+        BasinscopeError: another word, or a number out of range.
+    """
+    kind, _, rest = word.partition(":")
+    try:
+        value = float(rest)
+    except ValueError:
+        value = math.nan
+    if (kind == "ema" and 0 < value < 1) or (kind == "tail" and 0 < value <= 1):
+        return kind, value
+    raise BasinscopeError(
+        f"average={word!r}",
+        "allowed: ema:DECAY with 0 < DECAY < 1, tail:SHARE with 0 < SHARE <= 1",
+        "for example ema:0.99 or tail:0.25",
+    )
+
+
 class Average:
     """Running average of parameters, put in their place on demand.
 
@@ -31,22 +51,12 @@ class Average:
     """
 
     def __init__(self, word: str, parameters: Sequence[torch.Tensor], total_steps: int) -> None:
-        kind, _, rest = word.partition(":")
-        try:
-            value = float(rest)
-        except ValueError:
-            value = math.nan
-        if kind == "ema" and 0 < value < 1:
+        kind, value = parse_average(word)
+        if kind == "ema":
             self._begin, self._into = 0, get_ema_multi_avg_fn(value)  # type: ignore[no-untyped-call]
-        elif kind == "tail" and 0 < value <= 1:
+        else:
             self._begin = total_steps - max(1, round(value * total_steps))
             self._into = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
-        else:
-            raise BasinscopeError(
-                f"average={word!r}",
-                "allowed: ema:DECAY with 0 < DECAY < 1, tail:SHARE with 0 < SHARE <= 1",
-                "for example ema:0.99 or tail:0.25",
-            )
         self._parameters = list(parameters)
         self.tensors: list[torch.Tensor] = []
         self.count = 0

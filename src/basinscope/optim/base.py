@@ -95,6 +95,7 @@ class Method:
         passes: float = 1.0,
     ) -> None:
         self.setup, self.optimizer, self.passes = setup, optimizer, passes
+        self._stateful: Any = optimizer
         self.steps = 0
         self._parameters = [p for _, p in setup.named()]
         self._identity = {**identity, "seed": setup.seed, "total_steps": setup.total_steps}
@@ -113,18 +114,25 @@ class Method:
             Mean of the losses where the method first took them (at noisy weights under GO).
 
         Raises:
-            BasinscopeError: no micro-batch, or a loss that is no scalar.
+            BasinscopeError: no micro-batch, a loss that is no callable, or gives no scalar.
         """
         if not losses:
             raise BasinscopeError("a step without a micro-batch", "allowed: one loss or more")
+        if not all(callable(loss) for loss in losses):
+            raise BasinscopeError(
+                "a loss that is a value",
+                "allowed: a callable that runs the forward pass, since a method chooses at which "
+                "weights it is taken, and how often",
+                "pass lambda: model(...).loss",
+            )
         self.optimizer.zero_grad()
         seen = self._gradients(losses)
         self._update(losses, clip)
         self.optimizer.zero_grad()
+        self.steps += 1
         if self._average is not None:
             with self._clean():
-                self._average.update(self.steps)
-        self.steps += 1
+                self._average.update(self.steps - 1)
         return float(seen)
 
     @contextmanager
@@ -153,7 +161,7 @@ class Method:
             {
                 "method": self._identity,
                 "steps": self.steps,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self._stateful.state_dict(),
                 "average": None
                 if average is None
                 else {"count": average.count, "tensors": average.tensors},
@@ -180,7 +188,7 @@ class Method:
                 "a run is resumed with the settings that it began with",
                 "pass those, or begin a new run",
             )
-        self.optimizer.load_state_dict(found["optimizer"])
+        self._stateful.load_state_dict(found["optimizer"])
         self.steps = found["steps"]
         if self._average is not None:
             self._average.count = found["average"]["count"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,13 @@ import torch
 from torch import nn
 
 from basinscope.errors import BasinscopeError
-from basinscope.optim.base import Loss, Method, Setup
-from basinscope.optim.noisy import Gaussian
+from basinscope.optim import sharpness
+from basinscope.optim.anti_pgd import AntiPGD
+from basinscope.optim.averaging import parse_average
+from basinscope.optim.base import BASES, Loss, Method, Setup
+from basinscope.optim.dropout import ContinuousDropout
+from basinscope.optim.noisy import Gaussian, TwoPoint
+from basinscope.optim.schedules import schedule
 
 __all__ = ["METHODS", "Loss", "Method", "MethodSpec", "build"]
 
@@ -54,6 +60,31 @@ METHODS: dict[str, Kind] = {
         {"sigma": REQUIRED, "relative": False, "select": None, "schedule": "constant",
          "antithetic": False},
     ),
+    "nso": Kind(
+        TwoPoint, "mean gradient at theta + noise and theta - noise (arXiv 2306.08553)",
+        {"sigma": REQUIRED, "relative": False, "select": None, "schedule": "constant"},
+    ),
+    "anti-pgd": Kind(
+        AntiPGD, "anticorrelated noise on the weights themselves (arXiv 2202.02831)",
+        {"sigma": REQUIRED, "select": None, "schedule": "constant"},
+    ),
+    "dropout": Kind(
+        ContinuousDropout, "Gaussian factors on activations (Srivastava et al. 2014, section 10)",
+        {"std": REQUIRED},
+    ),
+    "sam": Kind(sharpness.sam, "sharpness-aware (arXiv 2010.01412)", {"rho": 0.05}),
+    "asam": Kind(sharpness.asam, "adaptive SAM (arXiv 2102.11600)", {"rho": 0.5}),
+    "looksam": Kind(
+        sharpness.look_sam, "a SAM step every k steps (arXiv 2203.02714)",
+        {"rho": 0.1, "k": 10.0, "alpha": 0.7},
+    ),
+    "friendly-sam": Kind(
+        sharpness.friendly_sam, "SAM against the batch's own noise (arXiv 2403.12350)",
+        {"rho": 0.05, "sigma": 1.0, "lmbda": 0.9},
+    ),
+    "wsam": Kind(
+        sharpness.weighted_sam, "weighted sharpness (arXiv 2305.15817)", {"rho": 0.05, "gamma": 0.9}
+    ),
 }  # fmt: skip
 
 
@@ -92,6 +123,8 @@ class MethodSpec:
                     _near(key, known),
                 )
             _check(f"method {self.name} with {key}={value!r}", known[key], value)
+            if key in _WORDS and value is not None:
+                _WORDS[key](value)
         missing = [k for k, v in known.items() if v is REQUIRED and k not in self.options]
         if missing:
             raise BasinscopeError(
@@ -172,6 +205,29 @@ def build(
     setup = Setup(model, lr, weight_decay, (betas[0], betas[1]), seed, total_steps, backward)
     identity = {**spec.to_json(), "lr": lr, "weight_decay": weight_decay, "betas": list(betas)}
     return METHODS[spec.name].make(setup, identity=identity, **spec.complete())
+
+
+def _base(word: str) -> None:
+    if word not in BASES:
+        raise BasinscopeError(f"base={word!r}", f"allowed: {', '.join(BASES)}", _near(word, BASES))
+
+
+def _pattern(word: str) -> None:
+    try:
+        re.compile(word)
+    except re.error as error:
+        raise BasinscopeError(
+            f"select={word!r}", f"allowed: a regular expression ({error})"
+        ) from error
+
+
+_WORDS: dict[str, Callable[[Any], Any]] = {
+    "average": parse_average,
+    "base": _base,
+    "schedule": lambda word: schedule(word, 1),
+    "select": _pattern,
+}
+"""Checks of the options that are words."""
 
 
 def _near(word: str, allowed: Any) -> str:

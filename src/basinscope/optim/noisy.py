@@ -57,3 +57,18 @@ class Gaussian(Method):
                 "halve the micro-batch and accumulate over two",
             )
         return self._pass(losses, lambda i: self._noisy.perturbed())
+
+
+class TwoPoint(Gaussian):
+    """NSO: every micro-batch at +noise and at -noise, the mean of both gradients.
+
+    Noise stability optimisation (Zhang et al. 2023, arXiv 2306.08553, Algorithm 1 with one
+    perturbation): the odd orders of the noise cancel, so that on a quadratic loss the gradient is
+    that at the clean weights.
+    """
+
+    def __init__(self, setup: Setup, **options: Any) -> None:
+        super().__init__(setup, antithetic=True, passes=2.0, **options)
+
+    def _gradients(self, losses: Sequence[Loss]) -> torch.Tensor:
+        return super()._gradients([loss for loss in losses for _ in range(2)])

@@ -23,6 +23,15 @@ SPECS = {
         MethodSpec("go", {"sigma": 0.05}),
         MethodSpec("go", {"sigma": 0.1, "relative": True, "antithetic": True,
                           "schedule": "last:0.5", "select": "weight", "average": "ema:0.5"}),
+        MethodSpec("nso", {"sigma": 0.05}),
+        MethodSpec("anti-pgd", {"sigma": 0.05}),
+        MethodSpec("anti-pgd", {"sigma": 0.05, "schedule": "first:0.8", "average": "tail:0.4"}),
+        MethodSpec("dropout", {"std": 0.2}),
+        MethodSpec("sam", {"average": "ema:0.9"}),
+        MethodSpec("asam"),
+        MethodSpec("looksam", {"k": 3.0}),
+        MethodSpec("friendly-sam"),
+        MethodSpec("wsam", {"base": "sgd"}),
     )
 }  # fmt: skip
 
@@ -123,6 +132,14 @@ BAD = {
     "sigma not a number": (("go", {"sigma": math.nan}), "sigma=nan; allowed: a finite number"),
     "sigma a word": (("go", {"sigma": "big"}), "sigma='big'; allowed: a finite number"),
     "relative a number": (("go", {"sigma": 0.1, "relative": 1.0}), "allowed: true or false"),
+    "an unknown base": (("adamw", {"base": "sdg"}), "base='sdg'.*did you mean sgd"),
+    "an unknown schedule": (("go", {"sigma": 0.1, "schedule": "later"}), "schedule='later'"),
+    "a share of nothing": (("go", {"sigma": 0.1, "schedule": "last:0"}), "0 < SHARE <= 1"),
+    "a decay of one": (("averaged", {"average": "ema:1"}), "average='ema:1'.*0 < DECAY < 1"),
+    "no regular expression": (
+        ("go", {"sigma": 0.1, "select": "("}),
+        "allowed: a regular expression",
+    ),
     "average a number": (("averaged", {"average": 0.9}), "average=0.9; allowed: a string"),
 }
 
@@ -132,3 +149,128 @@ def test_bad_specs(bad):
     given, message = BAD[bad]
     with pytest.raises(bs.BasinscopeError, match=message):
         MethodSpec(*given)
+
+
+def mean_gradient(model, losses):
+    grads = torch.autograd.grad(sum(loss() for loss in losses) / len(losses), model.parameters())
+    return torch.cat([g.flatten() for g in grads])
+
+
+def test_adamw_is_torch_s_own_loop_bit_for_bit():
+    model, plain = Toy(), Toy()
+    method = make(MethodSpec("adamw"), model)
+    matrices = [p for p in plain.parameters() if p.dim() == 2]
+    others = [p for p in plain.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    opt = torch.optim.AdamW(groups, lr=0.01)
+    for step in range(3):
+        method.step(losses_of(model, step), 0.5)
+        for loss in losses_of(plain, step):
+            (loss() / 2).backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        opt.step()
+        opt.zero_grad()
+    assert torch.equal(weights(model), weights(plain))
+
+
+def test_go_is_gaussian_augmented():
+    model, other = Toy(), Toy()
+    method = make(MethodSpec("go", {"sigma": 0.1, "base": "sgd"}), model, weight_decay=0.0)
+    opt = bs.GaussianAugmented(
+        other.named_parameters(), base=torch.optim.SGD, sigma=0.1, seed=3, lr=0.01, momentum=0.9
+    )
+    for step in range(3):
+        method.step(losses_of(model, step))
+        for loss in losses_of(other, step):
+            with opt.perturbed():
+                (loss() / 2).backward()
+        opt.step()
+        opt.zero_grad()
+    assert torch.allclose(weights(model), weights(other), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("label", ["nso sigma=0.05", "go sigma=0.05"])
+def test_sigma_zero_is_the_base(label):
+    model, plain = Toy(), Toy()
+    name = SPECS[label].name
+    run(make(MethodSpec(name, {"sigma": 0.0, "base": "sgd"}), model), model, range(3))
+    run(make(MethodSpec("adamw", {"base": "sgd"}), plain), plain, range(3))
+    assert torch.allclose(weights(model), weights(plain), rtol=0, atol=1e-7)
+
+
+def test_learning_rate_schedules_act_on_every_method():
+    for spec in SPECS.values():
+        model = Toy()
+        method = make(spec, model)
+        rate = torch.optim.lr_scheduler.LambdaLR(method.optimizer, lambda step: 0.0)
+        before = weights(model)
+        with method.evaluated():
+            assert torch.equal(weights(model), before)
+        method.step(losses_of(model, 0))
+        rate.step()
+        with method.evaluated():
+            assert torch.allclose(weights(model), before, rtol=0, atol=1e-6), spec.label
+
+
+@pytest.mark.parametrize("label", SPECS)
+def test_an_exception_in_the_loss_leaves_the_weights_alone(label):
+    model = Toy()
+    method = make(SPECS[label], model)
+    before, calls = weights(model), []
+
+    def fails_later():
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("planned")
+        return model(torch.ones(1, 6)).mean()
+
+    with pytest.raises(RuntimeError, match="planned"):
+        method.step([fails_later, fails_later])
+    assert torch.equal(weights(model), before)
+
+
+def test_passes_are_the_calls_that_are_made():
+    for spec in SPECS.values():
+        model, calls = Toy(), []
+
+        def loss(model=model, calls=calls):
+            calls.append(1)
+            return model(torch.ones(1, 6)).square().mean()
+
+        method = make(spec, model)
+        for _ in range(STEPS):
+            method.step([loss, loss])
+        assert len(calls) / (2 * STEPS) == pytest.approx(method.passes), spec.label
+
+
+def test_a_state_of_another_run_is_refused_with_the_difference():
+    state = make(MethodSpec("go", {"sigma": 0.05}), Toy()).state_dict()
+    other = make(MethodSpec("go", {"sigma": 0.1}), Toy(), seed=4)
+    with pytest.raises(bs.BasinscopeError, match=r"seed: 3 -> 4; sigma: 0\.05 -> 0\.1"):
+        other.load_state_dict(state)
+
+
+def test_antithetic_pairs_lie_within_a_step():
+    model = Toy()
+    method = make(MethodSpec("go", {"sigma": 0.1, "antithetic": True}), model)
+    with pytest.raises(bs.BasinscopeError, match=r"3 micro-batches.*even number"):
+        method.step(losses_of(model, 0, micro=3))
+
+
+def test_losses_that_cannot_be_used():
+    model = Toy()
+    method = make(MethodSpec("sam"), model)
+    with pytest.raises(bs.BasinscopeError, match="without a micro-batch"):
+        method.step([])
+    with pytest.raises(bs.BasinscopeError, match=r"a loss that is a value.*callable"):
+        method.step([model(torch.ones(1, 6)).mean()])
+    with pytest.raises(bs.BasinscopeError, match=r"a loss of shape \(1, 2\)"):
+        method.step([lambda: model(torch.ones(1, 6))])
+
+
+def test_specs_go_to_json_and_back():
+    for spec in SPECS.values():
+        assert MethodSpec.of(json.loads(json.dumps(spec.to_json()))) == spec
+    assert MethodSpec.of("adamw") == MethodSpec("adamw", {"base": "adamw", "average": None})
+    with pytest.raises(bs.BasinscopeError, match="allowed: a name, or a mapping"):
+        MethodSpec.of({"sigma": 0.1})
