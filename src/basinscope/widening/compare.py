@@ -149,7 +149,7 @@ class Comparison:
 
         out = Path(folder)
         drawn = [
-            figures.plot_frontier(out / "frontier.png", frames.frontier(self.groups, self.numbers)),
+            figures.plot_frontier(out / "frontier.png", frames.frontier(self.groups)),
             figures.plot_curves(out / "curves.png", frames.curves(self.groups)),
             figures.plot_over_training(
                 out / "over_training.png", frames.over_training(self.groups)
