@@ -191,14 +191,21 @@ def _lines(
         axis.plot(mean.index, mean["mean"], **look | {"markersize": 4}, lw=1.7)
 
 
+def _count(tokens: float) -> str:
+    """Tokens in few letters.
+
+    >>> _count(4_400_000), _count(830_000)
+    ('4.4M', '830k')
+    """
+    return f"{tokens / 1e6:.3g}M" if tokens >= 1e6 else f"{tokens / 1e3:.3g}k"
+
+
 def _title(axis: Any, text: str) -> None:
     plain([axis.set_title(text, fontsize=10)])
     axis.grid(alpha=0.25)
 
 
-def _finish(
-    figure: Any, looks: dict[str, dict[str, Any]], path: Path, table: pd.DataFrame
-) -> Path:
+def _finish(figure: Any, looks: dict[str, dict[str, Any]], path: Path, table: pd.DataFrame) -> Path:
     """One legend below all panels; the figure as PNG and PDF with its CSV."""
     from matplotlib.lines import Line2D
 

@@ -120,7 +120,7 @@ class Comparison:
         return "\n\n".join(parts)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """write table.md and numbers.csv, and the figures with their CSVs.
+        """Write table.md and numbers.csv, and the figures with their CSVs.
 
         Returns:
             The paths that were written.
@@ -218,7 +218,10 @@ def _cell(one: Number) -> str:
     if math.isnan(found.estimate):
         return "–"
     percent = one.quantity.startswith("reduction")
-    show = (lambda v: f"{100 * v:.1f}%") if percent else (lambda v: f"{v:.4g}")
+
+    def show(value: float) -> str:
+        return f"{100 * value:.1f}%" if percent else f"{value:.4g}"
+
     if math.isnan(found.low) or found.low == found.high:
         return show(found.estimate)
     return f"{show(found.estimate)} [{show(found.low)}, {show(found.high)}]"

@@ -92,9 +92,7 @@ def _add(seeds: dict[int, dict[str, Any]], row: dict[str, Any], folder: Path) ->
         seeds[row["seed"]] = row
 
 
-def _group(
-    spec: Mapping[str, Any], by_label: Mapping[str, Mapping[int, dict[str, Any]]]
-) -> Group:
+def _group(spec: Mapping[str, Any], by_label: Mapping[str, Mapping[int, dict[str, Any]]]) -> Group:
     reference = next(
         (
             label

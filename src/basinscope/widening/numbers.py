@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from basinscope.stats import Interval, paired_ratio, student
@@ -65,7 +66,7 @@ def _absolute(group: Group) -> dict[str, Read]:
         reads[name] = _width(what, lambda row: 1.0)
         reads[f"{name}_rms"] = _width(what, lambda row: row["rms"])
     for tensors in _tensor_groups(group):
-        reads[f"width_rms:{tensors}"] = _width("score", lambda row, t=tensors: row["rms_of"][t])
+        reads[f"width_rms:{tensors}"] = _width("score", partial(_rms_of, tensors))
     reads["new_nll_before"] = _tuned(lambda curve: (curve[0]["new_nll"], ""))
     reads["new_nll_best"] = _tuned(_least)
     for share in SHARES:
@@ -73,6 +74,10 @@ def _absolute(group: Group) -> dict[str, Read]:
         reads[_at("old_nll", share)] = _forgotten(group, share, "old_nll")
         reads[_at("tuning_steps", share)] = _forgotten(group, share, "step")
     return reads
+
+
+def _rms_of(tensors: str, row: Row) -> float:
+    return float(row["rms_of"][tensors])
 
 
 def _at(name: str, share: float) -> str:

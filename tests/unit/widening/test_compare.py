@@ -1,4 +1,4 @@
-"""The comparison: what it takes from rows, its intervals, and every number that it must not give."""
+"""The comparison: what it takes from rows, its intervals, and every number it must not give."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_bad_folders_and_confidence(tmp_path, study, study_of):
         compare(study_of(tmp_path / "empty", []))
     with pytest.raises(BasinscopeError, match="one or more run folders"):
         compare()
-    with pytest.raises(BasinscopeError, match="confidence=1.0; allowed: between 0 and 1"):
+    with pytest.raises(BasinscopeError, match=r"confidence=1\.0; allowed: between 0 and 1"):
         compare(study, confidence=1.0)
 
 
