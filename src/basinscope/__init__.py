@@ -51,7 +51,9 @@ from basinscope.weights.geometries import geometry
 from basinscope.weights.noise import normals
 from basinscope.weights.saved import Saved, save_direction
 from basinscope.weights.toward import Merge, Toward
-from basinscope.widen import Widening, widen
+from basinscope.widen import Widening, load_widening, widen
+from basinscope.widening.plan import Plan
+from basinscope.widening.plan import plan as widen_plan
 
 try:
     __version__ = version("basinscope")
@@ -80,6 +82,7 @@ __all__ = [
     "Merge",
     "Outcome",
     "PerturbedSteps",
+    "Plan",
     "Proxy",
     "Pruned",
     "Quantised",
@@ -109,6 +112,7 @@ __all__ = [
     "load_run",
     "load_strict_basin",
     "load_surface",
+    "load_widening",
     "normals",
     "random_subspace",
     "save_direction",
@@ -121,4 +125,5 @@ __all__ = [
     "trajectory",
     "untied",
     "widen",
+    "widen_plan",
 ]

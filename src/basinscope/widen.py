@@ -38,6 +38,25 @@ class Widening:
     rows: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
 
+    def table(self) -> str:
+        """A line for each row: NLL, score, basin width in alpha / RMS(theta), and the cost."""
+        head = ("row", "NLL", "score", "width", "width of NLL", "RMS", "passes", "train")
+        lines = [f"{head[0]:<36}" + "".join(f"{word:>14}" for word in head[1:])]
+        for row in self.rows:
+            name = f"{row['label']} seed {row['seed']}"
+            if row["stopped"]:
+                lines.append(f"{name:<36}  {row['stopped']}")
+                continue
+            widths = [row["width"][what]["estimate"] for what in ("score", "nll")]
+            cells = [
+                f"{row['nll']:.3f}", f"{row['score']:.3f}",
+                *("-" if w is None else f"{w / row['rms']:.3f}" for w in widths),
+                f"{row['rms']:.4f}", f"{row['passes']:g}", f"{row['train_s']:.0f} s",
+            ]  # fmt: skip
+            lines.append(f"{name:<36}" + "".join(f"{cell:>14}" for cell in cells))
+        lines.append("widths: half-width at T = level of the score and of the NLL, alpha / RMS")
+        return "\n".join(lines)
+
     def summary(self) -> dict[str, Any]:
         """Everything as JSON takes it, without curves."""
         long = ("curves", "losses", "over_training", "finetune")
@@ -86,18 +105,32 @@ def widen(
     everything = study.rows(chosen)
     todo = study.select(everything, only)
     folder = Path(run)
-    ready = study.prepare(chosen, data_dir, beside)
-    notes = record.begin(folder, ready, everything)
     accelerator = _accelerator(device)
+    with accelerator.main_process_first():
+        ready = study.prepare(chosen, data_dir, beside)
+        notes = record.begin(folder, ready, everything)
+        pace = record.paces(folder, ready, everything)
     bar = _Bar(progress, ready, todo)
     for row in todo:
         found = record.read_row(folder, row.name)
         if found is None or found["state"] == record.TRAINED:
-            _row(ready, row, folder, accelerator, found, bar)
+            steps = study.equal_steps(
+                chosen, ready.steps, study.passes(row, chosen), pace.get(row.label, 1.0)
+            )
+            _row(ready, row, steps, folder, accelerator, found, bar)
         bar.finished(row)
     names = [row.name for row in todo]
     found_rows = [record.read_row(folder, name) for name in names]
     return Widening(folder, tuple(r for r in found_rows if r is not None), tuple(notes))
+
+
+def load_widening(run: str | Path) -> Widening:
+    """A study's rows from its run folder, as far as they are there.
+
+    Raises:
+        BasinscopeError: no study there; a corrupt record.
+    """
+    return Widening(Path(run), tuple(record.rows(run)))
 
 
 def _accelerator(device: str) -> Any:
@@ -136,6 +169,7 @@ class _Bar:
 def _row(
     ready: Study,
     row: Row,
+    steps: int,
     folder: Path,
     accelerator: Any,
     found: dict[str, Any] | None,
@@ -146,7 +180,7 @@ def _row(
     module = ready.module(row.seed).to(accelerator.device)
     main = accelerator.is_main_process
     if found is None:
-        found = _pretrain(ready, row, own, accelerator, module, bar)
+        found = _pretrain(ready, row, steps, own, accelerator, module, bar)
         if main:
             if not found["stopped"]:
                 _save_model(module, ready.tokenizer, own / "model")
@@ -165,11 +199,16 @@ def _row(
 
 
 def _pretrain(
-    ready: Study, row: Row, own: Path, accelerator: Any, module: nn.Module, bar: _Bar
+    ready: Study,
+    row: Row,
+    steps: int,
+    own: Path,
+    accelerator: Any,
+    module: nn.Module,
+    bar: _Bar,
 ) -> dict[str, Any]:
     """First stage: the record, and in ``module`` the evaluated weights."""
     what = ready.recipe
-    steps = ready.steps_of(row)
     cast = loop.autocast(accelerator.device, what.compute)
     seen = measure.windows(ready.pretraining, what.context, what.measure.windows)
     held_out = measure.windows(ready.pretraining, what.context, what.measure.validation)

@@ -72,6 +72,14 @@ class Job:
         return (len(self.tokens) - 1) // self.context
 
 
+@dataclass(frozen=True)
+class Alone:
+    """What the loop asks of an Accelerator, for one process that keeps nothing."""
+
+    num_processes: int = 1
+    process_index: int = 0
+
+
 @dataclass
 class Progressed:
     """How far a stage is, and what it has seen: everything that a checkpoint keeps beside tensors.

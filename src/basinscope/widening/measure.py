@@ -31,7 +31,7 @@ from basinscope.widening.tokens import Stream, batch
 RATIO = 2.0 ** (1 / 3)  # between neighbouring steps of the grid
 OUTWARD, INWARD = 24, 24  # steps of the grid from RMS(theta) / 8 within which a width is looked for
 MARGIN = 2  # steps of the grid that are measured on either side of a crossing
-ROWS = 64  # windows in one forward pass
+LOGITS = 1 << 26  # at most so many in one forward pass
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ def evaluate(module: nn.Module, seen: Windows, autocast: Autocast) -> tuple[floa
     was_training = module.training
     module.eval()
     try:
-        for start in range(0, len(seen.rows), ROWS):
-            rows = seen.rows[start : start + ROWS].to(device)
+        config: Any = module.config
+        size = max(1, LOGITS // (seen.rows.shape[1] * config.vocab_size))
+        for start in range(0, len(seen.rows), size):
+            rows = seen.rows[start : start + size].to(device)
             with autocast():
                 logits = module(input_ids=rows[:, :-1]).logits
             flat, targets = logits.float().flatten(0, 1), rows[:, 1:].flatten()

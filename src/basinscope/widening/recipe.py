@@ -60,7 +60,7 @@ class Text(Part):
     config: str | None = None
     split: str = "train"
     columns: tuple[str, ...] = ("text",)  # joined by a line break
-    documents: Count | None = None  # of a data set: about how many, for the dry run
+    about_tokens: Count | None = None  # of a data set, for the dry run, which does not load it
     hold_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # share kept for validation
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning.checkpoint import DRAFT
 from basinscope.runs.store import write
+from basinscope.widening.plan import step_s
 from basinscope.widening.study import Row, Study
 
 FILE: Final = "widen.json"
+PACE, PACE_TURNS = "pace.json", 3
 TRAINED, DONE, STOPPED = "trained", "done", "stopped"
 _FORMAT: Final = 1
 
@@ -68,6 +71,26 @@ def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> list[str]:
         for key in ("versions", "threads")
         if old[key] != new[key]
     ]
+
+
+def paces(folder: Path, study: Study, all_rows: Sequence[Row]) -> dict[str, float]:
+    """Seconds of a method's step over those of the recipe's first method, by label.
+
+    Timed once, in turns with the first method, and kept: a row that is resumed has the length that
+    it began with. Only where the recipe makes rows equal in wall clock.
+    """
+    if study.recipe.equal != "wall":
+        return {}
+    path = folder / PACE
+    known: dict[str, float] = _read(path) if path.exists() else {}
+    first = all_rows[0]
+    missing = [r for r in all_rows if r.seed == first.seed and r.label not in known]
+    for row in missing:
+        turns = [step_s(study, row) / step_s(study, first) for _ in range(PACE_TURNS)]
+        known[row.label] = 1.0 if row == first else statistics.median(turns)
+    if missing:
+        write(path, json.dumps(known))
+    return known
 
 
 def row_file(folder: Path, name: str) -> Path:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from basinscope.errors import BasinscopeError
-from basinscope.finetuning.trainer import own_generators
 from basinscope.optim import methods
 from basinscope.optim.methods import Method, MethodSpec
 from basinscope.widening import text, tokens
@@ -76,12 +76,10 @@ class Study:
     parameters: int
     steps: int
 
-    def steps_of(self, row: Row) -> int:
-        """Optimiser steps of a row."""
-        return self.steps
-
     def module(self, seed: int) -> nn.Module:
         """A new model, initialised from the seed; the global generators stay as they were."""
+        from basinscope.finetuning.trainer import own_generators
+
         with own_generators(seed):
             return gpt2(self.recipe, len(self.tokenizer), self.tokenizer.eos_token_id)
 
@@ -144,6 +142,36 @@ def steps_of(recipe: Recipe, parameters: int) -> int:
     return math.ceil(total_tokens(recipe, parameters) / (recipe.batch * recipe.context))
 
 
+def equal_steps(recipe: Recipe, steps: int, passes: float, pace: float) -> int:
+    """Optimiser steps of a row, so that rows are equal in what the recipe says.
+
+    Args:
+        recipe: whose ``equal`` is meant.
+        steps: of a row that costs one pass a step.
+        passes: of the row's method, a step.
+        pace: seconds of its step over those of the recipe's first method.
+    """
+    cost = {"tokens": 1.0, "passes": passes, "wall": pace}[recipe.equal]
+    return max(1, round(steps / cost))
+
+
+def passes(row: Row, recipe: Recipe) -> float:
+    """Forward and backward passes of a step of a row, found without any weights."""
+    with torch.device("meta"):
+        module = gpt2(recipe, vocabulary=8, end=0)
+        method = build(
+            row.entry, recipe, module,
+            betas=recipe.betas, seed=0, steps=1, backward=torch.Tensor.backward,
+        )  # fmt: skip
+    return method.passes
+
+
+def copies(row: Row) -> int:
+    """Float32 copies of the weights that a method keeps beside the optimiser's own state."""
+    bare = row.spec.name in ("adamw", "averaged", "dropout")
+    return int(not bare) + int(row.spec.complete()["average"] is not None)
+
+
 def prepare(recipe: Recipe, data_dir: str | Path | None, beside: Path | None) -> Study:
     """Read and tokenise the texts, and check that they hold what is asked of them.
 
@@ -178,12 +206,17 @@ def _check_size(
             "a longer text, a larger hold_out, or a smaller context",
         )
     if wanted > repeat * there:
-        raise BasinscopeError(
-            f"{what} has {there * context:,} tokens for the {wanted * context:,} that are asked "
-            f"for ({wanted / there:.2f} times over it)",
-            f"allowed: at most {repeat:g} times (repeat)",
-            f"a longer text, fewer tokens, or repeat: {math.ceil(wanted / there)}",
-        )
+        raise too_small(what, there * context, wanted / there, repeat)
+
+
+def too_small(what: str, there: int, times: float, repeat: float) -> BasinscopeError:
+    """Refusal of a text that would have to be read too often."""
+    return BasinscopeError(
+        f"{what} has {there:,} tokens for the {times * there:,.0f} that are asked for "
+        f"({times:.2f} times over it)",
+        f"allowed: at most {repeat:g} times (repeat)",
+        f"a longer text, fewer tokens, or repeat: {math.ceil(times)}",
+    )
 
 
 def build(

@@ -6,7 +6,9 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 from basinscope.errors import BasinscopeError
 from basinscope.tasks.data import VARIABLE, folder_of
@@ -17,16 +19,29 @@ PASSAGE_CHARACTERS = 2000
 _GUTENBERG = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*")
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(Protocol):
     """Passages to train on and passages kept for validation; no passage is in both."""
+
+    @property
+    def digest(self) -> str:
+        """Names the passages and their split."""
+        ...
+
+    def passages(self) -> Iterator[tuple[bool, str]]:
+        """Every passage, and whether it is held out for validation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """Passages of files, in memory."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Sha256 of both."""
+        """Sha256 of both parts."""
         found = hashlib.sha256()
         for part in (self.train, self.validation):
             for passage in part:
@@ -34,11 +49,38 @@ class Parts:
             found.update(b"\0\0")
         return found.hexdigest()
 
+    def passages(self) -> Iterator[tuple[bool, str]]:
+        """Every passage, and whether it is held out."""
+        yield from ((False, passage) for passage in self.train)
+        yield from ((True, passage) for passage in self.validation)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents of a data set, one after another; held out where their hash falls below a share."""
+
+    rows: Any
+    text: Text
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the data set, and what is taken of it."""
+        return f"{self.rows._fingerprint}\0{self.text.columns}\0{self.text.hold_out}"
+
+    def passages(self) -> Iterator[tuple[bool, str]]:
+        """Every document, and whether it is held out."""
+        for row in self.rows:
+            cells = [str(row[column]) for column in self.text.columns if row.get(column)]
+            document = "\n".join(cells)
+            if document:
+                place = int.from_bytes(hashlib.sha256(document.encode()).digest()[:8])
+                yield place < self.text.hold_out * 2**64, document
+
 
 def parts(text: Text, data_dir: str | Path | None, beside: Path | None) -> Parts:
     """The two parts of a text.
 
-    Files are cut into passages (`passages`) and passages assigned by the hash of their content, so
+    Files are cut into passages (`passages`). What is held out is told by the hash of a passage, so
     the split is a function of the text alone, and the same passage never lies on both sides.
 
     Args:
@@ -56,12 +98,11 @@ def parts(text: Text, data_dir: str | Path | None, beside: Path | None) -> Parts
             for path in _paths(text.files, data_dir, beside)
             for passage in passages(_read(path))
         ]
-    else:
-        found = list(_from_hub(text))
-    return split(found, text.hold_out)
+        return split(found, text.hold_out)
+    return Documents(_from_hub(text), text)
 
 
-def split(found: Sequence[str], hold_out: float) -> Parts:
+def split(found: Sequence[str], hold_out: float) -> Files:
     """Passages with the least hashes go to validation until it holds that share of characters.
 
     Raises:
@@ -81,7 +122,7 @@ def split(found: Sequence[str], hold_out: float) -> Parts:
         kept.add(digest)
         held += len(passage)
     chosen = {p: d in kept for d, p in ranked}
-    return Parts(
+    return Files(
         tuple(p for p in found if not chosen[p]),
         tuple(dict.fromkeys(p for p in found if chosen[p])),
     )
@@ -139,19 +180,15 @@ def _read(path: Path) -> str:
         ) from None
 
 
-def _from_hub(text: Text) -> Iterator[str]:
+def _from_hub(text: Text) -> Any:
     from datasets import load_dataset  # type: ignore[import-untyped]
 
     assert text.dataset is not None
     try:
-        rows = load_dataset(text.dataset, text.config, split=text.split)
+        return load_dataset(text.dataset, text.config, split=text.split)
     except Exception as error:
         raise BasinscopeError(
             f"cannot load the data set {text.dataset!r} ({' '.join(str(error).split())[:160]})",
             "allowed: a data set of the Hugging Face hub, or files",
             "check the spelling and the network; --dry-run needs neither",
         ) from None
-    for row in rows:
-        cells = [str(row[column]) for column in text.columns if row.get(column)]
-        if cells:
-            yield "\n".join(cells)

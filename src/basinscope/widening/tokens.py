@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from basinscope.errors import BasinscopeError
 from basinscope.widening.text import SEPARATOR, Parts
 
 LEAST_BPE = 257  # every byte, and the end of a text
-_SCHEME = "widen-tokens/1"  # change it with anything that changes a token
+MADE = "made.json"
+_PARTS = ("train.bin", "validation.bin")  # int32, little-endian
+_SCHEME = "widen-tokens/2"  # change it with anything that changes a token
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Stream:
         return (len(self.train) - 1) // context
 
 
-def tokenizer_of(choice: int | str, training: Parts) -> Any:
+def tokenizer_of(choice: int | str, text: Parts) -> Any:
     """A tokenizer: byte-level BPE trained on the training part, or one by name.
 
     Raises:
@@ -54,7 +57,7 @@ def tokenizer_of(choice: int | str, training: Parts) -> Any:
     if isinstance(choice, int):
         if choice < LEAST_BPE:
             raise BasinscopeError(f"tokenizer: {choice}", f"allowed: a BPE of at least {LEAST_BPE}")
-        folder = _kept(f"bpe\0{choice}\0{training.digest}", lambda to: _train(choice, training, to))
+        folder = _kept(f"bpe\0{choice}\0{text.digest}", lambda to: _train(choice, text, to))
         return AutoTokenizer.from_pretrained(folder)
     try:
         return AutoTokenizer.from_pretrained(choice)
@@ -67,24 +70,12 @@ def tokenizer_of(choice: int | str, training: Parts) -> Any:
 
 
 def stream(tokenizer: Any, text: Parts) -> Stream:
-    """Both parts of a text as tokens."""
-    from safetensors.torch import load_file, save_file
-
-    own = tokenizer.backend_tokenizer.to_str()
-    key = f"tokens\0{hashlib.sha256(own.encode()).hexdigest()}\0{text.digest}"
-
-    def make(folder: Path) -> None:
-        both = {"train": text.train, "validation": text.validation}
-        save_file(
-            {name: _encoded(tokenizer, part) for name, part in both.items()},
-            folder / "tokens.safetensors",
-        )
-
-    found = load_file(_kept(key, make) / "tokens.safetensors")
-    digest = hashlib.sha256()
-    for name in ("train", "validation"):
-        digest.update(found[name].numpy().tobytes() + b"\0")
-    return Stream(found["train"], found["validation"], digest.hexdigest())
+    """Both parts of a text as tokens, mapped from the cache."""
+    own = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    folder = _kept(f"tokens\0{own}\0{text.digest}", lambda to: _encode(tokenizer, text, to))
+    digests = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    train, validation = (_mapped(folder / name) for name in _PARTS)
+    return Stream(train, validation, digests["sha256"])
 
 
 def order(windows: int, first: int, count: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -114,7 +105,7 @@ def batch(tokens: torch.Tensor, chosen: Sequence[int], context: int) -> torch.Te
     return tokens[places].long()
 
 
-def _train(size: int, training: Parts, folder: Path) -> None:
+def _train(size: int, text: Parts, folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -127,34 +118,49 @@ def _train(size: int, training: Parts, folder: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bare.train_from_iterator(training.train, trainer)
+    bare.train_from_iterator((p for held_out, p in text.passages() if not held_out), trainer)
     PreTrainedTokenizerFast(
         tokenizer_object=bare, bos_token=SEPARATOR, eos_token=SEPARATOR
     ).save_pretrained(folder)
 
 
-def _encoded(tokenizer: Any, passages: Sequence[str]) -> torch.Tensor:
-    many = tokenizer.backend_tokenizer.encode_batch(list(passages), add_special_tokens=False)
-    end = tokenizer.eos_token_id
-    flat = [token for one in many for token in (*one.ids, end)]
-    return torch.tensor(flat, dtype=torch.int32)
+def _mapped(path: Path) -> torch.Tensor:
+    size = path.stat().st_size // 4
+    if not size:
+        return torch.empty(0, dtype=torch.int32)
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.int32)
 
 
-def _kept(key: str, make: Any) -> Path:
+def _encode(tokenizer: Any, text: Parts, folder: Path) -> dict[str, Any]:
+    """Write the tokens of both parts, each passage ended by the end-of-text token; their sha256."""
+    end, passages = tokenizer.eos_token_id, text.passages()
+    digests = [hashlib.sha256() for _ in _PARTS]
+    with (folder / _PARTS[0]).open("wb") as train, (folder / _PARTS[1]).open("wb") as validation:
+        while some := list(islice(passages, 1000)):
+            many = tokenizer.backend_tokenizer.encode_batch(
+                [passage for _, passage in some], add_special_tokens=False
+            )
+            for (held_out, _), one in zip(some, many, strict=True):
+                data = np.array([*one.ids, end], dtype="<i4").tobytes()
+                (validation if held_out else train).write(data)
+                digests[held_out].update(data)
+    return {"sha256": "+".join(digest.hexdigest() for digest in digests)}
+
+
+def _kept(key: str, make: Callable[[Path], dict[str, Any] | None]) -> Path:
     """Folder of the cache under the hash of a key; made where it is missing, and then whole."""
     name = hashlib.sha256(f"{_SCHEME}\0{key}".encode()).hexdigest()[:32]
     folder = cache_folder() / "widen" / name
-    if (folder / "made.json").is_file():
+    if (folder / MADE).is_file():
         return folder
     draft = folder.parent / f".draft-{uuid.uuid4().hex}"
     try:
         draft.mkdir(parents=True)
-        make(draft)
-        (draft / "made.json").write_text(json.dumps({"scheme": _SCHEME}))
+        (draft / MADE).write_text(json.dumps(make(draft) or {}), encoding="utf-8")
         try:
             os.replace(draft, folder)
         except OSError:  # another process was first
-            if not (folder / "made.json").is_file():
+            if not (folder / MADE).is_file():
                 raise
     except OSError as error:
         raise BasinscopeError(

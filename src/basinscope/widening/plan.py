@@ -1,0 +1,275 @@
+"""The dry run: what a recipe will take, without training, and without a network."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
+from basinscope.widening import loop, measure, recipe, study
+from basinscope.widening.loop import Alone, Job
+from basinscope.widening.recipe import Recipe
+from basinscope.widening.study import Row, Study
+
+TIMED_STEPS = 6
+_STATE_BYTES = 16  # float32 weight, gradient, and two moments of AdamW
+_COPY_BYTES = 4  # a float32 copy of the weights
+_LAYER_BYTES = (
+    34  # activations a token, in units of the width, at 2 bytes (arXiv 2205.05198, eq. 2)
+)
+_LOGIT_BYTES = 10  # a logit: 2 bytes, its float32 copy and the gradient of that
+_EVALUATIONS = 9  # of the width's windows, a direction
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will take.
+
+    Attributes:
+        recipe: as it was given.
+        parameters: of the model, tied tensors once.
+        steps: optimiser steps of a row that costs one pass a step.
+        tokens: that such a row sees.
+        text_tokens: that there are to train on; None where the text was not read.
+        rows: for each row its label, seed, steps, passes a step, and seconds.
+        memory_bytes: of one process: weights, gradients, moments, a copy, and activations.
+        seconds: of all rows one after another.
+        gpu_hours: None without ``hardware`` in the recipe.
+        basis: what the seconds rest on.
+        notes: what was not looked at.
+    """
+
+    recipe: Recipe
+    parameters: int
+    steps: int
+    tokens: int
+    text_tokens: int | None
+    rows: tuple[dict[str, Any], ...]
+    memory_bytes: int
+    seconds: float
+    gpu_hours: float | None
+    basis: str
+    notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """The plan in words, for a person."""
+        what, lines = self.recipe, []
+        lines.append(f"{self.parameters:,} parameters, context {what.context}")
+        lines.append(
+            f"{self.tokens:,} tokens a row ({self.tokens / self.parameters:.3g} a parameter): "
+            f"{self.steps:,} steps of {what.batch * what.context:,}"
+        )
+        if self.text_tokens is not None:
+            over = self.tokens / self.text_tokens
+            lines.append(f"text: {self.text_tokens:,} tokens, read {over:.2f} times")
+        lines.append(f"memory of a process: about {_size(self.memory_bytes)}")
+        if what.hardware is not None and self.memory_bytes > what.hardware.memory_gb * 1e9:
+            lines.append(f"- more than the {what.hardware.memory_gb:g} GB of the recipe's hardware")
+        lines.append("")
+        lines.append(f"{'row':<32} {'steps':>9} {'passes':>7} {'time':>10}")
+        for row in self.rows:
+            label = f"{row['label']} seed {row['seed']}"
+            time_ = _time(row["seconds"])
+            lines.append(f"{label:<32} {row['steps']:>9,} {row['passes']:>7g} {time_:>10}")
+        total = f"all rows: about {_time(self.seconds)}"
+        if self.gpu_hours is not None:
+            total += f", {self.gpu_hours:,.0f} GPU-hours"
+        lines += ["", f"{total} ({self.basis})"]
+        return "\n".join(lines + [f"- {note}" for note in self.notes])
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as JSON takes it."""
+        return {
+            "parameters": self.parameters,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "tokens_of_step": self.recipe.batch * self.recipe.context,
+            "text_tokens": self.text_tokens,
+            "rows": list(self.rows),
+            "memory_bytes": self.memory_bytes,
+            "seconds": self.seconds,
+            "gpu_hours": self.gpu_hours,
+            "basis": self.basis,
+            "notes": list(self.notes),
+        }
+
+
+def plan(given: Any, data_dir: str | Path | None = None) -> Plan:
+    """Reckon what the rows of a recipe will take.
+
+    With ``hardware`` in the recipe from its floating-point operations, and nothing is read; without
+    it by timing a few steps of every method on this machine.
+
+    Args:
+        given: as `basinscope.widen` takes it.
+        data_dir: as there.
+
+    Raises:
+        BasinscopeError: a bad recipe; without ``hardware``, bad or small texts.
+    """
+    what, beside = recipe.read(given)
+    rows = study.rows(what)
+    if what.hardware is None:
+        return _timed(study.prepare(what, data_dir, beside), rows)
+    vocabulary = what.tokenizer if isinstance(what.tokenizer, int) else what.vocabulary
+    if vocabulary is None:
+        raise BasinscopeError(
+            f"a dry run with the tokenizer {what.tokenizer!r}, which is not loaded for it",
+            "allowed: a recipe that says its vocabulary",
+            "add a line such as vocabulary: 50257",
+        )
+    return _reckoned(what, rows, vocabulary)
+
+
+def _reckoned(what: Recipe, rows: tuple[Row, ...], vocabulary: int) -> Plan:
+    hardware = what.hardware
+    assert hardware is not None
+    parameters = what.model.parameters(vocabulary, what.context)
+    steps = study.steps_of(what, parameters)
+    rate = hardware.flops * hardware.utilisation * hardware.gpus
+    described = []
+    for row in rows:
+        passes = study.passes(row, what)
+        own = study.equal_steps(what, steps, passes, pace=passes)
+        tokens = own * what.batch * what.context
+        flops = tokens * passes * flops_of_token(what, parameters)
+        if what.finetune is not None:
+            tuned = what.finetune.steps * what.finetune.batch * what.context
+            flops += tuned * flops_of_token(what, parameters)
+        described.append(_row(row, own, passes, flops / rate))
+    seconds = sum(row["seconds"] for row in described)
+    micro = max(1, what.batch // (what.accumulate * hardware.gpus))
+    notes = ["measuring is not counted"]
+    if what.text.about_tokens is not None:
+        over = steps * what.batch * what.context / what.text.about_tokens
+        notes.append(f"about {over:.2g} times over the text (the recipe's about_tokens)")
+        if over > what.repeat:
+            raise study.too_small("the text", what.text.about_tokens, over, what.repeat)
+    return Plan(
+        recipe=what,
+        parameters=parameters,
+        steps=steps,
+        tokens=steps * what.batch * what.context,
+        text_tokens=None,
+        rows=tuple(described),
+        memory_bytes=memory_bytes(what, parameters, vocabulary, micro),
+        seconds=seconds,
+        gpu_hours=seconds * hardware.gpus / 3600,
+        basis=f"{hardware.gpus} GPUs of {hardware.flops:.3g} FLOP/s at "
+        f"{100 * hardware.utilisation:g}% utilisation",
+        notes=("the text and the tokenizer were not loaded", *notes),
+    )
+
+
+def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
+    what = ready.recipe
+    look_s = _evaluation_s(ready)
+    pace = {row.label: step_s(ready, row) for row in rows if row.seed == rows[0].seed}
+    reference = pace[rows[0].label]
+    described = []
+    for row in rows:
+        passes = study.passes(row, what)
+        own = study.equal_steps(what, ready.steps, passes, pace[row.label] / reference)
+        seconds = own * pace[row.label] + look_s
+        if what.finetune is not None:
+            seconds += what.finetune.steps * reference * what.finetune.batch / what.batch
+        described.append(_row(row, own, passes, seconds))
+    threads = torch.get_num_threads()
+    return Plan(
+        recipe=what,
+        parameters=ready.parameters,
+        steps=ready.steps,
+        tokens=ready.steps * what.batch * what.context,
+        text_tokens=len(ready.pretraining.train),
+        rows=tuple(described),
+        memory_bytes=memory_bytes(
+            what, ready.parameters, len(ready.tokenizer), what.batch // what.accumulate
+        ),
+        seconds=sum(row["seconds"] for row in described),
+        gpu_hours=None,
+        basis=f"{TIMED_STEPS} timed steps of each method on {threads} "
+        f"thread{'s' if threads > 1 else ''}",
+        notes=(),
+    )
+
+
+def step_s(ready: Study, row: Row) -> float:
+    """Median seconds of a step of a row on this machine's CPU, of a model that is thrown away."""
+    what = ready.recipe
+    module = ready.module(0)
+    method = study.build(
+        row.entry, what, module,
+        betas=what.betas, seed=0, steps=TIMED_STEPS, backward=torch.Tensor.backward,
+    )  # fmt: skip
+    job = Job(
+        tokens=ready.pretraining.train, context=what.context, batch=what.batch,
+        accumulate=what.accumulate, steps=TIMED_STEPS, lr=what.lr, lr_schedule="constant",
+        warmup=0.0, clip=what.clip, compute=what.compute, seed=0, every=TIMED_STEPS, marks={},
+    )  # fmt: skip
+    return statistics.median(loop.train(module, module, method, job, Alone(), None).step_s[1:])
+
+
+def _evaluation_s(ready: Study) -> float:
+    """Seconds of all measuring of a row."""
+    what = ready.recipe
+    module = ready.module(0)
+    cast = loop.autocast(torch.device("cpu"), what.compute)
+    seen = measure.windows(ready.pretraining, what.context, what.measure.windows)
+    engine = Engine(module, source="timing")
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        measure.evaluate(engine.module, seen, cast)
+        took.append(time.perf_counter() - start)
+    times = what.measure
+    looks = _EVALUATIONS * (times.draws + times.over_draws * len(times.over_training))
+    looks += (1 + len(times.over_training)) * times.validation // times.windows
+    looks += 2 * what.finetune.points if what.finetune is not None else 0
+    return statistics.median(took) * looks
+
+
+def flops_of_token(what: Recipe, parameters: int) -> float:
+    """Floating-point operations of a token's forward and backward pass.
+
+    6 N + 12 layers x width x context: arXiv 2204.02311, appendix B.
+    """
+    return 6.0 * parameters + 12.0 * what.model.layers * what.model.width * what.context
+
+
+def memory_bytes(what: Recipe, parameters: int, vocabulary: int, windows: int) -> int:
+    """Bytes of one process with ``windows`` in a micro-batch: states and activations.
+
+    States are 16 bytes a parameter and 4 for each copy that a method keeps (the clean weights of
+    GO, an average). Activations are 34 bytes a token, layer and unit of width in bfloat16, the
+    scores of eager attention, and the logits.
+    """
+    copies = max((study.copies(row) for row in study.rows(what)), default=0)
+    states = parameters * (_STATE_BYTES + _COPY_BYTES * copies)
+    shape, tokens = what.model, windows * what.context
+    of_layer = _LAYER_BYTES * shape.width
+    if what.attention == "eager":
+        of_layer += 5 * shape.heads * what.context
+    wide = 2 if what.compute == "float32" else 1
+    return states + tokens * (wide * shape.layers * of_layer + _LOGIT_BYTES * vocabulary)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _row(row: Row, steps: int, passes: float, seconds: float) -> dict[str, Any]:
+    return {
+        "label": row.label, "seed": row.seed, "steps": steps, "passes": passes, "seconds": seconds,
+    }  # fmt: skip
