@@ -27,7 +27,7 @@ def plot_frontier(path: Path, table: pd.DataFrame) -> Path | None:
     """
     if table.empty:
         return None
-    figure, panels, looks = _start(table, "panel", 1, 6.2)
+    figure, panels, looks = _start(table, "panel", 1, 5.0)
     for (name, own), axis in zip(table.groupby("panel", sort=False), panels[:, 0], strict=True):
         means = own.groupby(["tokens", "label"], sort=False).agg(
             nll=("nll", "mean"), width_rms=("width_rms", "mean"), family=("family", "first"),
@@ -56,10 +56,7 @@ def plot_frontier(path: Path, table: pd.DataFrame) -> Path | None:
 
 
 def plot_curves(path: Path, table: pd.DataFrame) -> Path | None:
-    """Next-token score and NLL against alpha/RMS, means over draws; None without curves.
-
-    Dotted levels are those at alpha = 0, which a logarithmic axis cannot show.
-    """
+    """Next-token score and NLL against alpha/RMS, means over draws; None without curves."""
     if table.empty or not (table["alpha_rms"] > 0).any():
         return None
     figure, panels, looks = _start(table, "group", 2)
@@ -67,11 +64,8 @@ def plot_curves(path: Path, table: pd.DataFrame) -> Path | None:
         for axis, column, what in zip(
             row, ("score", "nll"), ("next-token score", "NLL (nats a token)"), strict=True
         ):
-            _lines(axis, own[own["alpha_rms"] > 0], "alpha_rms", column, looks)
-            for label, zero in own[own["alpha_rms"] == 0].groupby("label", sort=False):
-                axis.axhline(zero[column].mean(), color=looks[label]["color"], lw=0.8,
-                             ls=(0, (1, 3)))  # fmt: skip
-            axis.set(xscale="log", xlabel=r"$\alpha$ / RMS($\theta$)", ylabel=what)
+            _lines(axis, own, "alpha_rms", column, looks)
+            axis.set(xlabel=r"$\alpha$ / RMS($\theta$)", ylabel=what)
             _title(axis, str(name))
     return _finish(figure, looks, path, table)
 
@@ -88,8 +82,8 @@ def plot_over_training(path: Path, table: pd.DataFrame) -> Path | None:
             (r"half-width, $\alpha$", r"half-width, $\alpha$ / RMS($\theta$)", "validation NLL"),
             strict=True,
         ):
-            _lines(axis, own, "at_tokens", column, looks)
-            axis.set(xlabel="tokens trained on", ylabel=what)
+            _lines(axis, own.assign(x=own["at_tokens"] / 1e6), "x", column, looks)
+            axis.set(xlabel="tokens trained on, millions", ylabel=what)
             if column != "nll":
                 axis.set_ylim(0, None)
             _title(axis, str(name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ COLUMNS = {
     f"old NLL at {_MAIN}%": f"old_nll_{_MAIN}",
 }
 """Columns of the table for readers, and the quantities that they show."""
+
+BRIEF = ("NLL / reference", "width / RMS", "width / RMS, times", "step cost", "less forgetting")
+"""Those that fit a terminal."""
 
 
 @dataclass(frozen=True)
@@ -103,20 +106,23 @@ class Comparison:
             ],
         }  # fmt: skip
 
-    def text(self) -> str:
-        """Tables for reading, in Markdown, each with the reasons for what it lacks."""
+    def text(self, *, brief: bool = False) -> str:
+        """Tables for reading, in Markdown, each with the reasons for what it lacks.
+
+        Args:
+            brief: only the columns that fit a terminal.
+        """
+        columns = BRIEF if brief else tuple(COLUMNS)
         parts = []
         for group, every in self._each():
             cells = {(one.label, one.quantity): _cell(one) for one in every}
-            lines = [
-                f"### {group.title}", "",
-                f"| method | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|",
-            ]  # fmt: skip
+            rows = [["method", "seeds", *columns]]
             for label, seeds in group.rows.items():
-                own = " | ".join(cells[label, quantity] for quantity in COLUMNS.values())
-                lines.append(f"| {label.replace('|', '/')} | {len(seeds)} | {own} |")
-            lines += ["", *self._notes(group, every)]
-            parts.append("\n".join(lines))
+                own = [cells[label, COLUMNS[column]] for column in columns]
+                rows.append([label.replace("|", "/"), str(len(seeds)), *own])
+            shown = {COLUMNS[column] for column in columns}
+            lines = [f"### {group.title}", "", *_aligned(rows), ""]
+            parts.append("\n".join(lines + _notes(group, every, shown, self.confidence)))
         return "\n\n".join(parts)
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -163,23 +169,6 @@ class Comparison:
         for group in self.groups:
             yield group, numbers(group, self.confidence)
 
-    def _notes(self, group: Group, every: Sequence[Number]) -> list[str]:
-        notes = [f"- brackets: {100 * self.confidence:g}% over seeds, each interval alone"]
-        if group.reference:
-            notes.append(f"- reference: {group.reference}; ratios are paired by seed")
-        if MAIN in group.targets:
-            notes.append(
-                f"- forgetting: old NLL minus that before tuning, where the new-task NLL first "
-                f"falls to {group.targets[MAIN]:.4f}, {_MAIN}% of the reference's gain"
-            )
-        shown = set(COLUMNS.values())
-        lacking: dict[str, list[str]] = {}
-        for one in every:
-            if one.quantity in shown and one.interval.reason:
-                lacking.setdefault(f"{one.label}: {one.interval.reason}", []).append(one.quantity)
-        notes += [f"- {what} ({', '.join(names)})" for what, names in lacking.items()]
-        return notes
-
 
 def compare(*runs: str | Path, confidence: float = 0.95) -> Comparison:
     """Compare the methods of one or more studies.
@@ -211,6 +200,41 @@ def compare(*runs: str | Path, confidence: float = 0.95) -> Comparison:
             f"confidence={confidence!r}", "allowed: between 0 and 1", "for example 0.95"
         ) from error
     return Comparison(read_groups([Path(run) for run in runs]), confidence)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table of Markdown whose columns line up."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def _notes(
+    group: Group, every: Sequence[Number], shown: Collection[str], confidence: float
+) -> list[str]:
+    """What stands below a table: its reference and target, and why numbers are missing."""
+    notes = [f"- brackets: {100 * confidence:g}% over seeds, each interval alone"]
+    if group.reference:
+        notes.append(f"- reference: {group.reference}; ratios are paired by seed")
+    if MAIN in group.targets:
+        notes.append(
+            f"- forgetting: old NLL minus that before tuning, where the new-task NLL first falls "
+            f"to {group.targets[MAIN]:.4f}, {_MAIN}% of the reference's gain"
+        )
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for one in every:
+        if one.quantity in shown and one.interval.reason:
+            lacking.setdefault((one.quantity, one.interval.reason), []).append(one.label)
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for (quantity, reason), labels in lacking.items():
+        by_reason.setdefault((", ".join(labels), reason), []).append(quantity)
+    return notes + [
+        f"- {', '.join(names)} of {labels}: {reason}"
+        for (labels, reason), names in by_reason.items()
+    ]
 
 
 def _cell(one: Number) -> str:

@@ -44,7 +44,7 @@ class Row:
     @property
     def name(self) -> str:
         """Name of its files."""
-        return f"{re.sub(r'[^A-Za-z0-9.=+-]+', '-', self.label).strip('-')}-s{self.seed}"
+        return f"{re.sub(r'[^A-Za-z0-9._=+-]+', '-', self.label).strip('-')}-s{self.seed}"
 
     def describe(self) -> dict[str, Any]:
         """Method and settings of its own, as JSON takes it."""

@@ -1,95 +1,72 @@
-"""Studies written by hand: run folders as `widen` leaves them, with numbers that are known."""
+"""A recipe of seconds: a text made here, a GPT-2 of a few thousand parameters."""
 
 from __future__ import annotations
 
-import json
+import random
+from copy import deepcopy
 
 import pytest
 
-
-def _row(method, seed, *, label=None, size=1000, tokens=20_000, **own):
-    """A row of which everything is known: forgetting grows as `forget` times what is learnt."""
-    forget = own.pop("forget", 1.0)
-    reach = own.pop("reach", 2.0)
-    start = own.pop("start", 4.0)
-    width, rms, nll = own.pop("width", 0.02), own.pop("rms", 0.1), own.pop("nll", 3.0)
-    curve = [
-        {"step": k, "new_nll": start - reach * k / 4, "new_score": 0.2,
-         "old_nll": nll + forget * reach * k / 4, "old_score": 0.3}
-        for k in range(5)
-    ]  # fmt: skip
-    wide = {
-        "score": {"low": width / 2, "estimate": width, "high": 2 * width, "reason": ""},
-        "nll": {"low": width / 2, "estimate": width / 2, "high": width, "reason": ""},
-    }
-    return {
-        "method": method,
-        "label": label or method["name"],
-        "seed": seed,
-        "state": "done",
-        "stopped": "",
-        "size": size,
-        "tokens": tokens,
-        "steps": 10,
-        "passes": 1.0,
-        "train_s": 1.0,
-        "step_s": 0.1,
-        "losses": [],
-        "over_training": [
-            {"step": 5, "tokens": tokens // 2, "nll": nll + 1, "rms": rms, "width": wide}
-        ],
-        "finetune": curve,
-        "nll": nll,
-        "nll_at_zero": nll,
-        "rms": rms,
-        "rms_of": {"attention": rms, "norms": 1.0},
-        "score": 0.3,
-        "floor": {"score": 0.05, "nll": 6.0},
-        "width": wide,
-        "widths": {"score": [width], "nll": [width / 2]},
-        "curves": [
-            [x * rms, draw, max(0.0, 0.3 - x), nll + x] for draw in (0, 1) for x in (0.1, 0.2, 0.4)
-        ],
-    } | own
+WORDS = (
+    "the cat dog sun moon sea hill tree bird king queen boat road house red blue old small big "
+    "saw found lost loved made kept took gave and but then near under over with"
+).split()
 
 
-def _study(folder, rows, *, equal="tokens", **recipe):
-    """A run folder with these rows."""
-    (folder / "rows").mkdir(parents=True)
-    names = [f"{row['label']}-s{row['seed']}".replace(" ", "-") for row in rows]
-    spec = {
-        "recipe": {"equal": equal, "batch": 1, "checkpoint_every": 5} | recipe,
-        "text": "a",
-        "text of finetune": "b",
-        "rows": {name: row["method"] for name, row in zip(names, rows, strict=True)},
-    }
-    (folder / "widen.json").write_text(json.dumps({"format": 1, "spec": spec}))
-    for name, row in zip(names, rows, strict=True):
-        (folder / "rows" / f"{name}.json").write_text(json.dumps(row))
+def story(seed: int, words: int = 60) -> str:
+    rng = random.Random(seed)
+    return " ".join(rng.choice(WORDS) for _ in range(words)) + "."
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("BASINSCOPE_CACHE", str(tmp_path_factory.getbasetemp() / "widen-cache"))
+
+
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, first, count in (("old.txt", 0, 60), ("new.txt", 1000, 40)):
+        stories = [story(first + i) for i in range(count)]
+        (folder / name).write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
     return folder
 
 
-GO = {"name": "go", "sigma": 0.01}
+TINY = {
+    "model": {"layers": 1, "width": 16, "heads": 2},
+    "tokenizer": 300,
+    "text": {"files": ["old.txt"], "hold_out": 0.2},
+    "tokens": 40 * 8 * 16,
+    "repeat": 4,
+    "context": 16,
+    "batch": 8,
+    "lr": 0.02,
+    "compute": "float32",
+    "attention": "eager",
+    "methods": ["adamw", {"go": {"sigma": 0.01}}],
+    "seeds": [0],
+    "checkpoint_every": 10,
+    "measure": {"windows": 8, "validation": 16, "draws": 6, "over_training": [0.5],
+                "over_draws": 2},
+    "finetune": {"text": {"files": ["new.txt"], "hold_out": 0.2}, "steps": 12, "batch": 4,
+                 "repeat": 4, "points": 4},
+}  # fmt: skip
 
 
 @pytest.fixture
-def study(tmp_path):
-    """Three seeds of adamw and of go, which forgets half as much and costs a tenth more."""
-    rows = []
-    for seed, wobble in enumerate((0.98, 1.0, 1.02)):
-        rows.append(_row({"name": "adamw"}, seed, forget=wobble))
-        rows.append(
-            _row(GO, seed, label="go sigma=0.01", forget=0.5 * wobble, width=0.05, step_s=0.11,
-                     nll=3.03)
-        )  # fmt: skip
-    return _study(tmp_path / "study", rows)
+def tiny():
+    """The recipe, with keys changed: ``tiny(lr=1, measure={"draws": 2})``."""
 
+    def make(**changes):
+        made = deepcopy(TINY)
+        for key, value in changes.items():
+            if value is None:
+                made.pop(key, None)
+            elif isinstance(value, dict) and isinstance(made.get(key), dict):
+                made[key] = made[key] | value
+            else:
+                made[key] = value
+        return made
 
-@pytest.fixture
-def row_of():
-    return _row
-
-
-@pytest.fixture
-def study_of():
-    return _study
+    return make

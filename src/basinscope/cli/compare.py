@@ -1,0 +1,42 @@
+"""The command that lays training methods side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from basinscope.cli.app import app, print_json
+
+
+@app.command
+def compare(
+    run: Path,
+    /,
+    *others: Path,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    confidence: float = 0.95,
+    json: bool = False,
+) -> None:
+    """Compare the methods of widen's run folders, with intervals over seeds.
+
+    Rows are compared where the recipes agree in all but methods and seeds.
+
+    Args:
+        run: run folder of widen.
+        others: further ones.
+        output: write the tables and the figures into this folder.
+        confidence: of each interval.
+        json: print one JSON object instead of the table.
+    """
+    import basinscope as bs
+
+    found = bs.compare(run, *others, confidence=confidence)
+    written = found.save(output) if output is not None else []
+    if json:
+        print_json(found.summary() | {"written": [str(path) for path in written]})
+        return
+    print(found.text(brief=True))
+    for path in written:
+        print(path)
