@@ -1,8 +1,8 @@
 r"""What is measured of a model's weights: NLL, next-token score, and the width of both basins.
 
 The score is the share of next tokens that the model ranks first: a 0-1 oracle like any other
-task's. Its floor is the share of the most frequent token in the same windows, which the best answer
-without any context reaches; that of the NLL is the entropy of the tokens' frequencies. With these
+task's. Its floor is the share of the most frequent token in the held-out text, which the best answer
+without any context reaches; that of the NLL is the entropy of its tokens' frequencies. With these
 for the loss at collapse,
 
 .. math:: T(\alpha) = \frac{S(0) - S(\alpha)}{S(0) - S_\text{floor}}, \qquad
@@ -36,12 +36,12 @@ LOGITS = 1 << 26  # at most so many in one forward pass
 
 @dataclass(frozen=True)
 class Windows:
-    """Validation windows, and what the best answer without context reaches on them.
+    """Validation windows, and what the best answer without context reaches on that text.
 
     Attributes:
         rows: int64, (n, context + 1).
-        score_floor: share of the most frequent next token.
-        nll_floor: entropy of the next tokens' frequencies, nats.
+        score_floor: share of the most frequent token.
+        nll_floor: entropy of the tokens' frequencies, nats.
     """
 
     rows: torch.Tensor
@@ -54,7 +54,7 @@ def windows(text: Stream, context: int, count: int) -> Windows:
     there = (len(text.validation) - 1) // context
     n = min(count, there)
     rows = batch(text.validation, [i * there // n for i in range(n)], context)
-    share = torch.bincount(rows[:, 1:].flatten()).double() / rows[:, 1:].numel()
+    share = torch.bincount(text.validation).double() / len(text.validation)
     share = share[share > 0]
     return Windows(rows, float(share.max()), float(-(share * share.log()).sum()))
 

@@ -74,7 +74,9 @@ def test_numbers_that_yaml_takes_for_words(tmp_path, tiny):
 
 def test_rows_are_methods_times_seeds(tiny):
     made, _ = recipe.read(
-        tiny(seeds=[0, 1], methods=["adamw", {"name": "adamw", "lr": 0.1, "lr_schedule": "wsd:0.1"}])
+        tiny(
+            seeds=[0, 1], methods=["adamw", {"name": "adamw", "lr": 0.1, "lr_schedule": "wsd:0.1"}]
+        )
     )
     assert [row.name for row in study.rows(made)] == [
         "adamw-s0", "adamw-lr=0.1-lr_schedule=wsd-0.1-s0",

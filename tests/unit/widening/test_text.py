@@ -54,9 +54,7 @@ def test_documents_of_a_data_set_are_held_out_by_their_hash():
         _fingerprint = "abc"
 
     rows = Rows({"a": f"row {i}", "b": "" if i % 2 else "more"} for i in range(2000))
-    found = list(
-        Documents(rows, Text(dataset="x", columns=("a", "b"), hold_out=0.1)).passages()
-    )
+    found = list(Documents(rows, Text(dataset="x", columns=("a", "b"), hold_out=0.1)).passages())
     assert found[0][1] == "row 0\nmore"
     assert found[1][1] == "row 1"
     # Binomial(2000, 0.1): 120 or fewer, or 280 or more, has probability below 2e-8
