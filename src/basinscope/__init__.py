@@ -28,7 +28,8 @@ from basinscope.errors import BasinscopeError
 from basinscope.finetune import DivergedError, FineTune, finetune
 from basinscope.finetuning.record import held_out
 from basinscope.landscape import Landscape, interpolation_steps, landscape, load_run
-from basinscope.optim.gaussian import GaussianAugmented, PerturbedSteps
+from basinscope.optim.gaussian import GaussianAugmented
+from basinscope.optim.trainer import PerturbedSteps
 from basinscope.smoothed import Smoothed, smoothed
 from basinscope.surface import Surface, cosines, load_surface, surface, trajectory
 from basinscope.tasks import tasks

@@ -215,6 +215,7 @@ class Method:
         """One forward and backward pass over every micro-batch, each inside ``around(i)``."""
         total = torch.zeros(())
         for i, loss in enumerate(losses):
+            torch.clear_autocast_cache()  # of weights cast before they were moved
             with around(i):
                 value = loss()
                 if value.dim():

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
 from basinscope.errors import BasinscopeError
 from basinscope.optim import tensors
 from basinscope.weights import noise
+
+_COUNTS = ("noise_draw", "noise_steps")
 
 Schedule = Callable[[int], float]
 """Factor on sigma, from the number of optimiser steps taken."""
@@ -42,19 +47,25 @@ class GaussianAugmented(torch.optim.Optimizer):
         names: named parameters, where ``params`` come without names (as from a Trainer). A tensor
             without a name is called by its place, which is as random but depends on the grouping.
         antithetic: two perturbations in a row are a pair, +noise and -noise.
+        cast: ``torch.bfloat16`` computes at bfloat16 weights made from float32 ones: the noise is
+            added in float32 in the same pass that casts, float32 weights stay untouched as the
+            master copy (no second one is kept), and gradients are added to float32 ``.grad`` on
+            leaving `perturbed`. Every float32 parameter of the groups is cast, also without noise.
         independent_ranks: in a process group, every rank draws its own noise; all draw the same
             otherwise.
 
     Raises:
         BasinscopeError: sigma negative or not finite, a base that is no optimiser, a selection
-            that matches nothing.
+            that matches nothing, another ``cast``.
 
     Guarantee: inside `perturbed` the weights are round(theta + sigma * noise), one float32 sum
     rounded once; on leaving, also by an exception, they have their bytes of before. The noise is
     that of `basinscope.normals`: a function of (seed, number of the perturbation, name, position),
     equal on any device and for any sharding. With sigma = 0 nothing is written, and the run is that
-    of the base bit for bit.
-    Cost: one copy of the perturbed weights in memory; two passes over them each time.
+    of the base bit for bit (without ``cast``). Weights that autocast has cached are dropped on both
+    ways.
+    Cost: one copy of the perturbed weights in memory (of half the size with ``cast``); three passes
+    over them each time (one).
 
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> opt = GaussianAugmented([("w", w)], base=torch.optim.SGD, sigma=0.1, lr=0.5)
@@ -77,10 +88,13 @@ class GaussianAugmented(torch.optim.Optimizer):
         select: str | None = None,
         names: Iterable[tuple[str, torch.Tensor]] | None = None,
         antithetic: bool = False,
+        cast: torch.dtype | None = None,
         independent_ranks: bool = False,
         **kwargs: Any,
     ) -> None:
         _check_sigma(sigma)
+        if cast not in (None, torch.bfloat16):
+            raise BasinscopeError(f"cast={cast!r}", "allowed: torch.bfloat16, or None")
         noise.stream("", seed, 0)
         if not (isinstance(base, type) and issubclass(base, torch.optim.Optimizer)):
             raise BasinscopeError(
@@ -90,21 +104,29 @@ class GaussianAugmented(torch.optim.Optimizer):
             )
         self.base = base(params, **kwargs)
         self.relative, self.schedule, self.antithetic = relative, schedule, antithetic
-        self.independent_ranks = independent_ranks
+        self.cast, self.independent_ranks = cast, independent_ranks
         self._names = {id(p): name for name, p in names or ()}
         self._select = re.compile(select) if select is not None else None
-        self._clean: dict[int, torch.Tensor] = {}
+        self._buffers: dict[int, torch.Tensor] = {}
         self._rms: dict[int, float] = {}
         self._open = False
         super().__init__(self.base.param_groups, self.base.defaults)
         self._share()
         for group in self.param_groups:
             _check_sigma(group.setdefault("sigma", float(sigma)))
-            group.update(noise_seed=seed, noise_draw=0, noise_steps=0)
-        if not any(True for _ in self._chosen()):
+            group.update(
+                noise_seed=seed,
+                noise_relative=relative,
+                noise_antithetic=antithetic,
+                noise_select=select,
+                noise_draw=0,
+                noise_steps=0,
+            )
+        found = [name for _, name, _ in self._all()]
+        if not any(map(self._is_chosen, found)):
             raise BasinscopeError(
                 f"select={select!r} matches no parameter",
-                f"the parameters are called like {', '.join(self._all_names()[:3])}",
+                f"the parameters are called like {', '.join(found[:3])}",
             )
 
     @property
@@ -128,24 +150,38 @@ class GaussianAugmented(torch.optim.Optimizer):
                 "leave the first with-block before entering the next",
             )
         self._open = True
-        moved: list[tuple[torch.Tensor, torch.Tensor]] = []
+        undo: list[Callable[[], object]] = []
         try:
             with torch.no_grad():
-                self._perturb(moved)
+                self._perturb(undo)
+            torch.clear_autocast_cache()
             for group in self.param_groups:
                 group["noise_draw"] += 1
             yield
         finally:
             with torch.no_grad():
-                for live, clean in moved:
-                    live.copy_(clean)
+                for back in undo:
+                    back()
+            torch.clear_autocast_cache()
             self._open = False
+
+    def guard(self, module: torch.nn.Module) -> None:
+        """Refuse ``module.state_dict()`` inside `perturbed`, where a checkpoint would hold noise.
+
+        An optimiser knows parameters, not the module that is saved: so this is asked for once.
+        """
+
+        def refuse(*_: object) -> None:
+            self._refuse_open("saving the model")
+
+        module.register_state_dict_pre_hook(refuse)  # type: ignore[no-untyped-call]
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step the base optimiser from the clean weights; a closure is evaluated at noisy ones.
 
         Raises:
-            BasinscopeError: inside `perturbed`.
+            BasinscopeError: inside `perturbed`; without a closure around a base that needs one
+                (LBFGS, SAM).
         """
         self._refuse_open("step()")
 
@@ -154,7 +190,17 @@ class GaussianAugmented(torch.optim.Optimizer):
             with self.perturbed(), torch.enable_grad():
                 return closure()
 
-        loss = self.base.step(None if closure is None else noisy)
+        if closure is not None:
+            loss: Any = self.base.step(noisy)
+        elif _needs_closure(self.base):
+            raise BasinscopeError(
+                f"step() without a closure, around {type(self.base).__name__}",
+                "this base takes the loss itself, more than once: give it a closure",
+                "step(closure), which clears the gradients, runs forward and backward, and returns "
+                "the loss",
+            )
+        else:
+            loss = self.base.step()
         self._rms.clear()
         for group in self.param_groups:
             group["noise_steps"] += 1
@@ -173,7 +219,7 @@ class GaussianAugmented(torch.optim.Optimizer):
         self.base.add_param_group(param_group)
         added = self.param_groups[-1]
         _check_sigma(added.setdefault("sigma", first["sigma"]))
-        added.update({k: first[k] for k in ("noise_seed", "noise_draw", "noise_steps")})
+        added.update({k: v for k, v in first.items() if k.startswith("noise_")})
 
     def state_dict(self) -> dict[str, Any]:
         """State of the base, and in every group: sigma, seed, perturbations and steps so far.
@@ -190,24 +236,27 @@ class GaussianAugmented(torch.optim.Optimizer):
         A state of the bare base is taken too; the noise then begins at its first draw.
 
         Raises:
-            BasinscopeError: if it was made with another sigma or seed (the differences are listed).
+            BasinscopeError: if it was made with another sigma, seed, selection or kind of noise
+                (the differences are listed).
         """
         self._refuse_open("load_state_dict()")
         found = []
         for i, (own, saved) in enumerate(
             zip(self.param_groups, state_dict["param_groups"], strict=False)
         ):
-            for key in ("sigma", "noise_seed"):
+            for key in own:
+                if key in _COUNTS or not (key == "sigma" or key.startswith("noise_")):
+                    continue
                 if key in saved and saved[key] != own[key]:
                     found.append(f"{key} of group {i}: {saved[key]} -> {own[key]}")
         if found:
             raise BasinscopeError(
                 f"the state was made with other noise ({'; '.join(found)})",
-                "a run is resumed with the sigma and the seed that it began with",
+                "a run is resumed with the noise that it began with",
                 "pass those, or begin a new run",
             )
         kept = [
-            {k: group[k] for k in ("sigma", "noise_seed", "noise_draw", "noise_steps")}
+            {k: v for k, v in group.items() if k == "sigma" or k.startswith("noise_")}
             for group in self.param_groups
         ]
         self.base.load_state_dict(state_dict)
@@ -222,14 +271,11 @@ class GaussianAugmented(torch.optim.Optimizer):
         self.base.param_groups = self.param_groups = self.base.param_groups
         self.state = self.base.state
 
-    def _perturb(self, moved: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        for live, name, group in self._chosen():
-            factor = 1.0 if self.schedule is None else self.schedule(group["noise_steps"])
-            sigma = group["sigma"] * factor
-            _check_sigma(sigma)
-            if self.relative:
-                sigma *= self._scale(live)
-            if sigma == 0.0:
+    def _perturb(self, undo: list[Callable[[], object]]) -> None:
+        for live, name, group in self._all():
+            sigma = self._sigma(live, group) if self._is_chosen(name) else 0.0
+            cast = self.cast is not None and live.dtype == torch.float32
+            if sigma == 0.0 and not cast:
                 continue
             draw = group["noise_draw"]
             if self.antithetic:
@@ -238,16 +284,61 @@ class GaussianAugmented(torch.optim.Optimizer):
                 world = torch.distributed.get_world_size()
                 draw = draw * world + torch.distributed.get_rank()
             whole, local, start = live, tensors.local(live), tensors.start(live)
-            clean = self._clean.get(id(whole))
-            if clean is None:
-                clean = self._clean[id(whole)] = torch.empty_like(
-                    local, memory_format=torch.contiguous_format
-                )
-            clean.copy_(local)
-            moved.append((local, clean))
-            tensors.add_noise(
-                clean, local, sigma, name, seed=group["noise_seed"], draw=draw, start=start
+            if cast:
+                noisy, clean = self._buffer(whole, local, torch.bfloat16), local.contiguous()
+                self._compute_at(whole, noisy, undo)
+            else:
+                noisy, clean = local, self._buffer(whole, local, local.dtype)
+                clean.copy_(local)
+                undo.append(partial(local.copy_, clean))
+            if sigma == 0.0:
+                noisy.copy_(clean)
+            else:
+                seed = group["noise_seed"]
+                tensors.add_noise(clean, noisy, sigma, name, seed=seed, draw=draw, start=start)
+
+    def _compute_at(
+        self, whole: torch.Tensor, noisy: torch.Tensor, undo: list[Callable[[], object]]
+    ) -> None:
+        """Put ``noisy`` in the place of float32 weights, whose gradients go on being float32."""
+        ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        if isinstance(whole, DTensor) or ranks > 1:
+            raise BasinscopeError(
+                f"cast={self.cast} on {ranks} ranks",
+                "allowed: one process, since what a data-parallel wrapper keeps of a parameter is "
+                "tied to its dtype",
+                "leave cast out: FSDP2 casts the noisy shards itself (MixedPrecisionPolicy), DDP "
+                "under autocast",
             )
+        master, grad = whole.data, whole.grad
+
+        def back() -> None:
+            fresh, whole.grad = whole.grad, None
+            whole.data = master
+            increment_version(whole)  # so that a backward pass that comes too late is refused
+            if fresh is not None:
+                wide = fresh.to(master.dtype)
+                whole.grad = wide if grad is None else grad.add_(wide)
+            else:
+                whole.grad = grad
+
+        undo.append(back)
+        whole.grad = None
+        whole.data = noisy
+
+    def _buffer(self, whole: torch.Tensor, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Memory beside a parameter, kept from one perturbation to the next."""
+        if id(whole) not in self._buffers:
+            self._buffers[id(whole)] = torch.empty_like(
+                like, dtype=dtype, memory_format=torch.contiguous_format
+            )
+        return self._buffers[id(whole)]
+
+    def _sigma(self, live: torch.Tensor, group: dict[str, Any]) -> float:
+        factor = 1.0 if self.schedule is None else self.schedule(group["noise_steps"])
+        sigma = group["sigma"] * factor
+        _check_sigma(sigma)
+        return float(sigma * self._scale(live) if self.relative and sigma else sigma)
 
     def _scale(self, live: torch.Tensor) -> float:
         """RMS of a whole tensor, worked out once between two steps."""
@@ -257,23 +348,18 @@ class GaussianAugmented(torch.optim.Optimizer):
             self._rms[id(live)] = math.sqrt(float(square))
         return self._rms[id(live)]
 
-    def _chosen(self) -> Iterator[tuple[torch.Tensor, str, dict[str, Any]]]:
+    def _all(self) -> Iterator[tuple[torch.Tensor, str, dict[str, Any]]]:
+        """Every parameter with its name and its group."""
         place = 0
         for group in self.param_groups:
             named = group.get("param_names") or [None] * len(group["params"])
             for parameter, given in zip(group["params"], named, strict=True):
                 name = given or self._names.get(id(parameter)) or f"parameter.{place}"
-                name = tensors.canonical(name)
                 place += 1
-                if self._select is None or self._select.search(name):
-                    yield parameter, name, group
+                yield parameter, tensors.canonical(name), group
 
-    def _all_names(self) -> list[str]:
-        select, self._select = self._select, None
-        try:
-            return [name for _, name, _ in self._chosen()]
-        finally:
-            self._select = select
+    def _is_chosen(self, name: str) -> bool:
+        return self._select is None or self._select.search(name) is not None
 
     def _refuse_open(self, what: str) -> None:
         if self._open:
@@ -283,40 +369,13 @@ class GaussianAugmented(torch.optim.Optimizer):
             )
 
 
-def unwrapped(optimizer: Any) -> GaussianAugmented:
-    """The `GaussianAugmented` inside whatever a training library has put around it.
-
-    Raises:
-        BasinscopeError: if there is none.
-    """
-    inner = optimizer
-    while not isinstance(inner, GaussianAugmented) and hasattr(inner, "optimizer"):
-        inner = inner.optimizer
-    if not isinstance(inner, GaussianAugmented):
-        raise BasinscopeError(
-            f"the optimiser is {type(inner).__name__}",
-            "allowed: GaussianAugmented",
-            "pass optimizer_cls_and_kwargs=(bs.GaussianAugmented, {...}) to the Trainer",
-        )
-    return inner
-
-
-class PerturbedSteps:
-    """Mixin for a Trainer of transformers or TRL: every micro-batch runs at noisy weights.
-
-    ``class Widening(bs.PerturbedSteps, Trainer): pass``, with a `GaussianAugmented` passed as
-    ``optimizers=`` or ``optimizer_cls_and_kwargs=``. Steps, checkpoints and evaluations see the
-    clean weights.
-    """
-
-    optimizer: Any
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Forward and backward of one micro-batch at noisy weights."""
-        with unwrapped(self.optimizer).perturbed():
-            return super().training_step(*args, **kwargs)  # type: ignore[misc]
-
-
 def _check_sigma(sigma: Any) -> None:
     if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
         raise BasinscopeError(f"sigma={sigma!r}", "allowed: a finite number of at least 0")
+
+
+def _needs_closure(base: torch.optim.Optimizer) -> bool:
+    """Whether a base cannot step from gradients alone."""
+    closure = inspect.signature(base.step).parameters.get("closure")
+    required = closure is not None and closure.default is inspect.Parameter.empty
+    return required or hasattr(base, "first_step")  # what SAM and its kin are known by

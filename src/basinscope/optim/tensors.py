@@ -65,19 +65,20 @@ def add_noise(
 
     Args:
         clean: contiguous.
-        live: of the same shape and dtype.
+        live: of the same shape, and of the same dtype or, for a float32 ``clean``, bfloat16.
         sigma: standard deviation of the noise; negative for its mirror image.
         name: canonical name of the tensor, as in `basinscope.normals`.
         seed: as there.
         draw: as there.
         start: as there.
     """
-    fused = live.dtype in (torch.float32, torch.bfloat16) and live.is_contiguous()
+    words = (torch.float32, torch.bfloat16)
+    fused = clean.dtype in words and live.dtype in words and live.is_contiguous()
     if start == 0 and live.device.type == "cpu" and fused:
         noise.perturb(clean.view(-1), live.view(-1), sigma, name, seed=seed, draw=draw)
         increment_version(live)
         return
-    wide = torch.float64 if live.dtype == torch.float64 else torch.float32
+    wide = torch.float64 if clean.dtype == torch.float64 else torch.float32
     n = clean.numel()
     if live.device.type == "cpu":
         epsilon = noise.normals(name, n, seed=seed, draw=draw, start=start)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from basinscope.errors import BasinscopeError
-from basinscope.weights.sums import bfloat16_sum, jit, words_of
+from basinscope.weights.sums import bfloat16_of, bfloat16_sum, jit, words_of
 
 SCHEME = "philox4x32-10/box-muller-f32/1"
 """Name of the noise; it stands in the address of every record. Change it with any bit below."""
@@ -101,20 +101,20 @@ def perturb(
     """Write ``round(theta + step * normals)`` into ``live``, with no memory beside the two tensors.
 
     ``theta + step * normal`` is a float32 product and a float32 sum, rounded once (to nearest even)
-    where the tensors are bfloat16.
+    where ``live`` is bfloat16.
 
     Args:
         theta: flat contiguous CPU tensor, float32 or bfloat16.
-        live: flat contiguous CPU tensor of the same dtype and length; may be ``theta`` itself.
+        live: flat contiguous CPU tensor of the same length, of the same dtype (it may be ``theta``
+            itself) or bfloat16.
         step: position on the slice.
         name: canonical name of the tensor, as in `normals`.
         seed: as in `normals`.
         draw: as in `normals`.
     """
-    assert theta.dtype == live.dtype
     assert theta.is_contiguous()
     assert live.is_contiguous()
-    kernel = _perturb_bfloat16 if theta.dtype == torch.bfloat16 else _perturb_float32
+    kernel = _KERNELS[theta.dtype, live.dtype]
     old, new = words_of(theta), words_of(live)
     words, alpha, n = _words(stream(name, seed, draw)), np.float32(step), theta.numel()
 
@@ -310,6 +310,28 @@ def _perturb_bfloat16(theta, live, step, first, k0, k1, c2, c3):  # type: ignore
     tail = _block(_U64(first + full), k0, k1, c2, c3)
     for j in range(theta.size - 4 * full):
         live[4 * full + j] = bfloat16_sum(theta[4 * full + j], step * tail[j])
+
+
+@jit()
+def _perturb_to_bfloat16(theta, live, step, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
+    full = theta.size // 4
+    for b in range(full):
+        z0, z1, z2, z3 = _block(_U64(first + b), k0, k1, c2, c3)
+        i = 4 * b
+        live[i] = bfloat16_of(theta[i] + step * z0)
+        live[i + 1] = bfloat16_of(theta[i + 1] + step * z1)
+        live[i + 2] = bfloat16_of(theta[i + 2] + step * z2)
+        live[i + 3] = bfloat16_of(theta[i + 3] + step * z3)
+    tail = _block(_U64(first + full), k0, k1, c2, c3)
+    for j in range(theta.size - 4 * full):
+        live[4 * full + j] = bfloat16_of(theta[4 * full + j] + step * tail[j])
+
+
+_KERNELS = {
+    (torch.float32, torch.float32): _perturb_float32,
+    (torch.bfloat16, torch.bfloat16): _perturb_bfloat16,
+    (torch.float32, torch.bfloat16): _perturb_to_bfloat16,
+}
 
 
 # --- From tensors to kernels --------------------------------------------------------------------

@@ -46,11 +46,16 @@ _INFINITE = np.uint32(0x7F800000)  # exponent bits of infinity and NaN, above th
 
 
 @jit(inline="always")
-def bfloat16_sum(word, addend):  # type: ignore[no-untyped-def]
-    """Round a bfloat16 (as uint16) plus a float32 to the nearest bfloat16, ties to even."""
-    x = np.uint32(_U32(word) << _U32(16)).view(np.float32) + addend
+def bfloat16_of(x):  # type: ignore[no-untyped-def]
+    """Round a float32 to the nearest bfloat16 (as uint16), ties to even."""
     bits = np.float32(x).view(np.uint32)
     return np.uint16((bits + _U32(0x7FFF) + ((bits >> _U32(16)) & _U32(1))) >> _U32(16))
+
+
+@jit(inline="always")
+def bfloat16_sum(word, addend):  # type: ignore[no-untyped-def]
+    """Round a bfloat16 (as uint16) plus a float32 to the nearest bfloat16, ties to even."""
+    return bfloat16_of(np.uint32(_U32(word) << _U32(16)).view(np.float32) + addend)
 
 
 @jit()

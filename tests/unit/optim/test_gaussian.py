@@ -13,7 +13,7 @@ from scipy.stats import norm
 from torch import nn
 
 import basinscope as bs
-from basinscope.optim.gaussian import unwrapped
+from basinscope.optim.trainer import unwrapped
 
 
 def network() -> nn.Module:
@@ -316,12 +316,31 @@ def test_refused_inside_the_block(call):
         CALLS[call](opt, state)
 
 
-@pytest.mark.parametrize("changed", [{"sigma": 0.2}, {"seed": 1}], ids=["sigma", "seed"])
-def test_resuming_with_other_noise_is_refused(changed):
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"sigma": 0.2}, r"sigma of group 0: 0\.1 -> 0\.2"),
+        ({"seed": 1}, "noise_seed of group 0: 0 -> 1"),
+        ({"relative": True}, "noise_relative of group 0: False -> True"),
+        ({"antithetic": True}, "noise_antithetic of group 0: False -> True"),
+        ({"select": "0"}, "noise_select of group 0: None -> 0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_resuming_with_other_noise_is_refused(changed, difference):
     state = bs.GaussianAugmented(network().parameters(), sigma=0.1, lr=0.1).state_dict()
     other = bs.GaussianAugmented(network().parameters(), **{"sigma": 0.1, "lr": 0.1, **changed})
-    with pytest.raises(bs.BasinscopeError, match=r"other noise.*group 0"):
+    with pytest.raises(bs.BasinscopeError, match=f"other noise.*{difference}"):
         other.load_state_dict(state)
+
+
+def test_a_guarded_model_is_not_saved_inside_the_block():
+    net = network()
+    opt = bs.GaussianAugmented(net.parameters(), sigma=0.1, lr=0.1)
+    opt.guard(net)
+    with opt.perturbed(), pytest.raises(bs.BasinscopeError, match="saving the model inside"):
+        net.state_dict()
+    assert torch.equal(net.state_dict()["0.bias"], net[0].bias)
 
 
 def test_unwrapped_refuses_another_optimiser():

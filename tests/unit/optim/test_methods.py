@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -274,3 +275,24 @@ def test_specs_go_to_json_and_back():
     assert MethodSpec.of("adamw") == MethodSpec("adamw", {"base": "adamw", "average": None})
     with pytest.raises(bs.BasinscopeError, match="allowed: a name, or a mapping"):
         MethodSpec.of({"sigma": 0.1})
+
+
+def test_sam_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(bs.BasinscopeError, match=r"method sam without.*pip install 'basinscope"):
+        make(MethodSpec("sam"), Toy())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (MethodSpec("looksam", {"k": 2.5}), r"k=2\.5; allowed: an integer of at least 1"),
+        (MethodSpec("wsam", {"gamma": 1.0}), "gamma=1; allowed: at least 0, below 1"),
+        (MethodSpec("anti-pgd", {"sigma": 0.1, "select": "norm"}), "select='norm' matches no"),
+        (MethodSpec("go", {"sigma": 0.1, "select": "norm"}), "select='norm' matches no"),
+    ],
+    ids=["k", "gamma", "anti-pgd", "go"],
+)
+def test_options_that_a_model_or_method_cannot_have(spec, message):
+    with pytest.raises(bs.BasinscopeError, match=message):
+        make(spec, Toy())
