@@ -16,6 +16,7 @@ def compare(
     /,
     *others: Path,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    figure: list[str] | None = None,
     confidence: float = 0.95,
     json: bool = False,
 ) -> None:
@@ -27,13 +28,16 @@ def compare(
         run: run folder of widen.
         others: further ones.
         output: write the tables and the figures into this folder.
+        figure: draw only this one: frontier, curves, over_training, scale or forgetting; repeats.
         confidence: of each interval.
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
 
     found = bs.compare(run, *others, confidence=confidence)
-    written = found.save(output) if output is not None else []
+    written = []
+    if output is not None:
+        written = found.save(output, figure) if figure else found.save(output)
     if json:
         print_json(found.summary() | {"written": [str(path) for path in written]})
         return

@@ -15,6 +15,7 @@ import pandas as pd
 from basinscope.report.figures import COLOURS, STYLES, plain, save, short
 
 MARKERS = "osD^vP*X<>hpd8H"
+DPI = 100
 NLL_WORSE = 1.03
 """The share of the reference's NLL within which a wider basin is looked for."""
 
@@ -212,6 +213,6 @@ def _finish(figure: Any, looks: dict[str, dict[str, Any]], path: Path, table: pd
     legend = figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=columns)
     plain(legend.get_texts())
     rounded = table.round({c: 6 for c in table.select_dtypes("number").columns})
-    save(figure, path, rounded)
-    save(figure, path.with_suffix(".pdf"), rounded)
+    for name in (path, path.with_suffix(".pdf")):
+        save(figure, name, rounded, DPI)
     return path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ COLUMNS = {
 
 BRIEF = ("NLL / reference", "width / RMS", "width / RMS, times", "step cost", "less forgetting")
 """Those that fit a terminal."""
+
+FIGURES = ("frontier", "curves", "over_training", "scale", "forgetting")
+"""Figures of a comparison, by name."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +129,18 @@ class Comparison:
             parts.append("\n".join(lines + _notes(group, every, shown, self.confidence)))
         return "\n\n".join(parts)
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write table.md and numbers.csv, and the figures with their CSVs.
+    def save(self, folder: str | Path, figures: Collection[str] = FIGURES) -> list[Path]:
+        """Write table.md and numbers.csv, and figures with their CSVs.
+
+        Args:
+            folder: made where it is missing.
+            figures: some of `FIGURES`.
 
         Returns:
             The paths that were written.
         """
         out = Path(folder)
+        _check_figures(figures)
         texts = {
             "table.md": self.text() + "\n",
             "numbers.csv": self.numbers().to_csv(index=False, float_format="%.6g"),
@@ -142,27 +151,32 @@ class Comparison:
                 (out / name).write_text(content, encoding="utf-8")
         except OSError as error:
             raise disk_error(out, error) from error
-        return [*(out / name for name in texts), *self.plot(out)]
+        return [*(out / name for name in texts), *self.plot(out, figures)]
 
-    def plot(self, folder: str | Path) -> list[Path]:
-        """Draw the figures that these rows have something for, each with its CSV.
+    def plot(self, folder: str | Path, figures: Collection[str] = FIGURES) -> list[Path]:
+        """Draw figures as PNG and PDF, each with its CSV, where these rows have something for them.
+
+        Args:
+            folder: made where it is missing.
+            figures: some of `FIGURES`.
 
         Returns:
-            The paths of the figures: frontier, curves, over_training, scale, forgetting.
+            The paths of the PNGs.
         """
-        from basinscope.report import widening as figures
+        from basinscope.report import widening as draw
         from basinscope.widening import frames
 
-        out = Path(folder)
-        drawn = [
-            figures.plot_frontier(out / "frontier.png", frames.frontier(self.groups)),
-            figures.plot_curves(out / "curves.png", frames.curves(self.groups)),
-            figures.plot_over_training(
-                out / "over_training.png", frames.over_training(self.groups)
+        _check_figures(figures)
+        ways: dict[str, Callable[[Path], Path | None]] = {
+            "frontier": lambda path: draw.plot_frontier(path, frames.frontier(self.groups)),
+            "curves": lambda path: draw.plot_curves(path, frames.curves(self.groups)),
+            "over_training": lambda path: draw.plot_over_training(
+                path, frames.over_training(self.groups)
             ),
-            figures.plot_scale(out / "scale.png", frames.scale(self.numbers())),
-            figures.plot_forgetting(out / "forgetting.png", frames.forgetting(self.groups)),
-        ]
+            "scale": lambda path: draw.plot_scale(path, frames.scale(self.numbers())),
+            "forgetting": lambda path: draw.plot_forgetting(path, frames.forgetting(self.groups)),
+        }
+        drawn = [ways[name](Path(folder) / f"{name}.png") for name in FIGURES if name in figures]
         return [path for path in drawn if path is not None]
 
     def _each(self) -> Iterator[tuple[Group, list[Number]]]:
@@ -200,6 +214,17 @@ def compare(*runs: str | Path, confidence: float = 0.95) -> Comparison:
             f"confidence={confidence!r}", "allowed: between 0 and 1", "for example 0.95"
         ) from error
     return Comparison(read_groups([Path(run) for run in runs]), confidence)
+
+
+def _check_figures(names: Collection[str]) -> None:
+    for name in names:
+        if name not in FIGURES:
+            near = difflib.get_close_matches(name, FIGURES, n=1)
+            raise BasinscopeError(
+                f"figure {name!r}",
+                f"allowed: {', '.join(FIGURES)}",
+                f"did you mean {near[0]}?" if near else "",
+            )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

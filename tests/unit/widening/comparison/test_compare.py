@@ -229,3 +229,12 @@ def test_scale_needs_several_sizes_or_lengths(tmp_path, row_of, study_of, study)
     table = pd.read_csv(tmp_path / "out" / "scale.csv")
     assert set(table["size"]) == {1000, 4000}
     assert "scale.png" not in [path.name for path in compare(study).plot(tmp_path / "other")]
+
+
+def test_figures_by_name(study, tmp_path):
+    drawn = compare(study).plot(tmp_path, ["forgetting"])
+    assert [path.name for path in drawn] == ["forgetting.png"]
+    assert not (tmp_path / "frontier.png").exists()
+    with pytest.raises(BasinscopeError, match="figure 'fronteer'.*did you mean frontier"):
+        compare(study).save(tmp_path / "out", ["fronteer"])
+    assert not (tmp_path / "out").exists()
