@@ -329,6 +329,10 @@ COMMANDS = {
         "--workers": None, "--dtype": "bfloat16", "--device": "auto", "--params": None,
         "--trust-remote-code": False, "--json": False,
     },
+    "widen": {
+        "RECIPE": "required", "--run": None, "--dry-run": False, "--only": None,
+        "--data-dir": None, "--device": "auto", "--json": False,
+    },
     "cosines": {
         "MODEL": "required", "--direction -d": None, "--run": None, "--figure": None,
         "--dtype": "bfloat16", "--device": "auto", "--params": None, "--trust-remote-code": False,

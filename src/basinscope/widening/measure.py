@@ -1,9 +1,9 @@
 r"""What is measured of a model's weights: NLL, next-token score, and the width of both basins.
 
 The score is the share of next tokens that the model ranks first: a 0-1 oracle like any other
-task's. Its floor is the share of the most frequent token in the held-out text, which the best answer
-without any context reaches; that of the NLL is the entropy of its tokens' frequencies. With these
-for the loss at collapse,
+task's. Its floor is the share of the most frequent token in the held-out text, which the best
+answer without any context reaches; that of the NLL is the entropy of its tokens' frequencies. With
+these for the loss at collapse,
 
 .. math:: T(\alpha) = \frac{S(0) - S(\alpha)}{S(0) - S_\text{floor}}, \qquad
           T_\text{nll}(\alpha) = \frac{N(\alpha) - N(0)}{N_\text{floor} - N(0)},

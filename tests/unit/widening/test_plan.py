@@ -52,7 +52,7 @@ def test_a_text_that_is_known_to_be_too_small_is_refused_without_reading_it(tiny
 
 
 def test_the_size_of_a_named_vocabulary_must_be_said(tiny):
-    with pytest.raises(bs.BasinscopeError, match="tokenizer 'gpt2', which .* vocabulary: 50257"):
+    with pytest.raises(bs.BasinscopeError, match=r"tokenizer 'gpt2', which .* vocabulary: 50257"):
         bs.widen_plan(tiny(tokenizer="gpt2", hardware={}))
 
 
@@ -75,7 +75,7 @@ def test_a_local_recipe_is_timed(tiny, texts, tmp_path, monkeypatch):
 def test_the_dry_run_refuses_what_the_run_would(tiny, texts):
     with pytest.raises(bs.BasinscopeError, match=r"at most 1 times \(repeat\)"):
         bs.widen_plan(tiny(repeat=1, tokens=40000), data_dir=texts)
-    with pytest.raises(bs.BasinscopeError, match="no text 'nosuch.txt'"):
+    with pytest.raises(bs.BasinscopeError, match=r"no text 'nosuch.txt'"):
         bs.widen_plan(tiny(text={"files": ["nosuch.txt"]}), data_dir=texts)
 
 

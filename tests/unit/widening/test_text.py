@@ -85,7 +85,7 @@ def test_files_lie_in_the_data_folder_or_beside_the_recipe(texts, tmp_path, monk
     there = text.parts(Text(files=("*.txt",)), texts, None)
     beside = text.parts(Text(files=("old.txt", "new.txt")), None, texts)
     assert {p for _, p in there.passages()} == {p for _, p in beside.passages()}
-    with pytest.raises(bs.BasinscopeError, match="no text 'old.txt'; allowed"):
+    with pytest.raises(bs.BasinscopeError, match=r"no text 'old.txt'; allowed"):
         text.parts(Text(files=("old.txt",)), None, None)
     with pytest.raises(bs.BasinscopeError, match="is no folder"):
         text.parts(Text(files=("old.txt",)), tmp_path / "nosuch", None)
@@ -126,7 +126,7 @@ def test_a_cache_that_cannot_be_written(texts, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BASINSCOPE_CACHE", str(tmp_path / "file"))
     found = text.parts(Text(files=("new.txt",), hold_out=0.2), texts, None)
-    with pytest.raises(bs.BasinscopeError, match="cannot write to the cache .*BASINSCOPE_CACHE"):
+    with pytest.raises(bs.BasinscopeError, match=r"cannot write to the cache .*BASINSCOPE_CACHE"):
         tokens.tokenizer_of(280, found)
 
 

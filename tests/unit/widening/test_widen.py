@@ -219,7 +219,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(
 
     for owner in (methods.Method,):
         monkeypatch.setattr(owner, "step", step)
-    with pytest.raises(Interrupted, match="^$"):
+    with pytest.raises(Interrupted, match=r"^$"):
         bs.widen(made, run=tmp_path / "part", data_dir=texts)
     monkeypatch.undo()
     monkeypatch.setenv("BASINSCOPE_CACHE", str(tmp_path / "cache"))  # the cache matters to nothing
@@ -296,11 +296,11 @@ def test_a_loss_that_is_not_finite_ends_the_row_and_is_told(tiny, texts, tmp_pat
 def test_a_text_too_small_is_refused_before_training(tiny, texts, tmp_path):
     with pytest.raises(
         bs.BasinscopeError,
-        match=r"the text has [\d,]+ tokens for the [\d,]+ that are asked for \(\d+\.\d\d times over "
-        r"it\); allowed: at most 1 times \(repeat\); a longer text, fewer tokens, or repeat: \d",
+        match=r"the text has [\d,]+ tokens for the [\d,]+ that are asked for "
+        r"\(\d+\.\d\d times over it\); allowed: at most 1 times \(repeat\); a longer text, fewer tokens, or repeat: \d",
     ):
         bs.widen(tiny(repeat=1, tokens=40000), run=tmp_path / "x", data_dir=texts)
-    with pytest.raises(bs.BasinscopeError, match="the text of finetune has .*at most 1 times"):
+    with pytest.raises(bs.BasinscopeError, match=r"the text of finetune has .*at most 1 times"):
         bs.widen(tiny(finetune={"steps": 500, "repeat": 1}), run=tmp_path / "x", data_dir=texts)
     with pytest.raises(bs.BasinscopeError, match="at least one window of 5000"):
         bs.widen(tiny(context=5000), run=tmp_path / "x", data_dir=texts)
@@ -312,7 +312,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny, texts, tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(bs.BasinscopeError, match=r"is not empty and no study \(it holds 'letter"):
         bs.widen(tiny(), run=tmp_path / "mine", data_dir=texts)
-    with pytest.raises(bs.BasinscopeError, match="letter.txt is a file"):
+    with pytest.raises(bs.BasinscopeError, match=r"letter.txt is a file"):
         bs.widen(tiny(), run=tmp_path / "mine" / "letter.txt", data_dir=texts)
     with pytest.raises(bs.BasinscopeError, match="holds no study"):
         bs.load_widening(tmp_path / "mine")
@@ -335,7 +335,7 @@ def test_a_corrupt_checkpoint_is_told(cut, tiny, texts, tmp_path, monkeypatch):
         raise Interrupted
 
     monkeypatch.setattr(loop, "save", save)
-    with pytest.raises(Interrupted, match="^$"):
+    with pytest.raises(Interrupted, match=r"^$"):
         bs.widen(tiny(methods=["adamw"]), run=tmp_path / "x", data_dir=texts)
     monkeypatch.undo()
     (path,) = (tmp_path / "x").rglob(cut)
