@@ -235,6 +235,6 @@ def test_figures_by_name(study, tmp_path):
     drawn = compare(study).plot(tmp_path, ["forgetting"])
     assert [path.name for path in drawn] == ["forgetting.png"]
     assert not (tmp_path / "frontier.png").exists()
-    with pytest.raises(BasinscopeError, match="figure 'fronteer'.*did you mean frontier"):
+    with pytest.raises(BasinscopeError, match=r"figure 'fronteer'.*did you mean frontier"):
         compare(study).save(tmp_path / "out", ["fronteer"])
     assert not (tmp_path / "out").exists()
