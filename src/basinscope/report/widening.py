@@ -92,16 +92,20 @@ def plot_over_training(path: Path, table: pd.DataFrame) -> Path | None:
 
 
 def plot_scale(path: Path, table: pd.DataFrame) -> Path | None:
-    """Width over size at equal tokens a parameter, and over tokens at equal size; None for one.
+    """Width over size at equal tokens, else at equal tokens a parameter, and over tokens.
 
-    Bars: the intervals over seeds of the comparison's numbers.
+    Bars: the intervals over seeds of the comparison's numbers. None where no method has two places.
     """
-    marked = table.assign(per=(table["tokens"] / table["size"]).map(lambda x: f"{x:.2g}"))
-    ways = [
-        (x, other, what)
-        for x, other, what in (("size", "per", "parameters"), ("tokens", "size", "tokens"))
-        if not table.empty and (marked.groupby(["label", "equal", other])[x].nunique() > 1).any()
-    ]
+    digits = "{:.2g}".format
+    marked = table.assign(
+        same=table["tokens"].map(digits), per=(table["tokens"] / table["size"]).map(digits)
+    )
+
+    def varies(x: str, other: str) -> bool:
+        return bool((marked.groupby(["label", "equal", other])[x].nunique() > 1).any())
+
+    ways = [("size", other, "parameters") for other in ("same", "per") if varies("size", other)][:1]
+    ways += [("tokens", "size", "tokens")] if varies("tokens", "size") else []
     if not ways:
         return None
     figure, panels, looks = _start(marked, "", 2, rows=len(ways))

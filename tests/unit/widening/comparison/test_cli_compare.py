@@ -39,7 +39,8 @@ def test_json_is_one_object_on_standard_output(run_cli, study):
     found = json.loads(out)
     assert found["confidence"] == 0.95
     assert found["written"] == ["out/table.md", "out/numbers.csv", "out/forgetting.png"]
-    assert found["groups"][0]["methods"][1]["numbers"]["reduction_50"]["estimate"] == pytest.approx(0.5)
+    go = found["groups"][0]["methods"][1]["numbers"]
+    assert go["reduction_50"]["estimate"] == pytest.approx(0.5)
 
 
 def test_report_of_a_widening_run_draws_the_comparison(run_cli, study):

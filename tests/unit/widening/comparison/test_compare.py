@@ -217,18 +217,23 @@ def test_curves_average_only_where_every_direction_was_measured(tmp_path, row_of
     assert table["nll"].tolist() == pytest.approx([3.0, 3.2])
 
 
-def test_scale_needs_several_sizes_or_lengths(tmp_path, row_of, study_of, study):
-    large = study_of(
-        tmp_path / "large",
-        [row_of({"name": "adamw"}, s, size=4000, tokens=80_000, width=0.03) for s in (0, 1)],
-        width=128,
-    )
-    found = compare(study, large)
-    drawn = [path.name for path in found.plot(tmp_path / "out")]
-    assert "scale.png" in drawn
+@pytest.mark.parametrize(
+    ("size", "tokens"), [(4000, 20_000), (4000, 80_000), (1000, 80_000)], ids=str
+)
+def test_scale_needs_one_method_in_two_places(tmp_path, row_of, study_of, study, size, tokens):
+    rows = [row_of({"name": "adamw"}, s, size=size, tokens=tokens, width=0.03) for s in (0, 1)]
+    other = study_of(tmp_path / "other", rows, width=128)
+    drawn = compare(study, other).plot(tmp_path / "out", ["scale"])
+    assert [path.name for path in drawn] == ["scale.png"]
     table = pd.read_csv(tmp_path / "out" / "scale.csv")
-    assert set(table["size"]) == {1000, 4000}
-    assert "scale.png" not in [path.name for path in compare(study).plot(tmp_path / "other")]
+    assert set(zip(table["size"], table["tokens"], strict=True)) == {(1000, 20_000), (size, tokens)}
+    assert compare(study).plot(tmp_path / "alone", ["scale"]) == []
+
+
+def test_scale_of_what_differs_in_both_draws_nothing(tmp_path, row_of, study_of, study):
+    rows = [row_of({"name": "adamw"}, s, size=4000, tokens=30_000) for s in (0, 1)]
+    other = study_of(tmp_path / "other", rows, width=128)
+    assert compare(study, other).plot(tmp_path / "out", ["scale"]) == []
 
 
 def test_figures_by_name(study, tmp_path):
