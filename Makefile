@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint format bench clean
+.PHONY: setup demo test lint format bench clean results results-small results-methods \
+	results-wall results-sigma results-length results-size results-antithetic
 
 setup: $(READY)
 
@@ -33,6 +34,38 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.perturb
+
+# The committed tables and figures of results/, from its recipes; BASINSCOPE_DATA names the texts.
+# Whatever was killed goes on where it stopped. One thread, for bits that do not depend on the cores.
+RUNS := runs/results
+study-%: export OMP_NUM_THREADS := 1
+study-%: setup
+	$(BIN)/basinscope widen results/$*.yaml --run $(RUNS)/$*
+
+COMPARE = $(BIN)/basinscope compare $(patsubst study-%,$(RUNS)/%,$(filter study-%,$^))
+
+results: results-methods results-wall results-sigma results-length results-size results-antithetic
+
+results-small: study-small
+	$(COMPARE) --output $(RUNS)/tables-small
+
+results-methods: study-methods
+	$(COMPARE) --output results/methods
+
+results-wall: study-wall
+	$(COMPARE) --output results/wall --figure frontier --figure forgetting
+
+results-sigma: study-methods study-sigma
+	$(COMPARE) --output results/sigma --figure frontier --figure forgetting
+
+results-length: study-methods study-length-1m study-length-4m study-length-8m
+	$(COMPARE) --output results/length --figure frontier --figure scale --figure over_training
+
+results-size: study-methods study-size-0.9m study-size-2.9m
+	$(COMPARE) --output results/size --figure frontier --figure scale
+
+results-antithetic: study-antithetic
+	$(COMPARE) --output results/antithetic --figure frontier
 
 clean:
 	rm -rf .venv

@@ -53,6 +53,7 @@ from basinscope.weights.noise import normals
 from basinscope.weights.saved import Saved, save_direction
 from basinscope.weights.toward import Merge, Toward
 from basinscope.widen import Widening, load_widening, widen
+from basinscope.widening.compare import Comparison, compare
 from basinscope.widening.plan import Plan
 from basinscope.widening.plan import plan as widen_plan
 
@@ -69,6 +70,7 @@ __all__ = [
     "Certificate",
     "Choices",
     "Collapse",
+    "Comparison",
     "Corpus",
     "Direction",
     "DivergedError",
@@ -102,6 +104,7 @@ __all__ = [
     "certify",
     "certify_tokens",
     "collapse_radius",
+    "compare",
     "cosines",
     "finetune",
     "geometry",

@@ -18,6 +18,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.finetuning import checkpoint
 from basinscope.runs.plan import Progress
 from basinscope.widening import loop, measure, recipe, record, study
+from basinscope.widening.compare import Comparison, compare
 from basinscope.widening.loop import Job
 from basinscope.widening.measure import Windows, evaluate
 from basinscope.widening.recipe import Recipe
@@ -56,6 +57,10 @@ class Widening:
             lines.append(f"{name:<36}" + "".join(f"{cell:>14}" for cell in cells))
         lines.append("widths: half-width at T = level of the score and of the NLL, alpha / RMS")
         return "\n".join(lines)
+
+    def compare(self, confidence: float = 0.95) -> Comparison:
+        """The methods side by side, with intervals over seeds (`basinscope.compare`)."""
+        return compare(self.folder, confidence=confidence)
 
     def summary(self) -> dict[str, Any]:
         """Everything as JSON takes it, without curves."""

@@ -329,6 +329,10 @@ COMMANDS = {
         "--workers": None, "--dtype": "bfloat16", "--device": "auto", "--params": None,
         "--trust-remote-code": False, "--json": False,
     },
+    "compare": {
+        "RUN": "required", "OTHERS": None, "--output -o": None, "--figure": None,
+        "--confidence": 0.95, "--json": False,
+    },
     "widen": {
         "RECIPE": "required", "--run": None, "--dry-run": False, "--only": None,
         "--data-dir": None, "--device": "auto", "--json": False,

@@ -131,14 +131,24 @@ def report(
     """Draw a run's figures and page again; with further runs, draw them over each other.
 
     Args:
-        run: run folder.
+        run: run folder; of widen: the tables and figures of compare.
         others: run folders to draw over it.
         level: as in landscape.
         figure: draw this figure alone; default for several runs RUN/figures/overlay.png.
         rms: the axis is alpha / RMS(theta0) of each run's model, for models of different scale.
     """
     import basinscope as bs
+    from basinscope.widening.record import FILE as WIDENING
 
+    if (run / WIDENING).is_file():
+        if figure or rms:
+            raise BasinscopeError(
+                f"--figure or --rms for {run}, a run of widen",
+                "its figures are drawn all, in alpha / RMS",
+                f"basinscope compare {run} --output FOLDER --figure NAME",
+            )
+        print(*bs.compare(run, *others).save(run / "figures"), sep="\n")
+        return
     first = _load(run)
     if first.spec.kind in certify.KINDS:
         certify.report(run, first.spec.kind, figure)

@@ -91,11 +91,11 @@ def check_name(path: Path) -> None:
         raise BasinscopeError(f"figure {str(path)!r}", "allowed: a name in .png, .pdf or .svg")
 
 
-def save(figure: Any, path: Path, table: pd.DataFrame) -> None:
+def save(figure: Any, path: Path, table: pd.DataFrame, dpi: int = 150) -> None:
     """Write a figure, and beside it the CSV that it was drawn from."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=dpi)
         table.to_csv(path.with_suffix(".csv"), index=False)
     except OSError as error:
         raise disk_error(path, error) from error

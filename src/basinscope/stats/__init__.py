@@ -16,6 +16,7 @@ from basinscope.stats.intervals import (
     upper_proportion,
 )
 from basinscope.stats.ranks import auc
+from basinscope.stats.ratios import paired_ratio
 from basinscope.stats.spread import median_interval, relative_spread, share_between_extremes
 from basinscope.stats.strata import mean_over_strata
 from basinscope.stats.student import student, student_ratio
@@ -40,6 +41,7 @@ __all__ = [
     "median_interval",
     "paired_difference",
     "paired_difference_over_draws",
+    "paired_ratio",
     "relative_spread",
     "share_between_extremes",
     "split_variance",

@@ -1,0 +1,88 @@
+"""Gaussian-augmented training whose noise stays in a subspace: wider where certificates look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from basinscope.errors import BasinscopeError
+from basinscope.optim.gaussian import GaussianAugmented
+from basinscope.weights.directions import Direction, parts_of
+from basinscope.weights.subspaces import Subspace
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What a subspace asks of an engine, from parameters alone."""
+
+    shapes: Mapping[str, torch.Size]
+
+    @property
+    def d(self) -> int:
+        return sum(shape.numel() for shape in self.shapes.values())
+
+
+class SubspaceAugmented(GaussianAugmented):
+    r"""Minimise the loss expected under noise in the span of a few directions.
+
+    That is :math:`E_z L(\theta + \sigma z^\top U)`, z ~ N(0, I_k), U the orthonormal basis in a
+    file: GO (arXiv 2505.17646) with the covariance of a certificate in that subspace, so that what
+    is certified there is what was trained for. The weights move in all directions; the noise alone
+    stays in the span.
+
+    Args:
+        params: named parameters, or groups of them, called as in the basis.
+        base: as in `GaussianAugmented`.
+        basis: path of a basis, as `basinscope.subspace_from_trajectory` writes it.
+        sigma: standard deviation of each of the k coordinates, in units of the weights' norm.
+        seed: names the noise. Not the seed of a certificate on the same basis: that one must draw
+            noise which the weights have not been trained with.
+        kwargs: of `GaussianAugmented` and of the base.
+
+    Raises:
+        BasinscopeError: a basis that does not fit the parameters; ``relative``, ``select`` or
+            ``cast``, which noise in a span does not have; sharded parameters.
+
+    Guarantee: as `GaussianAugmented`: clean weights bit for bit outside `perturbed`.
+    Cost: reads the basis once a perturbation; a copy of the weights that move.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+        *,
+        basis: str | Path,
+        sigma: float,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        for key in ("relative", "select", "cast", "independent_ranks"):
+            if kwargs.get(key):
+                raise BasinscopeError(
+                    f"{key}={kwargs[key]!r} with noise in a subspace",
+                    "one z moves all tensors together, along the rows of the basis",
+                    "leave it out",
+                )
+        super().__init__(params, base, sigma=sigma, seed=seed, **kwargs)
+        shapes = {name: live.shape for live, name, _ in self._all()}
+        self._weights = _Named(shapes)
+        self._direction: Direction = Subspace(str(basis), self._weights).noise(seed)
+
+    def _perturb(self, undo: list[Callable[[], object]]) -> None:
+        for live, name, group in self._all():
+            sigma, draw = self._sigma(live, group), group["noise_draw"]
+            if self.antithetic:
+                sigma, draw = sigma * (-1) ** (draw % 2), draw // 2
+            parts = parts_of(self._direction, self._weights, name, draw) if sigma else None
+            if parts is None:
+                continue
+            clean = self._buffer(live, live, live.dtype)
+            clean.copy_(live)
+            undo.append(lambda live=live, clean=clean: live.copy_(clean))
+            moved = parts(0, live.numel()).to(live.device).view(live.shape)
+            live.copy_(torch.add(clean.float(), moved, alpha=sigma))

@@ -1,0 +1,36 @@
+"""The recipes of the committed results: readable, and laid out so that they can be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from basinscope.widening import recipe, study
+
+FOLDER = Path(__file__).parents[4] / "results"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+
+
+def test_there_are_recipes():
+    assert {path.stem for path in RECIPES} >= {"methods", "sigma", "wall", "small"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_can_be_read_and_has_seeds_for_an_interval(path):
+    found, _ = recipe.read(path)
+    assert len(study.rows(found)) == len(found.methods) * len(found.seeds)
+    assert len(found.seeds) >= 2
+
+
+def test_sigma_has_its_reference_in_methods():
+    """They agree in all but what changes no number, so one table holds both."""
+    skip = {"about", "methods", "seeds", "checkpoint_every", "measure"}
+    methods, sigma = (recipe.read(FOLDER / f"{n}.yaml")[0].model_dump(exclude=skip)
+                      for n in ("methods", "sigma"))  # fmt: skip
+    assert methods == sigma
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_makefile_names_every_recipe(path):
+    assert path.stem in (FOLDER.parent / "Makefile").read_text()
