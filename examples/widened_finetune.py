@@ -160,7 +160,8 @@ def forgetting(curves: pd.DataFrame) -> pd.DataFrame:
                 found = arrival(curve, target)
                 rows.append(
                     {"method": method, "share": share, "new_nll": target, "sigma": sigma,
-                     "forgetting": found.forgetting, "less": 1 - found.forgetting / base if base > 0 else math.nan,
+                     "forgetting": found.forgetting,
+                     "less": 1 - found.forgetting / base if base > 0 else math.nan,
                      "reason": found.reason}
                 )  # fmt: skip
     names = ["method", "share", "new_nll", "sigma", "forgetting", "less", "reason"]
