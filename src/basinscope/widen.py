@@ -7,6 +7,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from basinscope.widening import loop, measure, recipe, record, study
 from basinscope.widening.compare import Comparison, compare
 from basinscope.widening.loop import Job
 from basinscope.widening.measure import Windows, evaluate
+from basinscope.widening.plan import step_s
 from basinscope.widening.recipe import Recipe
 from basinscope.widening.study import Row, Study
 
@@ -139,9 +141,14 @@ def load_widening(run: str | Path) -> Widening:
 
 
 def _accelerator(device: str) -> Any:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate import Accelerator, InitProcessGroupKwargs  # type: ignore[import-untyped]
 
-    return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision="no")
+    return Accelerator(
+        cpu=device == "cpu" or not torch.cuda.is_available(),
+        mixed_precision="no",  # the recipe says what is computed in what
+        # the first process tokenises while the others wait
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
+    )
 
 
 class _Bar:
@@ -155,6 +162,9 @@ class _Bar:
         self.line = f"{len(todo)} rows of {ready.steps:,} steps" + (
             f" and {tuned:,} of fine-tuning" if tuned else ""
         )
+        if progress is not None and not torch.cuda.is_available():
+            minutes = step_s(ready, todo[0]) * self.total / 60
+            self.line += f", about {max(minutes, 0.1):.1f} min and what measuring takes"
         self._say(0, self.line)
 
     def _say(self, done: int, what: str) -> None:
@@ -190,7 +200,6 @@ def _row(
             if not found["stopped"]:
                 _save_model(module, ready.tokenizer, own / "model")
             record.save_row(folder, row.name, found)
-            shutil.rmtree(own / "training", ignore_errors=True)
         accelerator.wait_for_everyone()
     else:
         checkpoint.read_weights(own / "model", module)
@@ -199,8 +208,10 @@ def _row(
     found["state"] = record.STOPPED if found["stopped"] else record.DONE
     if main:
         record.save_row(folder, row.name, found)
-        shutil.rmtree(own / "tuning", ignore_errors=True)
+        for stage in ("training", "tuning"):
+            shutil.rmtree(own / stage, ignore_errors=True)
     accelerator.wait_for_everyone()
+    accelerator.free_memory()  # it keeps hold of every model that it has prepared
 
 
 def _pretrain(

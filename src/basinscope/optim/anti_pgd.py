@@ -78,6 +78,9 @@ class AntiPGD(Method):
         with torch.no_grad():
             for name, p in self._chosen:
                 here = tensors.local(p)
+                before = here.clone(
+                    memory_format=torch.contiguous_format
+                )  # in place is 4 times slower
                 tensors.add_noise(
-                    here, here, sigma, name, seed=self.setup.seed, draw=k, start=tensors.start(p)
+                    before, here, sigma, name, seed=self.setup.seed, draw=k, start=tensors.start(p)
                 )

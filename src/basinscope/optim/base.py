@@ -142,12 +142,14 @@ class Method:
         The average where there is one, the clean weights otherwise. To go on training later, save
         the live weights *outside* this context beside `state_dict`.
         """
-        if self._average is not None and self._average.count:
-            with self._average.in_place():
+        average = self._average
+        place = average.in_place() if average is not None and average.count else self._clean()
+        try:
+            with place:
+                torch.clear_autocast_cache()  # of the weights that were live before
                 yield
-        else:
-            with self._clean():
-                yield
+        finally:
+            torch.clear_autocast_cache()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything besides the model's weights that going on bit for bit needs.

@@ -35,6 +35,9 @@ class Shape(Part):
     layers: Count
     width: Count
     heads: Count
+    init_std: Positive = (
+        0.02  # GPT-2's own, for a width of 768; narrow models learn faster with more
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

@@ -97,6 +97,7 @@ def gpt2(recipe: Recipe, vocabulary: int, end: int) -> nn.Module:
         n_embd=recipe.model.width,
         n_layer=recipe.model.layers,
         n_head=recipe.model.heads,
+        initializer_range=recipe.model.init_std,
         activation_function="gelu_pytorch_tanh",
         resid_pdrop=0.0,
         embd_pdrop=0.0,

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import basinscope as bs
+from basinscope.optim.methods import MethodSpec, build
 
 
 def network():
@@ -171,3 +172,18 @@ def test_cast_on_several_ranks_is_refused_and_leaves_the_weights_alone(monkeypat
     with pytest.raises(bs.BasinscopeError, match=r"on 2 ranks.*MixedPrecisionPolicy"):
         opt.perturbed().__enter__()
     assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+def test_evaluated_weights_are_not_hidden_by_autocast():
+    net = network()
+    spec = MethodSpec("averaged", {"average": "ema:0.5"})
+    method = build(spec, net, lr=0.5, total_steps=4)
+    for seed in range(3):
+        method.step([lambda seed=seed: net(batch(seed)).square().mean()])
+    with torch.autocast("cpu", torch.bfloat16):
+        live = net(batch()).detach()
+        with method.evaluated():
+            averaged = net(batch()).detach()
+        after = net(batch()).detach()
+    assert torch.equal(live, after)
+    assert not torch.equal(live, averaged)
