@@ -1,8 +1,8 @@
 """Training noise in a subspace, to enlarge the certificates of that subspace.
 
 A pilot run teaches SmolLM2 to refuse; the leading directions of where it went span a subspace,
-fixed from then on. The model is then trained further on harmless answers, once plainly and once under
-Gaussian noise in that subspace alone, and the certificates of its general knowledge (*basic*)
+fixed from then on. The model is then trained further on harmless answers, once plainly and once
+under Gaussian noise in that subspace alone, and the certificates of its general knowledge (*basic*)
 there are compared: the model it was, the plainly trained one, and the one trained under noise.
 
 The certificates draw their noise from another seed than the training: they must not be asked about
