@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.optim.gaussian import GaussianAugmented
-from basinscope.weights.directions import Direction, parts_of
+from basinscope.weights.directions import Direction, Weights, parts_of
 from basinscope.weights.subspaces import Subspace
 
 
 @dataclass(frozen=True)
 class _Named:
-    """What a subspace asks of an engine, from parameters alone."""
+    """The one thing that a span asks of an engine: shapes, by canonical name."""
 
     shapes: Mapping[str, torch.Size]
-
-    @property
-    def d(self) -> int:
-        return sum(shape.numel() for shape in self.shapes.values())
 
 
 class SubspaceAugmented(GaussianAugmented):
@@ -70,7 +67,7 @@ class SubspaceAugmented(GaussianAugmented):
                 )
         super().__init__(params, base, sigma=sigma, seed=seed, **kwargs)
         shapes = {name: live.shape for live, name, _ in self._all()}
-        self._weights = _Named(shapes)
+        self._weights = cast(Weights, _Named(shapes))
         self._direction: Direction = Subspace(str(basis), self._weights).noise(seed)
 
     def _perturb(self, undo: list[Callable[[], object]]) -> None:
@@ -83,6 +80,6 @@ class SubspaceAugmented(GaussianAugmented):
                 continue
             clean = self._buffer(live, live, live.dtype)
             clean.copy_(live)
-            undo.append(lambda live=live, clean=clean: live.copy_(clean))
+            undo.append(partial(live.copy_, clean))
             moved = parts(0, live.numel()).to(live.device).view(live.shape)
             live.copy_(torch.add(clean.float(), moved, alpha=sigma))

@@ -123,8 +123,16 @@ def plot_scale(path: Path, table: pd.DataFrame) -> Path | None:
                               **looks[label] | {"markersize": 5})  # fmt: skip
             axis.set(xscale="log", xlabel=what, ylabel=f"half-width of the 0-1 score, {unit}",
                      ylim=(0, None))  # fmt: skip
+            places = sorted(marked[x].unique())
+            axis.set_xticks(places, [_count(place) for place in places])
+            axis.minorticks_off()
             axis.grid(alpha=0.25)
-    return _finish(figure, looks, path, table)
+    drawn = {
+        label for label, own in marked.groupby("label") if own["size"].nunique() > 1
+        or own["tokens"].nunique() > 1
+    }  # fmt: skip
+    kept = {label: look for label, look in looks.items() if label in drawn}
+    return _finish(figure, kept, path, table)
 
 
 def plot_forgetting(path: Path, table: pd.DataFrame) -> Path | None:

@@ -1,0 +1,116 @@
+"""Training noise in a subspace, to enlarge the certificates of that subspace.
+
+A pilot run teaches SmolLM2 to refuse; the leading directions of where it went span a subspace,
+fixed from then on. The model is then trained further on harmless answers, once plainly and once
+under Gaussian noise in that subspace alone, and the certificates of its general knowledge (*basic*)
+there are compared: the model it was, the plainly trained one, and the one trained under noise.
+
+The certificates draw their noise from another seed than the training: they must not be asked about
+directions that the weights have been fitted to.
+
+    python examples/widened_certificate.py --data-dir DATA --output runs/widened-certificate
+
+DATA is laid out as the README says of ``--data-dir`` (advbench, instruct). Everything is resumable:
+run the line again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import basinscope as bs
+from basinscope.optim.subspace import SubspaceAugmented
+from basinscope.tasks.base import limited
+
+MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Run the experiment; returns the folder with its table."""
+    given = _parser().parse_args(arguments)
+    out: Path = given.output
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
+
+    engine = bs.load(given.model)
+    old = limited(bs.tasks("basic")[0], given.limit)
+
+    # 1. the subspace
+    say("pilot")
+    pilot = bs.finetune(
+        engine, recipe="safety", output=out / "pilot", seed=1, data_dir=given.data_dir,
+        limit=given.examples, max_tokens=MAX_TOKENS,
+    )  # fmt: skip
+    basis = out / "basis.safetensors"
+    bs.subspace_from_trajectory(engine, [*pilot.checkpoints, pilot.folder], given.k, basis)
+
+    # 2. the same further training, without noise and with it
+    models: dict[str, str | Path] = {"before": given.model}
+    for sigma in (0.0, *given.noise):
+        name = f"trained-{sigma:g}"
+        say(name)
+        noise = {"base": torch.optim.AdamW, "basis": str(basis), "sigma": sigma, "seed": 1000}
+        models[name] = bs.finetune(
+            given.model, given.data, recipe=given.recipe, output=out / name, seed=0,
+            optimizer=(SubspaceAugmented, noise), data_dir=given.data_dir,
+            limit=given.examples, max_tokens=MAX_TOKENS,
+        ).folder  # fmt: skip
+
+    # 3. certificates of all of them, at the same levels of the score that the model began with
+    rows = []
+    score = None
+    for name, model in models.items():
+        centre = bs.load(model, dtype="bfloat16")
+        for sigma in given.sigmas:
+            say(f"certificate: {name}, sigma = {sigma:g}")
+            cert = bs.certify(
+                centre, old, sigma=sigma, draws=given.draws, per_item=True, seed=0,
+                geometry=bs.geometry(f"subspace:{basis}", centre),
+                confidence=1 - (1 - given.confidence) / (len(models) * len(given.sigmas)),
+                run=out / f"cert-{name}-{sigma:g}",
+            )  # fmt: skip
+            score = cert.score if score is None else score
+            rows.append(
+                {"model": name, "sigma": sigma, "score": cert.score, "p_lower": cert.p_lower}
+                | {f"R at {share:g}": cert.radius(share * score) for share in given.shares}
+            )
+    table = pd.DataFrame(rows)
+    table.to_csv(out / "radii.csv", index=False)
+    print(f"R: radius that keeps a share of the score before, {score:.3g}, certified for the mean "
+          f"under noise, all of them together at confidence {given.confidence:g}")  # fmt: skip
+    print(table.to_string(index=False, float_format="%.4g"))
+    say("done")
+    return out
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    numbers = lambda text: [float(x) for x in text.split(",")]  # noqa: E731
+    parser.add_argument("--output", type=Path, default=Path("runs/widened-certificate"))
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--data", help="of the further training; default the recipe's own")
+    parser.add_argument("--recipe", default="normal", help="of the further training")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--limit", type=int, default=50, help="items of the old capability")
+    parser.add_argument("--examples", type=int, default=300, help="of each fine-tune")
+    parser.add_argument("--k", type=int, default=1, help="dimension of the subspace")
+    parser.add_argument("--noise", type=numbers, default=[3.0], help="sigmas of the training")
+    parser.add_argument("--sigmas", type=numbers, default=[3.0, 6.0], help="of the certificates")
+    parser.add_argument("--shares", type=numbers, default=[0.8, 0.9])
+    parser.add_argument("--draws", type=int, default=150)
+    parser.add_argument("--confidence", type=float, default=0.99)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
