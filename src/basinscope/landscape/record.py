@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from basinscope import stats
 from basinscope.errors import BasinscopeError
 from basinscope.landscape import spread as over_directions
+from basinscope.landscape.parts import is_whole, joined
+from basinscope.runs.edges import LOOKS
 from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Store, Trial
 
@@ -40,7 +42,9 @@ class Landscape:
 
     Attributes:
         spec: what was planned.
-        trials: what was measured, ordered by task, direction, draw and step.
+        trials: what was measured, ordered by task, direction, draw and step: one for each, with the
+            items that were asked there.
+        records: how many records that is; more than trials where points were measured in parts.
         set_aside: records that did not verify, with the reason.
     """
 
@@ -48,7 +52,9 @@ class Landscape:
         self, spec: RunSpec, trials: Iterable[Trial], set_aside: Sequence[str] = ()
     ) -> None:
         self.spec = spec
-        self.trials = tuple(trials)
+        records = tuple(trials)
+        self.records = len(records)
+        self.trials = tuple(joined(records))
         self.set_aside = tuple(set_aside)
         self._tasks = {task.name: task for task in spec.tasks}
         self._zero = {t.task: t for t in self.trials if t.direction is None}
@@ -63,14 +69,20 @@ class Landscape:
 
         Columns: task, direction, draw, step, n (items), correct, score, low, high. The interval is
         exact (Clopper-Pearson) for the score on items like these *along this draw*; it says
-        nothing of other draws (see `means`). Step 0 is the same record in every draw.
+        nothing of other draws (see `means`). Where a search stopped before all items were asked
+        (n), it is the wider betting interval, which allows that. Step 0 is the same record in
+        every draw.
         """
         import pandas as pd
 
         rows = []
         exact = cache(stats.clopper_pearson)
         for trial, direction, draw in self._placed():
-            interval = exact(sum(trial.correct), trial.n, confidence)
+            interval = (
+                exact(sum(trial.correct), trial.n, confidence)
+                if is_whole(trial)
+                else stats.mean_over_draws(trial.correct, confidence)
+            )
             rows.append((trial.task, direction, draw, trial.step, trial.n, sum(trial.correct),
                          trial.score, interval.low, interval.high))  # fmt: skip
         names = ["task", "direction", "draw", "step", "n", "correct", "score", "low", "high"]
@@ -138,7 +150,8 @@ class Landscape:
 
         Columns: task, direction, step, draws, difference, low, high, gained, lost, p_value. For
         one draw the items are the unit (exact bounds on the discordant proportions, McNemar's
-        exact p-value); for several, the draw is (gained, lost and p_value are then NaN).
+        exact p-value); for several, the draw is (gained, lost and p_value are then NaN). Where a
+        search stopped before all items were asked, those asked are compared, by betting bounds.
         """
         import pandas as pd
 
@@ -152,7 +165,9 @@ class Landscape:
                     if step == 0.0:
                         continue
                     head = (task, direction, step, len(trials))
-                    if len(trials) == 1:
+                    if not all(is_whole(t) for t in trials):
+                        gap, counts = _stopped(zero, trials, confidence)
+                    elif len(trials) == 1:
                         pair = stats.paired_difference(zero.correct, trials[0].correct, confidence)
                         gap, counts = pair.difference, (pair.gained, pair.lost, pair.p_value)
                     else:
@@ -198,7 +213,8 @@ class Landscape:
         The first step at which the score falls below ``chance + (1 - level) (S(0) - chance)``.
         With several draws it is the mean curve over the family of directions that crosses, and
         the draw is the unit; for one draw (or ``draw=k``) that direction's own curve, and the
-        items are the unit. See `basinscope.stats.width` for the guarantee.
+        items are the unit. Points where a search stopped early count with the items that were
+        asked there. See `basinscope.stats.width` for the guarantee.
 
         Args:
             task: name of a task of this run.
@@ -234,6 +250,11 @@ class Landscape:
             )
         complete = max(len(trials) for trials in points.values())
         points = {a: trials for a, trials in points.items() if len(trials) == complete}
+        at_zero = dict(zip(zero.items, zero.correct, strict=True))
+        place = {item: n for n, item in enumerate(zero.items)}
+        in_parts = self.spec.steps is None or not all(
+            is_whole(t) for trials in points.values() for t in trials
+        )
         common = {"chance": spec.chance, "level": level, "confidence": confidence, "sign": sign}
         try:
             if complete > 1:
@@ -242,12 +263,15 @@ class Landscape:
                     [[t.score for t in trials] for trials in points.values()],
                     score_at_zero=zero.score,
                     n_items=zero.n,
+                    looks=LOOKS if in_parts else 1,
+                    matched=[[_at_zero(t, at_zero) for t in trials] for trials in points.values()],
                     **common,  # type: ignore[arg-type]
                 )
             return stats.width_over_items(
                 list(points),
                 [trials[0].correct for trials in points.values()],
                 correct_at_zero=zero.correct,
+                asked=[[place[item] for item in ts[0].items] for ts in points.values()],
                 **common,  # type: ignore[arg-type]
             )
         except ValueError as error:
@@ -440,8 +464,37 @@ class Landscape:
         return label
 
 
+def _at_zero(trial: Trial, at_zero: Mapping[str, int]) -> float:
+    """Score at step 0 of the items of a trial."""
+    return sum(at_zero[item] for item in trial.items) / trial.n
+
+
+def _stopped(
+    zero: Trial, trials: Sequence[Trial], confidence: float
+) -> tuple[stats.Interval, tuple[float, float, float]]:
+    """Change of the items asked at a point where a search stopped, with gained, lost, p_value.
+
+    The exact bounds and McNemar's test are for a number of items that was fixed beforehand.
+    """
+    before = dict(zip(zero.items, zero.correct, strict=True))
+    changes = [
+        [now - before[item] for item, now in zip(t.items, t.correct, strict=True)] for t in trials
+    ]
+    units = changes[0] if len(changes) == 1 else [sum(c) / len(c) for c in changes]
+    found = stats.mean_over_draws([(unit + 1) / 2 for unit in units], confidence)
+    gap = stats.Interval(
+        *(2 * end - 1 for end in (found.low, found.estimate, found.high)), confidence
+    )
+    if len(changes) > 1:
+        return gap, (math.nan, math.nan, math.nan)
+    return gap, (units.count(1), units.count(-1), math.nan)
+
+
 def _interval(trials: Sequence[Trial], confidence: float) -> tuple[float, float]:
     """Of the mean score over draws; over items where there is one draw."""
+    if len(trials) == 1 and not is_whole(trials[0]):
+        over_items = stats.mean_over_draws(trials[0].correct, confidence)
+        return over_items.low, over_items.high
     if len(trials) > 1:
         over_draws = stats.mean_over_draws([t.score for t in trials], confidence)
         return over_draws.low, over_draws.high
