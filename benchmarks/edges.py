@@ -180,9 +180,7 @@ def simulate(family: Family, chance: float, n_draws: int, runs: int, outcomes: i
     costs, ends, covered = [], [], []
     for seed in range(runs):
         knows = 0.8 if chance == 0 else 0.6
-        worlds = [
-            World(family, seed, n_draws=n, chance=chance, knows=knows) for n in (1, n_draws)
-        ]
+        worlds = [World(family, seed, n_draws=n, chance=chance, knows=knows) for n in (1, n_draws)]
         reach = np.random.default_rng([seed, 1]).uniform(2.0, 3.0)
         lands = {"grid": on_grid(worlds[0], reach), "search": searched(worlds[1], outcomes)}
         costs.append(worlds[1].cost)

@@ -284,8 +284,9 @@ def test_help_and_version(run_cli):
 
 COMMANDS = {
     "landscape": {
-        "MODEL": "required", "--tasks -t": "mini", "--direction -d": None, "--draws": 4,
-        "--steps": None, "--interpolate": None, "--limit": None, "--data-dir": None,
+        "MODEL": "required", "--tasks -t": "mini", "--direction -d": None, "--draws": None,
+        "--steps": None, "--interpolate": None, "--grid": False, "--outcomes": None,
+        "--limit": None, "--data-dir": None,
         "--allow-code-execution": False, "--level": 0.5, "--run": None, "--workers": None,
         "--dtype": "bfloat16", "--device": "auto", "--params": None, "--trust-remote-code": False,
         "--json": False,

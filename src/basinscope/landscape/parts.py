@@ -21,17 +21,12 @@ def joined(trials: Iterable[Trial]) -> list[Trial]:
     orders: dict[str, dict[str, int]] = {}
     for trial in trials:
         points.setdefault((trial.task, trial.direction, trial.draw, trial.step), []).append(trial)
-        if is_whole(trial):
+        if trial.whole:
             orders.setdefault(trial.task, {item: n for n, item in enumerate(trial.items)})
     return [
-        next((t for t in parts if is_whole(t)), None) or _join(parts, orders.get(point[0], {}))
+        next((t for t in parts if t.whole), None) or _join(parts, orders.get(point[0], {}))
         for point, parts in points.items()
     ]
-
-
-def is_whole(trial: Trial) -> bool:
-    """Whether a trial is of all items of its task."""
-    return trial.n == trial.key["task"]["n_items"]
 
 
 def _join(parts: Sequence[Trial], order: dict[str, int]) -> Trial:

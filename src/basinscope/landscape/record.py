@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from basinscope import stats
 from basinscope.errors import BasinscopeError
+from basinscope.landscape import paired
 from basinscope.landscape import spread as over_directions
-from basinscope.landscape.parts import is_whole, joined
+from basinscope.landscape.parts import joined
 from basinscope.runs.edges import LOOKS
 from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Store, Trial
@@ -80,7 +81,7 @@ class Landscape:
         for trial, direction, draw in self._placed():
             interval = (
                 exact(sum(trial.correct), trial.n, confidence)
-                if is_whole(trial)
+                if trial.whole
                 else stats.mean_over_draws(trial.correct, confidence)
             )
             rows.append((trial.task, direction, draw, trial.step, trial.n, sum(trial.correct),
@@ -121,7 +122,8 @@ class Landscape:
         score over all directions of the family, on these items, with at least the confidence and
         whatever the distribution over directions (betting bound; wide for few draws); at step 0
         all directions give the same score on these items, which is then known exactly. For a
-        single draw the interval is the exact one over items, at step 0 as well. A task measured at
+        single draw the interval is the exact one over items, at step 0 as well. Where a search
+        stopped early, it is one that allows that, on the items that were asked. A task measured at
         step 0 alone has one row, with no direction. T is the loss of arXiv 2505.17646, normalised
         over one curve.
         """
@@ -153,32 +155,7 @@ class Landscape:
         exact p-value); for several, the draw is (gained, lost and p_value are then NaN). Where a
         search stopped before all items were asked, those asked are compared, by betting bounds.
         """
-        import pandas as pd
-
-        rows: list[tuple[Any, ...]] = []
-        for task in self._tasks:
-            zero = self._zero.get(task)
-            if zero is None:
-                continue
-            for direction in self.directions(task):
-                for step, trials in self.at_steps(task, direction).items():
-                    if step == 0.0:
-                        continue
-                    head = (task, direction, step, len(trials))
-                    if not all(is_whole(t) for t in trials):
-                        gap, counts = _stopped(zero, trials, confidence)
-                    elif len(trials) == 1:
-                        pair = stats.paired_difference(zero.correct, trials[0].correct, confidence)
-                        gap, counts = pair.difference, (pair.gained, pair.lost, pair.p_value)
-                    else:
-                        gap = stats.paired_difference_over_draws(
-                            zero.score, [t.score for t in trials], confidence
-                        )
-                        counts = (math.nan, math.nan, math.nan)  # type: ignore[assignment]
-                    rows.append((*head, gap.estimate, gap.low, gap.high, *counts))
-        names = ["task", "direction", "step", "draws", "difference", "low", "high", "gained",
-                 "lost", "p_value"]  # fmt: skip
-        return pd.DataFrame(rows, columns=names)
+        return paired.compare(self, confidence)
 
     def likelihood(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Mean NLL and margin of every task that has them, at each step, beside its score.
@@ -253,7 +230,7 @@ class Landscape:
         at_zero = dict(zip(zero.items, zero.correct, strict=True))
         place = {item: n for n, item in enumerate(zero.items)}
         in_parts = self.spec.steps is None or not all(
-            is_whole(t) for trials in points.values() for t in trials
+            t.whole for trials in points.values() for t in trials
         )
         common = {"chance": spec.chance, "level": level, "confidence": confidence, "sign": sign}
         try:
@@ -469,34 +446,14 @@ def _at_zero(trial: Trial, at_zero: Mapping[str, int]) -> float:
     return sum(at_zero[item] for item in trial.items) / trial.n
 
 
-def _stopped(
-    zero: Trial, trials: Sequence[Trial], confidence: float
-) -> tuple[stats.Interval, tuple[float, float, float]]:
-    """Change of the items asked at a point where a search stopped, with gained, lost, p_value.
-
-    The exact bounds and McNemar's test are for a number of items that was fixed beforehand.
-    """
-    before = dict(zip(zero.items, zero.correct, strict=True))
-    changes = [
-        [now - before[item] for item, now in zip(t.items, t.correct, strict=True)] for t in trials
-    ]
-    units = changes[0] if len(changes) == 1 else [sum(c) / len(c) for c in changes]
-    found = stats.mean_over_draws([(unit + 1) / 2 for unit in units], confidence)
-    gap = stats.Interval(
-        *(2 * end - 1 for end in (found.low, found.estimate, found.high)), confidence
-    )
-    if len(changes) > 1:
-        return gap, (math.nan, math.nan, math.nan)
-    return gap, (units.count(1), units.count(-1), math.nan)
-
-
 def _interval(trials: Sequence[Trial], confidence: float) -> tuple[float, float]:
     """Of the mean score over draws; over items where there is one draw."""
-    if len(trials) == 1 and not is_whole(trials[0]):
+    if len(trials) == 1 and not trials[0].whole:
         over_items = stats.mean_over_draws(trials[0].correct, confidence)
         return over_items.low, over_items.high
     if len(trials) > 1:
-        over_draws = stats.mean_over_draws([t.score for t in trials], confidence)
+        each = confidence if all(t.whole for t in trials) else 1 - (1 - confidence) / LOOKS
+        over_draws = stats.mean_over_draws([t.score for t in trials], each)
         return over_draws.low, over_draws.high
     exact = stats.clopper_pearson(sum(trials[0].correct), trials[0].n, confidence)
     return exact.low, exact.high

@@ -25,6 +25,7 @@ from basinscope.tasks.base import Task
 from basinscope.weights.directions import Direction, Random, draws_of, sits_at
 
 STEPS_DRAWS, SEARCH_DRAWS, GRID_POINTS = 4, 12, 41
+POINTS = 9  # of a search on one side, as simulated
 
 
 def landscape(
@@ -142,6 +143,29 @@ def full_curve(edge: float, points: int) -> list[float]:
     """
     half = points // 2
     return [float(f"{2 * edge * k / half:.3g}") for k in range(-half, half + 1)]
+
+
+def planned(
+    tasks: Sequence[Task], draws: Sequence[int], outcomes: int, grid: bool
+) -> tuple[int, int]:
+    """Settings of the weights and evaluations that a search will take, roughly.
+
+    Args:
+        tasks: tasks to score.
+        draws: how many draws each direction has.
+        outcomes: as in `landscape`.
+        grid: as in `landscape`.
+    """
+    sizes = [len(task.items) for task in tasks]
+    settings, answers = 1 + 2 * POINTS * sum(draws), sum(sizes)
+    for own in draws:
+        # as simulated (benchmarks/edges.py): draws that are the units need more answers to decide
+        each = outcomes * (0.25 if own < 8 else 0.6)
+        answers += sum(round(2 * POINTS * min(each, own * n)) for n in sizes)
+    if grid:
+        settings += (GRID_POINTS - 1) * sum(draws)
+        answers += (GRID_POINTS - 1) * sum(draws) * sum(sizes)
+    return settings, answers
 
 
 def interpolation_steps(

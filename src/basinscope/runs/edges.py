@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from basinscope import stats
 from basinscope.runs.measure import Unit
@@ -72,7 +73,7 @@ def next_step(
         if wanted is not None and _rounded(wanted) not in seen:
             return _rounded(wanted)
     ordered = [0.0, *sorted(a for a in seen if a <= edge)]
-    for a, b in zip(ordered, ordered[1:], strict=False):
+    for a, b in pairwise(ordered):
         if b - a > GUARD * edge and b > least:
             return _rounded((a + b) / 2)
     last = max(seen)

@@ -42,6 +42,7 @@ class Bench:
     model: ModelSpec
     task_specs: tuple[TaskSpec, ...]
     _identities: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
+    _named: dict[int, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
     _orders: dict[tuple[int, int], tuple[str, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -61,7 +62,7 @@ class Bench:
         items = self.chosen(unit, task)
         if unit.part is not None and items is not None:
             wanted = set(items)
-            items = tuple(item.id for item in self.tasks[task].items if item.id in wanted)
+            items = tuple(item for item in self._ids(task) if item in wanted)
         return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step, items)
 
     def chosen(self, unit: Unit, task: int) -> tuple[str, ...] | None:
@@ -74,12 +75,18 @@ class Bench:
             return unit.items
         order = self._orders.get((task, unit.draw))
         if order is None:
-            ids = [item.id for item in self.tasks[task].items]
             key = f"edges/1 {unit.draw}".encode()
+            ids = self._ids(task)
             order = tuple(sorted(ids, key=lambda i: sha(key + b"\0" + i.encode()).digest()))
             self._orders[task, unit.draw] = order
         chosen = order[slice(*unit.part)]
         return None if len(chosen) == len(order) else chosen
+
+    def _ids(self, task: int) -> tuple[str, ...]:
+        """Ids of a task's items, in its order."""
+        if task not in self._named:
+            self._named[task] = tuple(item.id for item in self.tasks[task].items)
+        return self._named[task]
 
     def measure(self, unit: Unit) -> Iterator[tuple[int, Trial]]:
         """Set the weights and yield a trial for every task as it is measured.

@@ -147,4 +147,3 @@ class Measure:
     def _tell(self, what: str) -> None:
         if self.progress is not None:
             self.progress(self.done, self.planned, what)
-

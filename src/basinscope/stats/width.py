@@ -228,8 +228,8 @@ def width_over_items(
 
     Args:
         steps: Distances from zero, shape (n_steps,), > 0 and increasing (absolute values).
-        correct: 0 or 1 (or bool), shape (n_steps, n_items): a row for each step. Rows may be shorter
-            with ``asked``.
+        correct: 0 or 1 (or bool), shape (n_steps, n_items): a row for each step. Rows may be
+            shorter with ``asked``.
         correct_at_zero: 0 or 1 for the same items at theta0, shape (n_items,).
         chance: Score of a model that knows nothing, 0 <= chance < 1.
         level: Share of the way down to chance, in (0, 1).
@@ -259,7 +259,9 @@ def width_over_items(
     _check_settings(chance, level, confidence, sign)
     z_zero = check_binary(correct_at_zero, "correct_at_zero")
     rows = [check_binary(row, "correct") for row in correct]
-    places = [np.arange(z_zero.size)] * len(rows) if asked is None else [np.asarray(p) for p in asked]
+    places = (
+        [np.arange(z_zero.size)] * len(rows) if asked is None else [np.asarray(p) for p in asked]
+    )
     if (
         z_zero.ndim != 1
         or z_zero.size == 0
@@ -273,14 +275,17 @@ def width_over_items(
             f"given with {grid.size} steps; allowed: ({grid.size}, n_items) and (n_items,) with at "
             "least one item; try a row for each step"
         )
-    units = [
-        paired(row, z_zero[p], chance, level)[0] for row, p in zip(rows, places, strict=True)
-    ]
+    units = [paired(row, z_zero[p], chance, level)[0] for row, p in zip(rows, places, strict=True)]
     zero = paired([], [], chance, level)[1]
     error = (1.0 - confidence) / 2.0
     return _width(
         grid,
-        margins=np.array([(2.0 - level) * (float(w.mean()) - zero) for w in units]),
+        margins=np.array(
+            [
+                float((row - (1.0 - level) * z_zero[p]).mean()) - level * chance
+                for row, p in zip(rows, places, strict=True)
+            ]
+        ),
         margin_at_zero=level * (float(z_zero.mean()) - chance),
         surely_above=lambda i: lower_mean(units[i], error) > zero,
         surely_below=lambda i: upper_mean(units[i], error) < zero,
