@@ -57,8 +57,8 @@ def landscape(
         grid: where the edges are searched, measure besides the full curve on all items: so many
             points on both sides out to twice the widest edge, zero included; True is 41.
         outcomes: where the edges are searched, the most answers of a task at one point over all
-            draws. Those close to the edge take them all, and the error of the width goes down as
-            their square root.
+            draws. Those close to the edge take them all; the error of the estimated width goes
+            down as their square root.
         level: where None is given for steps, the level whose crossing is sought (see `width`).
         run: run folder; a folder with the same model and items is resumed and may grow.
         workers: processes to measure in, one thread each; None takes one for each core. With more

@@ -100,12 +100,12 @@ def _flanks(
     if not ends:
         return None, None
     at = min(ends, key=lambda a: abs(seen[a].margin))
-    reach = 2 * TOLERANCE * at
+    reach = 2 * TOLERANCE * at  # and a hundredth: steps are rounded
     before = max((a for a in seen if a < at), default=0.0)
     after = min((a for a in seen if a > at), default=math.inf)
     return (
-        None if at - before <= reach else max(at - reach, (at + before) / 2),
-        None if after - at <= reach else min(at + reach, (at + after) / 2),
+        None if at - before <= 1.01 * reach else max(at - reach, (at + before) / 2),
+        None if after - at <= 1.01 * reach else min(at + reach, (at + after) / 2),
     )
 
 

@@ -219,8 +219,8 @@ def log_capital_without_replacement(x: ArrayLike, mean: float, population: int) 
     before = np.concatenate(([0.0], seen[:-1]))
     rest = (population * mean - before) / (population - np.arange(values.size))
     with np.errstate(divide="ignore"):  # a value of 0 ruins the account that staked all
-        # what is left of N m may round to nothing below zero, where only zeros can follow
-        relative = values / np.maximum(rest, _SLACK)
+        # nothing is staked where nothing is left of N m: only zeros can follow
+        relative = np.where(rest > _SLACK, values / np.maximum(rest, _SLACK), 1.0)
         log_factors = np.log((1.0 - STAKES)[:, None] + STAKES[:, None] * relative)
     return _log_sum_exp(_LOG_PRIOR + log_factors.sum(axis=1))
 
