@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def test_a_cliff_is_bracketed_to_the_tolerance_and_guarded(edge):
     below, above = min(a for a in seen if a >= edge), max(a for a in seen if a < edge)
     assert below - above <= TOLERANCE * below
     inside = [0.0, *sorted(a for a in seen if a <= below)]
-    assert max(b - a for a, b in zip(inside, inside[1:], strict=False)) <= GUARD * below
+    assert max(b - a for a, b in pairwise(inside)) <= GUARD * below
     assert max(seen) >= 0.9 * BEYOND * below
     assert len(asked) < 35
     assert all(float(f"{a:.3g}") == a for a in asked), "steps can be read and typed again"

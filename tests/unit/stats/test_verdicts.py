@@ -91,5 +91,5 @@ def test_bad_shapes():
     task = {"n_items": 9, "threshold": 0.5, "chance": 0.0, "level": 0.5, "error": 0.1}
     with pytest.raises(ValueError, match=r"correct of shape \(2,\) and .* the same shape"):
         verdict([1, 0], [1, 0], **task)
-    with pytest.raises(ValueError, match="correct holds 2.0"):
+    with pytest.raises(ValueError, match=r"correct holds 2\.0"):
         verdict([[2]], [[1]], **task)
