@@ -1,8 +1,8 @@
 """How many noise draws it takes to certify "p >= 0.5" when the smoothed score is 0.8.
 
-- *Fixed sample*: the published way is a fixed number of draws (1,000) and the exact one-sided
-  bound. The fewest draws fixed beforehand with which that bound passes 0.5 in half, and in 99.9%,
-  of the runs at the same error are printed, since 1,000 is far more than such a sample needs.
+- *Fixed sample*: the usual way is a number of draws fixed beforehand, 1,000 say, and the exact
+  one-sided bound. The fewest with which that bound passes 0.5 in half, and in 99.9%, of the runs
+  at the same error are printed, since 1,000 is far more than such a sample needs.
 - *Wald's bound*: with one 0-1 item per draw no test that errs with probability at most ``error``
   on either side can do with fewer draws on average than
   kl(error, 1 - error) / kl(0.8, 0.5), kl the binary relative entropy (Wald and Wolfowitz,
@@ -29,7 +29,7 @@ from scipy.stats import binom, norm
 import basinscope as bs
 from basinscope.stats.certificates import decide
 
-P, CLAIM, PUBLISHED = 0.8, 0.5, 1000
+P, CLAIM, SAMPLE = 0.8, 0.5, 1000
 ERRORS, ITEMS, RHOS = (1e-3, 1e-2), (1, 2, 4, 8, 16), (0.0, 0.1, 0.3)
 
 
@@ -45,11 +45,11 @@ def wald(error: float) -> float:
 
 def fixed(error: float, power: float) -> int:
     """Fewest draws fixed beforehand whose exact lower bound passes the claim with that power."""
-    for n in range(1, PUBLISHED + 1):
+    for n in range(1, SAMPLE + 1):
         least = int(binom.isf(error, n, CLAIM)) + 1  # P(X >= least) <= error at the claim
         if binom.sf(least - 1, n, P) >= power:
             return n
-    raise AssertionError("more than the published number of draws")
+    raise AssertionError("more than the sample")
 
 
 def scores(rng: np.random.Generator, n_draws: int, items: int, rho: float) -> np.ndarray:
@@ -98,14 +98,14 @@ def main() -> None:
         print(
             f"error {error:g}: at least {wald(error):.1f} draws on average with one item per draw "
             f"(Wald); fixed sample: {fixed(error, 0.5)} draws pass in half of the runs, "
-            f"{fixed(error, 0.999)} in 99.9%; published: {PUBLISHED}"
+            f"{fixed(error, 0.999)} in 99.9%; compared with: {SAMPLE}"
         )
         print("  items per draw   rho   mean draws   95% of runs   1000 / mean   accepted")
         for items in ITEMS:
             for rho in RHOS if items > 1 else RHOS[:1]:
                 mean, late, share = simulated(error, items, rho, options.runs)
                 print(
-                    f"  {items:>14}{rho:>6.1f}{mean:>13.1f}{late:>14.0f}{PUBLISHED / mean:>14.1f}"
+                    f"  {items:>14}{rho:>6.1f}{mean:>13.1f}{late:>14.0f}{SAMPLE / mean:>14.1f}"
                     f"{share:>11.3f}",
                     flush=True,
                 )
