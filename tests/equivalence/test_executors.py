@@ -118,3 +118,15 @@ def test_a_module_in_memory_is_measured_in_this_process(tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "many" / "trials").iterdir()} == {
         p.name: p.read_bytes() for p in (tmp_path / "one" / "trials").iterdir()
     }
+
+
+def test_a_search_leaves_the_same_records_with_one_and_two_workers(checkpoint, tmp_path):
+    """Where it looks depends on the records alone, and they on nothing but the spec."""
+    engine, tasks = bs.load(checkpoint), bs.tasks("basic,safety", limit=30)
+    found = []
+    for workers in (1, 2):
+        run = tmp_path / str(workers)
+        land = bs.landscape(engine, tasks, draws=2, outcomes=40, run=run, workers=workers)
+        found.append({p.name: p.read_bytes() for p in (run / "trials").iterdir()})
+        assert any(not trial.whole for trial in land.trials)
+    assert found[0] == found[1]

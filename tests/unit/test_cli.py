@@ -157,7 +157,23 @@ def test_search_without_steps(line, run_cli):
     at = words.index("--steps")
     ended = run_cli(*words[:at], *words[at + 2 :])
     assert ended.code == 0
-    assert "the edges are searched: roughly" in ended.err
+    assert "the edges are searched: roughly 19 settings of the weights and " in ended.err
+    grid = run_cli(*words[:at], *words[at + 2 :], "--grid", "--outcomes", 2)
+    assert grid.code == 0
+    assert "roughly 59 settings" in grid.err
+    assert len({t.step for t in bs.load_run("x").trials if t.whole}) >= 41
+
+
+@pytest.mark.usefixtures("no_figure")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--outcomes", 5], "--outcomes 5 with fixed steps; allowed: where the edges are searched"),
+        (["--grid"], "grid=True with steps=.* without steps"),
+    ],
+)
+def test_options_of_the_search_with_fixed_steps(line, run_cli, options, message):
+    assert re.search(message, run_cli(*line(), *options).error)
 
 
 @pytest.mark.usefixtures("no_figure")
@@ -284,8 +300,9 @@ def test_help_and_version(run_cli):
 
 COMMANDS = {
     "landscape": {
-        "MODEL": "required", "--tasks -t": "mini", "--direction -d": None, "--draws": 4,
-        "--steps": None, "--interpolate": None, "--limit": None, "--data-dir": None,
+        "MODEL": "required", "--tasks -t": "mini", "--direction -d": None, "--draws": None,
+        "--steps": None, "--interpolate": None, "--grid": False, "--outcomes": None,
+        "--limit": None, "--data-dir": None,
         "--allow-code-execution": False, "--level": 0.5, "--run": None, "--workers": None,
         "--dtype": "bfloat16", "--device": "auto", "--params": None, "--trust-remote-code": False,
         "--json": False,

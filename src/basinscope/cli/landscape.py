@@ -27,9 +27,11 @@ def landscape(
     *,
     tasks: Annotated[str, Parameter(name=["--tasks", "-t"])] = "mini",
     direction: Annotated[list[str] | None, Parameter(name=["--direction", "-d"])] = None,
-    draws: int = 4,
+    draws: int | None = None,
     steps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     interpolate: int | None = None,
+    grid: bool = False,
+    outcomes: int | None = None,
     limit: int | None = None,
     data_dir: Path | None = None,
     allow_code_execution: bool = False,
@@ -55,10 +57,15 @@ def landscape(
         direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
             quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
             may be given several times.
-        draws: independent draws of each random direction; the others have one.
-        steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched.
+        draws: independent draws of each random direction; the others have one. Default 4 with
+            --steps, 12 where the edges are searched.
+        steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched, each
+            point on as many items as decide it.
         interpolate: instead of steps: so many from the model to the one that the direction
             leads to (to:MODEL), both included, and a quarter of the way beyond.
+        grid: after the search, measure the full curve on all items too: 41 points on both sides,
+            out to twice the widest edge.
+        outcomes: of the search: most answers of a task at one point, over all draws; default 256.
         limit: most items of each task, the same ones at every setting.
         data_dir: folder with the data of mmlu, gsm8k, advbench, xstest, humaneval and wikitext2;
             default $BASINSCOPE_DATA, else the Hugging Face hub.
@@ -74,6 +81,8 @@ def landscape(
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
+    from basinscope.landscape.run import SEARCH_DRAWS, STEPS_DRAWS
+    from basinscope.runs.edges import OUTCOMES
     from basinscope.weights.directions import draws_of
     from basinscope.weights.words import parse
 
@@ -93,12 +102,19 @@ def landscape(
     )
     if interpolate is not None:
         points = bs.interpolation_steps(engine, lines[0], interpolate)
-    slices = sum(draws_of(line, draws) for line in lines)
-    plan = _plan(engine, chosen, points, slices, workers)
+    if outcomes is not None and points is not None:
+        raise BasinscopeError(
+            f"--outcomes {outcomes} with fixed steps",
+            "allowed: where the edges are searched, without --steps and --interpolate",
+        )
+    draws = draws if draws is not None else (STEPS_DRAWS if points is not None else SEARCH_DRAWS)
+    most = OUTCOMES if outcomes is None else outcomes
+    slices = [draws_of(line, draws) for line in lines]
+    plan = _plan(engine, chosen, points, slices, workers, most, grid)
     with progress(plan) as report:
         found = bs.landscape(
-            engine, chosen, directions=lines, steps=points, draws=draws, level=level,
-            run=folder, workers=workers, progress=report,
+            engine, chosen, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
+            level=level, run=folder, workers=workers, progress=report,
         )  # fmt: skip
     _show(found, folder, level, json)
 
@@ -197,7 +213,8 @@ def status(run: Path, /, *, json: bool = False) -> None:
         own = [t for t in found.trials if t.task == task.name]
         places = len({(t.direction, t.step) if spec.plane else t.step for t in own})
         where = "points" if spec.plane else "steps"
-        print(f"{task.name}: {len(own)} trials of {task.n_items} items at {places} {where}")
+        some = "" if all(t.whole for t in own) else "up to "
+        print(f"{task.name}: {len(own)} trials of {some}{task.n_items} items at {places} {where}")
 
 
 @app.command
@@ -237,7 +254,7 @@ def verify(run: Path, /) -> None:
             f"{len(found.trials)} did; the bad ones are set aside as .bad",
             "run the line again: they are measured anew",
         )
-    print(f"{len(found.trials)} records verified")
+    print(f"{getattr(found, 'records', len(found.trials))} records verified")
 
 
 def run_folder(model: str, suffix: str = "") -> Path:
@@ -258,21 +275,33 @@ def _plan(
     engine: Engine,
     tasks: Sequence[Task],
     points: list[float] | None,
-    slices: int,
+    slices: list[int],
     workers: int | None,
+    outcomes: int,
+    grid: bool,
 ) -> str:
     """How many evaluations there will be and roughly how long they take."""
+    from basinscope.landscape import planned
     from basinscope.runs.executor import cores
 
     each = engine.estimate_s(tasks)
-    settings = slices * len(set(points or range(21)) - {0}) + 1
-    team = min(workers or cores(), settings)
-    about = "about" if points is not None else "the edges are searched: roughly"
     items = sum(len(task.items) for task in tasks)
-    minutes = settings * each / team / 60
+    if points is not None:
+        settings = sum(slices) * len(set(points) - {0}) + 1
+        answers = settings * items
+        what = (
+            f"{settings} settings of the weights x {items} items = {answers:,} evaluations, about"
+        )
+    else:
+        settings, answers = planned(tasks, slices, outcomes, grid)
+        what = (
+            f"the edges are searched: roughly {settings} settings of the weights and {answers:,} "
+            "evaluations,"
+        )
+    team = min(workers or cores(), settings)
+    minutes = answers / max(items, 1) * each / team / 60
     return (
-        f"{settings} settings of the weights x {items} items = {settings * items:,} evaluations, "
-        f"{about} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}"
+        f"{what} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}"
         f"{_without_template(engine, tasks)}"
     )
 

@@ -5,6 +5,6 @@ everything in it is computed from the records alone.
 """
 
 from basinscope.landscape.record import Landscape, load_run
-from basinscope.landscape.run import interpolation_steps, landscape
+from basinscope.landscape.run import interpolation_steps, landscape, planned
 
-__all__ = ["Landscape", "interpolation_steps", "landscape", "load_run"]
+__all__ = ["Landscape", "interpolation_steps", "landscape", "load_run", "planned"]

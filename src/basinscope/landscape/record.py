@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from basinscope import stats
 from basinscope.errors import BasinscopeError
+from basinscope.landscape import paired
 from basinscope.landscape import spread as over_directions
+from basinscope.landscape.parts import joined
+from basinscope.runs.edges import LOOKS
 from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Store, Trial
 
@@ -40,7 +43,9 @@ class Landscape:
 
     Attributes:
         spec: what was planned.
-        trials: what was measured, ordered by task, direction, draw and step.
+        trials: what was measured, ordered by task, direction, draw and step: one for each, with the
+            items that were asked there.
+        records: how many records that is; more than trials where points were measured in parts.
         set_aside: records that did not verify, with the reason.
     """
 
@@ -48,7 +53,9 @@ class Landscape:
         self, spec: RunSpec, trials: Iterable[Trial], set_aside: Sequence[str] = ()
     ) -> None:
         self.spec = spec
-        self.trials = tuple(trials)
+        records = tuple(trials)
+        self.records = len(records)
+        self.trials = tuple(joined(records))
         self.set_aside = tuple(set_aside)
         self._tasks = {task.name: task for task in spec.tasks}
         self._zero = {t.task: t for t in self.trials if t.direction is None}
@@ -63,14 +70,20 @@ class Landscape:
 
         Columns: task, direction, draw, step, n (items), correct, score, low, high. The interval is
         exact (Clopper-Pearson) for the score on items like these *along this draw*; it says
-        nothing of other draws (see `means`). Step 0 is the same record in every draw.
+        nothing of other draws (see `means`). Where a search stopped before all items were asked
+        (n), it is the wider betting interval, which allows that. Step 0 is the same record in
+        every draw.
         """
         import pandas as pd
 
         rows = []
         exact = cache(stats.clopper_pearson)
         for trial, direction, draw in self._placed():
-            interval = exact(sum(trial.correct), trial.n, confidence)
+            interval = (
+                exact(sum(trial.correct), trial.n, confidence)
+                if trial.whole
+                else stats.mean_over_draws(trial.correct, confidence)
+            )
             rows.append((trial.task, direction, draw, trial.step, trial.n, sum(trial.correct),
                          trial.score, interval.low, interval.high))  # fmt: skip
         names = ["task", "direction", "draw", "step", "n", "correct", "score", "low", "high"]
@@ -109,7 +122,8 @@ class Landscape:
         score over all directions of the family, on these items, with at least the confidence and
         whatever the distribution over directions (betting bound; wide for few draws); at step 0
         all directions give the same score on these items, which is then known exactly. For a
-        single draw the interval is the exact one over items, at step 0 as well. A task measured at
+        single draw the interval is the exact one over items, at step 0 as well. Where a search
+        stopped early, it is one that allows that, on the items that were asked. A task measured at
         step 0 alone has one row, with no direction. T is the loss of arXiv 2505.17646, normalised
         over one curve.
         """
@@ -138,32 +152,10 @@ class Landscape:
 
         Columns: task, direction, step, draws, difference, low, high, gained, lost, p_value. For
         one draw the items are the unit (exact bounds on the discordant proportions, McNemar's
-        exact p-value); for several, the draw is (gained, lost and p_value are then NaN).
+        exact p-value); for several, the draw is (gained, lost and p_value are then NaN). Where a
+        search stopped before all items were asked, those asked are compared, by betting bounds.
         """
-        import pandas as pd
-
-        rows: list[tuple[Any, ...]] = []
-        for task in self._tasks:
-            zero = self._zero.get(task)
-            if zero is None:
-                continue
-            for direction in self.directions(task):
-                for step, trials in self.at_steps(task, direction).items():
-                    if step == 0.0:
-                        continue
-                    head = (task, direction, step, len(trials))
-                    if len(trials) == 1:
-                        pair = stats.paired_difference(zero.correct, trials[0].correct, confidence)
-                        gap, counts = pair.difference, (pair.gained, pair.lost, pair.p_value)
-                    else:
-                        gap = stats.paired_difference_over_draws(
-                            zero.score, [t.score for t in trials], confidence
-                        )
-                        counts = (math.nan, math.nan, math.nan)  # type: ignore[assignment]
-                    rows.append((*head, gap.estimate, gap.low, gap.high, *counts))
-        names = ["task", "direction", "step", "draws", "difference", "low", "high", "gained",
-                 "lost", "p_value"]  # fmt: skip
-        return pd.DataFrame(rows, columns=names)
+        return paired.compare(self, confidence)
 
     def likelihood(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Mean NLL and margin of every task that has them, at each step, beside its score.
@@ -198,7 +190,8 @@ class Landscape:
         The first step at which the score falls below ``chance + (1 - level) (S(0) - chance)``.
         With several draws it is the mean curve over the family of directions that crosses, and
         the draw is the unit; for one draw (or ``draw=k``) that direction's own curve, and the
-        items are the unit. See `basinscope.stats.width` for the guarantee.
+        items are the unit. Points where a search stopped early count with the items that were
+        asked there. See `basinscope.stats.width` for the guarantee.
 
         Args:
             task: name of a task of this run.
@@ -234,6 +227,11 @@ class Landscape:
             )
         complete = max(len(trials) for trials in points.values())
         points = {a: trials for a, trials in points.items() if len(trials) == complete}
+        at_zero = dict(zip(zero.items, zero.correct, strict=True))
+        place = {item: n for n, item in enumerate(zero.items)}
+        in_parts = self.spec.steps is None or not all(
+            t.whole for trials in points.values() for t in trials
+        )
         common = {"chance": spec.chance, "level": level, "confidence": confidence, "sign": sign}
         try:
             if complete > 1:
@@ -242,12 +240,15 @@ class Landscape:
                     [[t.score for t in trials] for trials in points.values()],
                     score_at_zero=zero.score,
                     n_items=zero.n,
+                    looks=LOOKS if in_parts else 1,
+                    matched=[[_at_zero(t, at_zero) for t in trials] for trials in points.values()],
                     **common,  # type: ignore[arg-type]
                 )
             return stats.width_over_items(
                 list(points),
                 [trials[0].correct for trials in points.values()],
                 correct_at_zero=zero.correct,
+                asked=[[place[item] for item in ts[0].items] for ts in points.values()],
                 **common,  # type: ignore[arg-type]
             )
         except ValueError as error:
@@ -440,10 +441,19 @@ class Landscape:
         return label
 
 
+def _at_zero(trial: Trial, at_zero: Mapping[str, int]) -> float:
+    """Score at step 0 of the items of a trial."""
+    return sum(at_zero[item] for item in trial.items) / trial.n
+
+
 def _interval(trials: Sequence[Trial], confidence: float) -> tuple[float, float]:
     """Of the mean score over draws; over items where there is one draw."""
+    if len(trials) == 1 and not trials[0].whole:
+        over_items = stats.mean_over_draws(trials[0].correct, confidence)
+        return over_items.low, over_items.high
     if len(trials) > 1:
-        over_draws = stats.mean_over_draws([t.score for t in trials], confidence)
+        each = confidence if all(t.whole for t in trials) else 1 - (1 - confidence) / LOOKS
+        over_draws = stats.mean_over_draws([t.score for t in trials], each)
         return over_draws.low, over_draws.high
     exact = stats.clopper_pearson(sum(trials[0].correct), trials[0].n, confidence)
     return exact.low, exact.high

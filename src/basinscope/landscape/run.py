@@ -10,8 +10,9 @@ from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.landscape.record import Landscape
 from basinscope.runs import executor
+from basinscope.runs.edges import OUTCOMES, search
 from basinscope.runs.measure import Bench
-from basinscope.runs.plan import Measure, Progress, check, check_labels, search, units_at
+from basinscope.runs.plan import Measure, Progress, check, check_labels, units_at
 from basinscope.runs.spec import (
     RunSpec,
     direction_labels,
@@ -23,6 +24,9 @@ from basinscope.runs.store import Store
 from basinscope.tasks.base import Task
 from basinscope.weights.directions import Direction, Random, draws_of, sits_at
 
+STEPS_DRAWS, SEARCH_DRAWS, GRID_POINTS = 4, 12, 41
+POINTS = 9  # of a search on one side, as simulated
+
 
 def landscape(
     engine: Engine,
@@ -30,7 +34,9 @@ def landscape(
     *,
     directions: Sequence[Direction] | None = None,
     steps: Sequence[float] | None = None,
-    draws: int = 4,
+    draws: int | None = None,
+    grid: bool | int = False,
+    outcomes: int = OUTCOMES,
     level: float = 0.5,
     run: str | Path | None = None,
     workers: int | None = 1,
@@ -43,9 +49,16 @@ def landscape(
         tasks: tasks to score; all of them at each setting of the weights.
         directions: default: random, seed 0.
         steps: signed positions alpha; 0 is always measured too. None finds each task's edge on
-            both sides of zero: doubling until every task has fallen below the threshold, then
-            bisecting each crossing of the mean over draws to 15% of its distance.
-        draws: independent draws of each random direction; one that is determined has one.
+            both sides of zero, each point on as many items as decide it: see
+            `basinscope.runs.edges` and, for the error of the width, `Landscape.width`.
+        draws: independent draws of each random direction; one that is determined has one. Default
+            4 with steps; 12 where the edges are searched, about the fewest from which the width
+            has an upper end over directions.
+        grid: where the edges are searched, measure besides the full curve on all items: so many
+            points on both sides out to twice the widest edge, zero included; True is 41.
+        outcomes: where the edges are searched, the most answers of a task at one point over all
+            draws. Those close to the edge take them all; the error of the estimated width goes
+            down as their square root.
         level: where None is given for steps, the level whose crossing is sought (see `width`).
         run: run folder; a folder with the same model and items is resumed and may grow.
         workers: processes to measure in, one thread each; None takes one for each core. With more
@@ -61,11 +74,15 @@ def landscape(
 
     Guarantee: the same spec gives the same records whatever the workers and the order.
     Cost: one pass over the weights and one evaluation of every task for each direction, draw and
-    step that is not measured yet.
+    step that is not measured yet; in a search, about nine points on each side, most of them decided
+    by 16 to 64 answers.
     """
     many = [tasks] if isinstance(tasks, Task) else list(tasks)
     lines = [Random(0)] if directions is None else list(directions)
+    if draws is None:
+        draws = STEPS_DRAWS if steps is not None else SEARCH_DRAWS
     check(many, lines, steps, draws, level, workers)
+    points = check_search(steps, grid, outcomes)
     bench = Bench(
         engine, tuple(lines), tuple(many), model_spec(engine), tuple(task_spec(t) for t in many)
     )
@@ -82,20 +99,73 @@ def landscape(
     )
     store = Store(run, spec)
     check_labels(bench, store, draws)
-    points = len(explicit or ()) or 2
     slices = sum(draws_of(direction, draws) for direction in lines)
-    team = executor.make(bench, workers, (points - 1) * slices + 1)
+    settings = len(explicit) - 1 if explicit is not None else 2
+    team = executor.make(bench, workers, settings * slices + 1)
     try:
         measure = Measure(bench, store, team, progress)
         if explicit is not None:
             measure(units_at(bench, explicit, draws))
         else:
-            search(measure, draws, level)
+            edge = search(measure, draws, level, outcomes)
+            if points:
+                measure(units_at(bench, full_curve(edge, points), draws))
     finally:
         team.close()
     if engine.fingerprint() != bench.model.fingerprint:
         raise AssertionError("the weights were not restored")
     return Landscape(store.spec, store.trials(), store.set_aside)
+
+
+def check_search(steps: Sequence[float] | None, grid: bool | int, outcomes: int) -> int:
+    """Refuse what a search cannot do; return how many points its full curve has, 0 for none."""
+    points = GRID_POINTS if grid is True else int(grid)
+    if points and (steps is not None or points < 3 or points % 2 == 0):
+        raise BasinscopeError(
+            f"grid={grid} with steps={None if steps is None else list(steps)}",
+            "allowed: an odd number of points from 3 on, without steps: the edges say how far out",
+            f"{GRID_POINTS}, or the steps alone",
+        )
+    if outcomes < 1 or (steps is not None and outcomes != OUTCOMES):
+        raise BasinscopeError(
+            f"outcomes={outcomes} with steps={None if steps is None else list(steps)}",
+            "allowed: at least 1, and only where the edges are searched (no steps)",
+            f"{OUTCOMES}",
+        )
+    return points
+
+
+def full_curve(edge: float, points: int) -> list[float]:
+    """Evenly spaced steps on both sides, zero included, out to twice an edge.
+
+    >>> full_curve(0.02, 5)
+    [-0.04, -0.02, 0.0, 0.02, 0.04]
+    """
+    half = points // 2
+    return [float(f"{2 * edge * k / half:.3g}") for k in range(-half, half + 1)]
+
+
+def planned(
+    tasks: Sequence[Task], draws: Sequence[int], outcomes: int, grid: bool
+) -> tuple[int, int]:
+    """Settings of the weights and evaluations that a search will take, roughly.
+
+    Args:
+        tasks: tasks to score.
+        draws: how many draws each direction has.
+        outcomes: as in `landscape`.
+        grid: as in `landscape`.
+    """
+    sizes = [len(task.items) for task in tasks]
+    settings, answers = 1 + 2 * POINTS * sum(draws), sum(sizes)
+    for own in draws:
+        # as simulated (benchmarks/edges.py): draws that are the units need more answers to decide
+        each = outcomes * (0.25 if own < 8 else 0.6)
+        answers += sum(round(2 * POINTS * min(each, own * n)) for n in sizes)
+    if grid:
+        settings += (GRID_POINTS - 1) * sum(draws)
+        answers += (GRID_POINTS - 1) * sum(draws) * sum(sizes)
+    return settings, answers
 
 
 def interpolation_steps(

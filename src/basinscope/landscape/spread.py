@@ -23,16 +23,17 @@ def bands(land: Landscape, task: str, direction: str, confidence: float) -> pd.D
     import pandas as pd
 
     curve = land.curve(task, direction)
-    n = land.task(task).n_items
+    sizes = [trials[0].n for trials in land.at_steps(task, direction).values()]
     if any(len(scores) > 1 for scores in curve.values()):
         steps = [step for step in curve if step != 0.0]
         pointwise = [stats.mean_over_draws(curve[step], confidence) for step in steps]
         band = stats.band_over_draws([curve[step] for step in steps], confidence)
     else:
         steps = list(curve)
-        right = [round(scores[0] * n) for scores in curve.values()]
-        pointwise = [stats.clopper_pearson(k, n, confidence) for k in right]
-        band = stats.band_over_items(right, [n] * len(right), confidence)
+        right = [round(scores[0] * n) for n, scores in zip(sizes, curve.values(), strict=True)]
+        counts = list(zip(right, sizes, strict=True))
+        pointwise = [stats.clopper_pearson(k, n, confidence) for k, n in counts]
+        band = stats.band_over_items(right, sizes, confidence)
     ends = {
         step: (p.low, p.high, b.low, b.high)
         for step, p, b in zip(steps, pointwise, band, strict=True)
@@ -54,6 +55,7 @@ def variance(
 
     rows = []
     for step, trials in land.at_steps(task, direction).items():
+        trials = [t for t in trials if t.whole]
         if step == 0.0 or len(trials) < 2:
             continue
         split = stats.split_variance([t.correct for t in trials])
@@ -69,9 +71,9 @@ def variance(
         rows.append((*head, *parts, split.standard_error(), *needed))
     if not rows:
         raise BasinscopeError(
-            f"no step of {task!r} along {direction!r} was measured in two draws",
+            f"no step of {task!r} along {direction!r} was measured in two draws on all items",
             "variance between directions needs at least two of them",
-            "run the line again with more --draws",
+            "run the line again with --steps or --grid, and with more --draws",
         )
     names = ["step", "draws", "items", "score", "total", "between_directions", "between_items",
              "residual", "se", "draws_needed", "items_needed"]  # fmt: skip

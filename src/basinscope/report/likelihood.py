@@ -59,7 +59,10 @@ def likelihood_table(run: Landscape, confidence: float = 0.95) -> pd.DataFrame:
             zero = curve.get(0.0, [None])[0]
             kept = {name: _kept(zero, name) for name in ("nlls", "margins")}
             several = any(len(trials) > 1 for trials in curve.values())
-            for step, trials in curve.items() if any(map(len, kept.values())) else ():
+            for step, asked in curve.items() if any(map(len, kept.values())) else ():
+                trials = [t for t in asked if t.whole]
+                if not trials:
+                    continue
                 known = several and step == 0.0
                 nll, lost = _mean(trials, "nlls", kept["nlls"], known, confidence)
                 margin, gone = _mean(trials, "margins", kept["margins"], known, confidence)
@@ -226,7 +229,8 @@ def _thresholding(run: Landscape, task: str, confidence: float) -> list[tuple[An
         before = _column(zero, "margins")[kept]
         right = np.asarray(zero.correct, dtype=bool)[kept]
         for step, trials in curve.items():
-            found = [_draw(before, right, t, kept) for t in trials if t.direction is not None]
+            whole = [t for t in trials if t.direction is not None and t.whole]
+            found = [_draw(before, right, t, kept) for t in whole]
             draws = [numbers for numbers in found if numbers is not None]
             if draws:
                 head = (task, direction, step, len(draws), len(kept))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256 as sha
 
 from basinscope.engines.base import Engine
 from basinscope.runs.spec import ModelSpec, TaskSpec, sha256, trial_key
@@ -28,6 +29,7 @@ class Unit:
     step: float
     tasks: tuple[int, ...]
     items: tuple[str, ...] | None = None
+    part: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Bench:
     model: ModelSpec
     task_specs: tuple[TaskSpec, ...]
     _identities: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
+    _named: dict[int, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _orders: dict[tuple[int, int], tuple[str, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def identity(self, direction: int, draw: int) -> str:
         """Text that determines delta; worked out once, since it may hash all of delta."""
@@ -53,7 +59,34 @@ class Bench:
         name = None
         if unit.direction is not None:
             name = self.identity(unit.direction, unit.draw)
-        return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step, unit.items)
+        items = self.chosen(unit, task)
+        if unit.part is not None and items is not None:
+            wanted = set(items)
+            items = tuple(item for item in self._ids(task) if item in wanted)
+        return trial_key(self.model, self.task_specs[task], name, unit.draw, unit.step, items)
+
+    def chosen(self, unit: Unit, task: int) -> tuple[str, ...] | None:
+        """Ids of the items of a task that a unit asks, those of a part in its order; None for all.
+
+        The order of a draw is that of the SHA-256 of (draw, id): no generator is touched, it is the
+        same at every step, and every part of it is a sample without replacement.
+        """
+        if unit.part is None:
+            return unit.items
+        order = self._orders.get((task, unit.draw))
+        if order is None:
+            key = f"edges/1 {unit.draw}".encode()
+            ids = self._ids(task)
+            order = tuple(sorted(ids, key=lambda i: sha(key + b"\0" + i.encode()).digest()))
+            self._orders[task, unit.draw] = order
+        chosen = order[slice(*unit.part)]
+        return None if len(chosen) == len(order) else chosen
+
+    def _ids(self, task: int) -> tuple[str, ...]:
+        """Ids of a task's items, in its order."""
+        if task not in self._named:
+            self._named[task] = tuple(item.id for item in self.tasks[task].items)
+        return self._named[task]
 
     def measure(self, unit: Unit) -> Iterator[tuple[int, Trial]]:
         """Set the weights and yield a trial for every task as it is measured.
@@ -74,8 +107,8 @@ class Bench:
         """Outcomes of one task under the live weights."""
         task, key = self.tasks[t], self.key(unit, t)
         items = task.items
-        if unit.items is not None:
-            wanted = set(unit.items)
+        if (chosen := self.chosen(unit, t)) is not None:
+            wanted = set(chosen)
             items = tuple(item for item in items if item.id in wanted)
         outcomes = score(self.engine, task, items)
         tokens = tuple(o.tokens for o in outcomes)

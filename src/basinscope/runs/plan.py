@@ -1,8 +1,4 @@
-"""Which points are measured: the units of a plan, and the search for the edges.
-
-The search looks at nothing but records, so a resumed search takes the same way and measures only
-what is missing.
-"""
+"""Which points are measured: the units of a plan, and what of them is there already."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from basinscope import stats
 from basinscope.errors import BasinscopeError
 from basinscope.runs.executor import Executor
 from basinscope.runs.measure import Bench, Unit
@@ -118,10 +113,7 @@ class Measure:
         """Measure what is missing of these units."""
         left = []
         for unit in units:
-            addresses = [sha256(self.bench.key(unit, t)) for t in unit.tasks]
-            tasks = tuple(
-                t for t, a in zip(unit.tasks, addresses, strict=True) if self.store.get(a) is None
-            )
+            tasks = tuple(t for t in unit.tasks if not self._has(unit, t))
             self.planned += len(unit.tasks)
             self.done += len(unit.tasks) - len(tasks)
             if tasks:
@@ -132,72 +124,26 @@ class Measure:
             self.done += 1
             self._tell(f"{trial.task} at {self.where(trial)}")
 
-    def mean(self, direction: int, task: int, step: float, draws: int) -> float:
-        """Mean score over draws at a point that is measured."""
-        scores = []
-        for unit in units_at(self.bench, [step], draws, [direction]):
-            trial = self.store.get(sha256(self.bench.key(unit, task)))
-            assert trial is not None
-            scores.append(trial.score)
-        return sum(scores) / len(scores)
+    def _has(self, unit: Unit, task: int) -> bool:
+        """Whether the outcomes are there: as a record of their own, or in one of all items."""
+        if self.bench.chosen(unit, task) == ():
+            return True
+        whole = unit.part is not None and self._get(replace(unit, part=None), task) is not None
+        return whole or self._get(unit, task) is not None
+
+    def _get(self, unit: Unit, task: int) -> Trial | None:
+        return self.store.get(sha256(self.bench.key(unit, task)))
+
+    def outcomes(self, unit: Unit, task: int) -> dict[str, int]:
+        """Outcome of every item of a unit that is measured, by item."""
+        chosen = self.bench.chosen(unit, task)
+        if chosen == ():
+            return {}
+        trial = self._get(replace(unit, part=None), task) or self._get(unit, task)
+        assert trial is not None
+        found = dict(zip(trial.items, trial.correct, strict=True))
+        return found if chosen is None else {item: found[item] for item in chosen}
 
     def _tell(self, what: str) -> None:
         if self.progress is not None:
             self.progress(self.done, self.planned, what)
-
-
-def search(measure: Measure, draws: int, level: float) -> None:
-    """Find where each task's mean curve crosses its threshold, on both sides of zero."""
-    bench = measure.bench
-    measure(units_at(bench, [0.0], draws))
-    threshold: dict[int, float] = {}
-    for t, spec in enumerate(bench.task_specs):
-        zero = measure.store.get(sha256(bench.key(Unit(None, 0, 0.0, (t,)), t)))
-        assert zero is not None
-        correct = sum(zero.correct)
-        # a task that is not above chance at zero has no edge to look for
-        if stats.lower_proportion(correct, zero.n, 0.95).low > spec.chance:
-            threshold[t] = stats.threshold(zero.score, spec.chance, level)
-    scale = bench.model.rms or 1.0
-    for d in range(len(bench.directions)):
-        for sign in (1.0, -1.0):
-            _search_side(measure, d, sign, scale, threshold, draws)
-
-
-def _search_side(
-    measure: Measure, d: int, sign: float, scale: float, threshold: dict[int, float], draws: int
-) -> None:
-    fallen: dict[float, dict[int, bool]] = {}
-
-    def at(steps: Iterable[float]) -> None:
-        new = [a for a in steps if a not in fallen]
-        measure(units_at(measure.bench, [sign * a for a in new], draws, [d]))
-        for a in new:
-            fallen[a] = {t: measure.mean(d, t, sign * a, draws) < s for t, s in threshold.items()}
-
-    first, least = _round(0.05 * scale), 1e-6 * scale
-    at([first])
-    low = high = first
-    while any(fallen[low].values()) and low > least:
-        low = _round(low / 2)
-        at([low])
-    while not all(fallen[high].values()) and high < 16 * scale:
-        high = _round(high * 2)
-        at([high])
-    while True:
-        middles = set()
-        for t in threshold:
-            edge = min((a for a in fallen if fallen[a][t]), default=None)
-            if edge is None or edge <= least:
-                continue
-            inside = max((a for a in fallen if a < edge), default=0.0)
-            if edge - inside > 0.15 * edge:
-                middles.add(_round((inside + edge) / 2))
-        if not middles - fallen.keys():
-            return
-        at(sorted(middles))
-
-
-def _round(step: float) -> float:
-    """Three significant digits: steps that can be read and typed again."""
-    return float(f"{step:.3g}")

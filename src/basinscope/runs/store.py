@@ -52,6 +52,11 @@ class Trial(Frozen):
         return len(self.items)
 
     @property
+    def whole(self) -> bool:
+        """Whether all items of the task were asked; a search stops where fewer decide a point."""
+        return bool(self.n == self.key["task"]["n_items"])
+
+    @property
     def score(self) -> float:
         """Mean of the 0-1 outcomes."""
         return sum(self.correct) / self.n

@@ -4,7 +4,13 @@ Needs numpy and scipy only.
 """
 
 from basinscope.stats.bands import band_over_draws, band_over_items
-from basinscope.stats.bounds import log_capital, log_capitals, lower_mean, upper_mean
+from basinscope.stats.bounds import (
+    log_capital,
+    log_capital_without_replacement,
+    log_capitals,
+    lower_mean,
+    upper_mean,
+)
 from basinscope.stats.intervals import (
     Interval,
     PairedDifference,
@@ -21,6 +27,7 @@ from basinscope.stats.spread import median_interval, relative_spread, share_betw
 from basinscope.stats.strata import mean_over_strata
 from basinscope.stats.student import student, student_ratio
 from basinscope.stats.variance import VarianceSplit, split_variance
+from basinscope.stats.verdicts import verdict
 from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
 
 __all__ = [
@@ -33,6 +40,7 @@ __all__ = [
     "band_over_items",
     "clopper_pearson",
     "log_capital",
+    "log_capital_without_replacement",
     "log_capitals",
     "lower_mean",
     "lower_proportion",
@@ -50,6 +58,7 @@ __all__ = [
     "threshold",
     "upper_mean",
     "upper_proportion",
+    "verdict",
     "width_over_draws",
     "width_over_items",
 ]

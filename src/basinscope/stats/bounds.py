@@ -167,6 +167,64 @@ def log_capitals(x: ArrayLike, mean: float) -> NDArray[np.float64]:
     return np.asarray(top + np.log(np.exp(accounts - top).sum(axis=0)))
 
 
+def log_capital_without_replacement(x: ArrayLike, mean: float, population: int) -> float:
+    r"""Evidence against *mean of a finite set* :math:`\le m` from values drawn without replacement.
+
+    After t - 1 values the rest of the set has, under the hypothesis, a mean of at most
+
+    .. math:: m_t = \frac{N m - \sum_{i<t} x_i}{N - t + 1},
+
+    so :math:`K_n = \sum_j w_j \prod_t (1 + c_j (x_t / m_t - 1))` is a non-negative supermartingale
+    as in :func:`lower_mean`, and it is infinite as soon as the values seen add up to more than
+    N m. Source: Waudby-Smith and Ramdas, "Confidence sequences for sampling without replacement",
+    NeurIPS 2020 (arXiv 2006.04347), with the bets of :func:`lower_mean`.
+
+    Args:
+        x: Values in [0, 1] in the order of sampling, shape (n,), n <= population.
+        mean: The mean m under test, in (0, 1].
+        population: Size N of the set.
+
+    Returns:
+        log K_n(m); infinite where the values seen refute the hypothesis for certain.
+
+    Raises:
+        ValueError: A value outside [0, 1], ``mean`` outside (0, 1], or more values than the set.
+
+    Guarantee:
+        P(log K_n ever exceeds log(1/error)) <= error if the mean of the set is at most m: looking
+        after each value and stopping is allowed.
+
+    Example:
+        Six of ten are right: that the share is at most one half is refuted for certain.
+
+        >>> log_capital_without_replacement([1, 1, 1, 1, 1, 1], 0.5, population=10)
+        inf
+        >>> round(log_capital_without_replacement([1, 1, 1, 1], 0.5, population=10), 3)
+        3.223
+    """
+    _checked(x, 0.5)
+    values = np.asarray(x, dtype=np.float64)
+    if not 0.0 < mean <= 1.0:
+        raise ValueError(f"mean={mean!r} was given; allowed: 0 < mean <= 1")
+    if values.size > population:
+        raise ValueError(
+            f"{values.size} values of a set of {population} were given; allowed: at most all of "
+            "them; try population=the number of items of the task"
+        )
+    if values.size == 0:
+        return 0.0
+    seen = np.cumsum(values)
+    if bool(np.any(seen > population * mean * (1.0 + _SLACK) + _SLACK)):
+        return math.inf
+    before = np.concatenate(([0.0], seen[:-1]))
+    rest = (population * mean - before) / (population - np.arange(values.size))
+    with np.errstate(divide="ignore"):  # a value of 0 ruins the account that staked all
+        # nothing is staked where nothing is left of N m: only zeros can follow
+        relative = np.where(rest > _SLACK, values / np.maximum(rest, _SLACK), 1.0)
+        log_factors = np.log((1.0 - STAKES)[:, None] + STAKES[:, None] * relative)
+    return _log_sum_exp(_LOG_PRIOR + log_factors.sum(axis=1))
+
+
 def _lower(values: NDArray[np.float64], counts: NDArray[np.float64], error: float) -> float:
     """Return the root of K(m) = 1/error, for distinct scores in rising order and their counts."""
     if values.size == 0 or values[-1] <= 0.0:

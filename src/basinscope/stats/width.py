@@ -34,6 +34,10 @@ Guarantee, the steps being fixed before sampling:
 * Steps chosen in the light of the results (bisection) keep this if besides each unit's own curve
   is non-increasing in ``a``: the bounds increase with the scores, so no step beyond w can pass
   where w itself would not. Otherwise it is not guaranteed.
+* So does the number of items of a point, if they are taken in a random order that is the same at
+  every step. Along one direction the items are the units and the bounds hold for every number of
+  them at once. Over draws a point is decided after one of ``looks`` batches, each of which gives
+  the draw, as a unit, another curve, with its share of the error: e / looks.
 
 ``low <= estimate <= high`` needs no clipping: a bound above s* implies a mean above it, so the
 first mean below s* comes after ``low``; every mean from ``high`` on is below s*, so the first
@@ -50,6 +54,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from basinscope.stats.bounds import lower_mean, upper_mean
 from basinscope.stats.intervals import check_binary, check_confidence, lower_proportion
+from basinscope.stats.verdicts import paired
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,8 @@ def width_over_draws(
     level: float = 0.5,
     confidence: float = 0.95,
     sign: int = 1,
+    looks: int = 1,
+    matched: ArrayLike | None = None,
 ) -> Width:
     r"""Width of the basin of fixed items, from the scores of several independent draws.
 
@@ -133,6 +140,11 @@ def width_over_draws(
         level: Share of the way down to chance, in (0, 1).
         confidence: Two-sided, in (0, 1).
         sign: +1 or -1: the side that was measured. Each side is measured, none mirrored.
+        looks: Where each draw answered its items in batches until a point was decided: how many
+            batches there could have been. They share the error, as each has a curve of its own.
+        matched: Where draws answered different items: the scores of those at theta0, shape
+            (n_steps, n_draws). What the choice of items explains is taken out of the estimate (not
+            out of the interval).
 
     Returns:
         The width. NaN with a reason if the score at zero is not above chance: the exact one-sided
@@ -170,12 +182,15 @@ def width_over_draws(
             "scores outside [0, 1] or NaN were given; allowed: 0 <= score <= 1; "
             "try counting a failed evaluation as wrong, and leaving out steps not measured"
         )
+    if looks < 1:
+        raise ValueError(f"looks={looks!r} was given; allowed: 1 or more")
     correct = _count(score_at_zero, n_items)
     s_star = threshold(score_at_zero, chance, level)
-    error = (1.0 - confidence) / 2.0
+    error = (1.0 - confidence) / (2.0 * looks)
+    chosen = 0.0 if matched is None else np.asarray(matched).mean(axis=1) - score_at_zero
     return _width(
         grid,
-        margins=x.mean(axis=1) - s_star,
+        margins=x.mean(axis=1) - s_star - (1.0 - level) * chosen,
         margin_at_zero=score_at_zero - s_star,
         surely_above=lambda i: lower_mean(x[i], error) > s_star,
         surely_below=lambda i: upper_mean(x[i], error) < s_star,
@@ -189,13 +204,14 @@ def width_over_draws(
 
 def width_over_items(
     steps: ArrayLike,
-    correct: ArrayLike,
+    correct: Sequence[ArrayLike] | NDArray[np.float64],
     *,
     correct_at_zero: ArrayLike,
     chance: float,
     level: float = 0.5,
     confidence: float = 0.95,
     sign: int = 1,
+    asked: Sequence[ArrayLike] | None = None,
 ) -> Width:
     r"""Width of the basin along one fixed direction, from the outcomes of its items.
 
@@ -212,12 +228,16 @@ def width_over_items(
 
     Args:
         steps: Distances from zero, shape (n_steps,), > 0 and increasing (absolute values).
-        correct: 0 or 1 (or bool), shape (n_steps, n_items): a row for each step.
+        correct: 0 or 1 (or bool), shape (n_steps, n_items): a row for each step. Rows may be
+            shorter with ``asked``.
         correct_at_zero: 0 or 1 for the same items at theta0, shape (n_items,).
         chance: Score of a model that knows nothing, 0 <= chance < 1.
         level: Share of the way down to chance, in (0, 1).
         confidence: Two-sided, in (0, 1).
         sign: +1 or -1: the side that was measured. Each side is measured, none mirrored.
+        asked: For each step the places, in ``correct_at_zero``, of the items that were answered
+            there, in the order of its row; None if every step has all of them. How many were asked
+            may depend on their outcomes; which ones may not: a random order settles it.
 
     Returns:
         The width, as :func:`width_over_draws`.
@@ -237,26 +257,38 @@ def width_over_items(
     """
     grid = _checked_steps(steps)
     _check_settings(chance, level, confidence, sign)
-    z = check_binary(correct, "correct").astype(np.float64)
-    z_zero = check_binary(correct_at_zero, "correct_at_zero").astype(np.float64)
-    if z_zero.ndim != 1 or z_zero.size == 0 or z.shape != (grid.size, z_zero.size):
+    z_zero = check_binary(correct_at_zero, "correct_at_zero")
+    rows = [check_binary(row, "correct") for row in correct]
+    places = (
+        [np.arange(z_zero.size)] * len(rows) if asked is None else [np.asarray(p) for p in asked]
+    )
+    if (
+        z_zero.ndim != 1
+        or z_zero.size == 0
+        or len(rows) != grid.size
+        or [row.shape for row in rows] != [p.shape for p in places]
+        or any(row.ndim != 1 or row.size == 0 for row in rows)
+    ):
+        shapes = sorted({row.shape for row in rows})
         raise ValueError(
-            f"correct of shape {z.shape} and correct_at_zero of shape {z_zero.shape} were given "
-            f"with {grid.size} steps; allowed: ({grid.size}, n_items) and (n_items,) with at least "
-            "one item; try a row for each step"
+            f"correct with rows of shape {shapes} and correct_at_zero of shape {z_zero.shape} were "
+            f"given with {grid.size} steps; allowed: ({grid.size}, n_items) and (n_items,) with at "
+            "least one item; try a row for each step"
         )
-    w = z - (1.0 - level) * z_zero - level * chance
-    least = -(1.0 - level) - level * chance
-    span = 2.0 - level
-    scaled = np.clip((w - least) / span, 0.0, 1.0)  # rounding only
-    zero = -least / span
+    units = [paired(row, z_zero[p], chance, level)[0] for row, p in zip(rows, places, strict=True)]
+    zero = paired([], [], chance, level)[1]
     error = (1.0 - confidence) / 2.0
     return _width(
         grid,
-        margins=w.mean(axis=1),
+        margins=np.array(
+            [
+                float((row - (1.0 - level) * z_zero[p]).mean()) - level * chance
+                for row, p in zip(rows, places, strict=True)
+            ]
+        ),
         margin_at_zero=level * (float(z_zero.mean()) - chance),
-        surely_above=lambda i: lower_mean(scaled[i], error) > zero,
-        surely_below=lambda i: upper_mean(scaled[i], error) < zero,
+        surely_above=lambda i: lower_mean(units[i], error) > zero,
+        surely_below=lambda i: upper_mean(units[i], error) < zero,
         no_basin=_no_basin(int(z_zero.sum()), z_zero.size, chance, confidence),
         unit="items",
         form=lambda low, estimate, high, reason: Width(
@@ -297,7 +329,8 @@ def _width(
             f"score not below the threshold with confidence at the outermost step {outermost:g}: "
             f"no upper end; measure more {unit}, or further out"
         )
-    return form(low, min(estimate, float(steps[first])), high, reason)
+    # between the ends already, but for rounding and for margins that are not what was tested
+    return form(low, min(max(estimate, low), float(steps[first]), high), high, reason)
 
 
 def _last_reached(
