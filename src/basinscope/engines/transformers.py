@@ -32,8 +32,20 @@ _OF_THE_FILE = (
 )  # fmt: skip
 
 
+KINDS = {
+    (True, True): "transformers-attention/1",
+    (True, False): "transformers/1",
+    (False, False): "transformers-plain/1",
+}
+"""Way of computing answers by (rows branch off a cache, their attention is our own)."""
+
+
 class TransformersEngine(Engine):
     """A causal language model with its tokenizer.
+
+    Its ``kind`` says which way of computing it allows: ``transformers-attention`` (bfloat16 on the
+    CPU: the model's layers with the attention of `attention`), ``transformers`` (its own layers,
+    rows branch off a common cache), ``transformers-plain`` (its own forward, nothing shared).
 
     Args:
         module: a ``PreTrainedModel`` with a language-model head (wrapped or not).
@@ -62,8 +74,8 @@ class TransformersEngine(Engine):
         self._ends = _end_tokens(module, tokenizer)
         self._forward = Forward(module)
         with torch.inference_mode():
-            self._forward.cached = self._forward.agrees()
-        self.kind = "transformers/1" if self._forward.cached else "transformers-plain/1"
+            self._forward.choose()
+        self.kind = KINDS[self._forward.cached, self._forward.attends]
 
     @property
     def ends(self) -> frozenset[int]:
