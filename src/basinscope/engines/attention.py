@@ -32,6 +32,8 @@ SCORES = 1 << 20  # float32 scores held at once, unless one row's block has more
 # sees what, and where, is settled by the plan and by the positions that went into the queries
 _SETTLED = ("dropout", "is_causal", "position_ids", "cache_position", "use_cache")
 
+_mkldnn: Any = torch.backends.mkldnn
+
 
 @dataclass(frozen=True)
 class Block:
@@ -60,8 +62,8 @@ def serves(module: nn.Module, config: Any) -> bool:
     """Whether this attention may stand in for the one that the model was loaded with."""
     return (
         getattr(config, "_attn_implementation", None) == "sdpa"
-        and hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")
-        and torch.backends.mkldnn.is_available()
+        and hasattr(getattr(_mkldnn, "matmul", None), "fp32_precision")
+        and _mkldnn.is_available()
         and all(p.device.type == "cpu" for p in module.parameters())
         and {p.dtype for p in module.parameters()} == {torch.bfloat16}
     )
@@ -151,7 +153,7 @@ def _products_of_bfloat16() -> Iterator[None]:
 
     Exact where they hold bfloat16 numbers. No other way gives torch's users that product.
     """
-    settings: Any = torch.backends.mkldnn.matmul
+    settings = _mkldnn.matmul
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:

@@ -21,6 +21,7 @@ from basinscope.engines.base import Engine
 from basinscope.engines.cache import ROUND
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
+from basinscope.engines.memory import fitting
 from basinscope.engines.ranking import rank, read
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request, Task
@@ -51,7 +52,7 @@ class TransformersEngine(Engine):
         module: a ``PreTrainedModel`` with a language-model head (wrapped or not).
         tokenizer: its tokenizer.
         token_budget: most tokens, padding included, in one forward pass; bounds memory, changes
-            no answer.
+            no answer. Halved, and kept so, whenever a pass does not fit.
         source: as in `Engine`.
         params: as in `Engine`.
         mapped: as in `Engine`.
@@ -99,8 +100,15 @@ class TransformersEngine(Engine):
         Cost: one pass over each distinct context (a common head once), one over the continuations
         after their first token, one for each generated token, two over a corpus of many windows;
         for a reference, one over its prompt and itself.
+
+        Raises:
+            BasinscopeError: If memory runs out however few tokens go through the model at once.
         """
-        forward, tokens, budget = self._forward, self._tokens, self.token_budget
+        found, self.token_budget = fitting(lambda n: self._answer(requests, n), self.token_budget)
+        return found
+
+    def _answer(self, requests: Sequence[Request], budget: int) -> list[Answer]:
+        forward, tokens = self._forward, self._tokens
         ranked = {i: tokens.row(r) for i, r in enumerate(requests) if isinstance(r, Choices)}
         texts = {
             i: tokens.windows(r, forward.context)

@@ -1,4 +1,4 @@
-"""Own attention against its definition and torch's, and what a query's company may change: nothing."""
+"""Own attention against its definition and torch's, whatever a query's company."""
 
 import functools
 import importlib.util
