@@ -11,7 +11,7 @@ Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -49,10 +49,15 @@ class Forward:
     would spoil). Where it can, it brings an attention of its own (`attends`, see `attention`); rows
     that write one token each keep the model's. `plain` is the module's own forward, and always
     right.
+
+    Args:
+        module: the model.
+        epoch: gives the number of the present weights: a cache of others is refused (defect 6).
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, epoch: Callable[[], int] = lambda: 0) -> None:
         self.module: Any = module
+        self.epoch = epoch
         self.trunk: Any = getattr(module, "base_model", None)
         self.head: Any = getattr(module, "get_output_embeddings", lambda: None)()
         config = getattr(module, "config", None)
@@ -100,6 +105,9 @@ class Forward:
         """
         from transformers import Cache
 
+        epoch = self.epoch()
+        if past is not None and past.epoch != epoch:
+            raise AssertionError(f"a cache of weights {past.epoch} under weights {epoch}")
         full = rows if tails is None else [
             [*row, *(token for tail in own for token in tail)]
             for row, own in zip(rows, tails, strict=True)
@@ -138,7 +146,7 @@ class Forward:
             )
         if plan is not None and not plan.used:
             raise TypeError("the model has an attention of its own")
-        after = Past(cache.layers, torch.cat([held_BS, new_BL], dim=1), length_B)
+        after = Past(cache.layers, torch.cat([held_BS, new_BL], dim=1), length_B, epoch)
         return out.last_hidden_state, after if decode or tails is not None else after.align()
 
     def branched(

@@ -73,7 +73,7 @@ class TransformersEngine(Engine):
         self.token_budget = token_budget
         self._tokens = Tokens(tokenizer)
         self._ends = _end_tokens(module, tokenizer)
-        self._forward = Forward(module)
+        self._forward = Forward(module, lambda: self.epoch)
         with torch.inference_mode():
             self._forward.choose()
         self.kind = KINDS[self._forward.cached, self._forward.attends]
