@@ -20,13 +20,14 @@ toys = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(toys)
 
 PREFIX = "Question: what is it? Answer: nobody knows.\n\nQuestion: who? Answer: they.\n\n" * 2
+KINDS = {torch.float32: "transformers/1", torch.bfloat16: "transformers-attention/1"}
 EXACT = [(kind, dtype) for kind in ("gpt2", "llama") for dtype in (torch.float32, torch.bfloat16)]
 
 
 @functools.cache
 def engine(kind, dtype):
     engine = bs.load(toys.tiny_model(kind, dtype=dtype), tokenizer=toys.tiny_tokenizer())
-    assert engine.kind == "transformers/1"
+    assert engine.kind == KINDS[dtype]
     return engine
 
 

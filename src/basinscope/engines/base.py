@@ -55,7 +55,7 @@ class Engine:
         self.checkpoint: str | None = None
         live = selection.parameters(module, params)
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
-        self._pristine = Pristine(live, mapped, lambda: selection.tensors(module))
+        self._pristine = Pristine(live, mapped, selection.Walk(module))
         self._open = False
 
     @property
@@ -141,8 +141,8 @@ class Engine:
                 "one point of one slice at a time",
                 "leave the first with-block before entering the next",
             )
-        self._pristine.check_untouched()
         directions.fit(direction, self)
+        self._pristine.check_untouched()
         self._open = True
         try:
             self._pristine.set(self, direction, step, draw)

@@ -95,11 +95,13 @@ class Past:
     """What B rows hold: a layer's slots each, which slots are real, and how many those are.
 
     Extending it writes into it: a row that is to be extended twice is viewed (`repeated`) before.
+    ``epoch`` is that of the weights it was computed with: under others it is refused.
     """
 
     layers: list[Slots]
     mask_BS: torch.Tensor
     length_B: torch.Tensor
+    epoch: int = 0
 
     @property
     def held(self) -> int:
@@ -116,7 +118,8 @@ class Past:
             )
             for layer in self.layers
         ]
-        return Past(layers, self.mask_BS.index_select(0, index), self.length_B[index])
+        mask_BS = self.mask_BS.index_select(0, index)
+        return Past(layers, mask_BS, self.length_B[index], self.epoch)
 
     def repeated(self, n: int) -> Past:
         """The one row of this cache, n times, without a copy."""
@@ -124,7 +127,7 @@ class Past:
             Slots(s.keys.expand(n, -1, -1, -1), s.values.expand(n, -1, -1, -1), self.held)
             for s in self.layers
         ]
-        return Past(layers, self.mask_BS.expand(n, -1), self.length_B.expand(n))
+        return Past(layers, self.mask_BS.expand(n, -1), self.length_B.expand(n), self.epoch)
 
     def align(self, multiple: int = ROUND) -> Past:
         """Count empty slots as used up to a multiple, so that the next tokens keep their lanes."""
@@ -146,4 +149,5 @@ def joined(pasts: Sequence[Past]) -> Past:
         values = torch.cat([layer.values[:, :, :held] for layer in own])
         layers.append(Slots(keys, values, held))
     mask_BS = torch.cat([past.mask_BS for past in pasts])
-    return Past(layers, mask_BS, torch.cat([past.length_B for past in pasts]))
+    (epoch,) = {past.epoch for past in pasts}
+    return Past(layers, mask_BS, torch.cat([past.length_B for past in pasts]), epoch)

@@ -11,13 +11,15 @@ Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import pad
 
+from basinscope.engines import attention
 from basinscope.engines.cache import Past, Slots, slots_for, up
 
 # fewer rows than this may take a matrix-vector path that sums in another order; so may rows that
@@ -44,17 +46,24 @@ class Forward:
     `extend` runs the trunk with a cache and leaves the choice of logits to the caller; it is used
     where `agrees` finds that trunk, cache and output head together give what the module's own
     forward gives (a model may scale or cap its logits after the head, or keep a state that padding
-    would spoil). `plain` is the module's own forward, and always right.
+    would spoil). Where it can, it brings an attention of its own (`attends`, see `attention`); rows
+    that write one token each keep the model's. `plain` is the module's own forward, and always
+    right.
+
+    Args:
+        module: the model.
+        epoch: gives the number of the present weights: a cache of others is refused (defect 6).
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, epoch: Callable[[], int] = lambda: 0) -> None:
         self.module: Any = module
+        self.epoch = epoch
         self.trunk: Any = getattr(module, "base_model", None)
         self.head: Any = getattr(module, "get_output_embeddings", lambda: None)()
         config = getattr(module, "config", None)
         # a model of text and pictures keeps the settings of its text part apart
         self.config: Any = getattr(config, "get_text_config", lambda: config)()
-        self.cached = False
+        self.cached = self.attends = False
 
     @property
     def device(self) -> torch.device:
@@ -96,6 +105,9 @@ class Forward:
         """
         from transformers import Cache
 
+        epoch = self.epoch()
+        if past is not None and past.epoch != epoch:
+            raise AssertionError(f"a cache of weights {past.epoch} under weights {epoch}")
         full = rows if tails is None else [
             [*row, *(token for tail in own for token in tail)]
             for row, own in zip(rows, tails, strict=True)
@@ -121,15 +133,20 @@ class Forward:
         held_BLS = held_BS.bool()[:, None, :].expand(-1, width, -1)
         total = held_BS.shape[1] + width
         seen_BLS = pad(torch.cat([held_BLS, seen_BLL], dim=2), (0, slots_for(total) - total))
-        out = self.trunk(
-            input_ids=ids_BL,
-            attention_mask=seen_BLS[:, None],
-            # a finished row that is carried along may run past the end: nobody reads it
-            position_ids=ahead_BL.clamp(max=self.context - 1),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        after = Past(cache.layers, torch.cat([held_BS, new_BL], dim=1), length_B)
+        plan = attention.plan(seen_BLS, held_BS.shape[1]) if self.attends and not decode else None
+        with nullcontext() if plan is None else attention.used(self.config):
+            out = self.trunk(
+                input_ids=ids_BL,
+                attention_mask=seen_BLS[:, None],
+                # a finished row that is carried along may run past the end: nobody reads it
+                position_ids=ahead_BL.clamp(max=self.context - 1),
+                past_key_values=cache,
+                use_cache=True,
+                **({} if plan is None else {"plan": plan}),
+            )
+        if plan is not None and not plan.used:
+            raise TypeError("the model has an attention of its own")
+        after = Past(cache.layers, torch.cat([held_BS, new_BL], dim=1), length_B, epoch)
         return out.last_hidden_state, after if decode or tails is not None else after.align()
 
     def branched(
@@ -170,6 +187,14 @@ class Forward:
         width = max(len(row) for row in rows)
         ids_BL, mask_BL = self._pad(rows, width)
         return self.module(input_ids=ids_BL, attention_mask=mask_BL).logits  # type: ignore[no-any-return]
+
+    def choose(self) -> None:
+        """Find the fastest of the ways that give the module's own logits (see `agrees`)."""
+        self.attends = attention.serves(self.module, self.config) and self.head is not None
+        self.cached = self.agrees()
+        if self.attends and not self.cached:
+            self.attends = False
+            self.cached = self.agrees()
 
     def agrees(self) -> bool:
         """Whether branching rows off a padded cache gives the module's own logits.

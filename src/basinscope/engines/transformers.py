@@ -21,6 +21,7 @@ from basinscope.engines.base import Engine
 from basinscope.engines.cache import ROUND
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
+from basinscope.engines.memory import fitting
 from basinscope.engines.ranking import rank, read
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request, Task
@@ -32,14 +33,26 @@ _OF_THE_FILE = (
 )  # fmt: skip
 
 
+KINDS = {
+    (True, True): "transformers-attention/1",
+    (True, False): "transformers/1",
+    (False, False): "transformers-plain/1",
+}
+"""Way of computing answers by (rows branch off a cache, their attention is our own)."""
+
+
 class TransformersEngine(Engine):
     """A causal language model with its tokenizer.
+
+    Its ``kind`` says which way of computing it allows: ``transformers-attention`` (bfloat16 on the
+    CPU: the model's layers with the attention of `attention`), ``transformers`` (its own layers,
+    rows branch off a common cache), ``transformers-plain`` (its own forward, nothing shared).
 
     Args:
         module: a ``PreTrainedModel`` with a language-model head (wrapped or not).
         tokenizer: its tokenizer.
         token_budget: most tokens, padding included, in one forward pass; bounds memory, changes
-            no answer.
+            no answer. Halved, and kept so, whenever a pass does not fit.
         source: as in `Engine`.
         params: as in `Engine`.
         mapped: as in `Engine`.
@@ -60,10 +73,10 @@ class TransformersEngine(Engine):
         self.token_budget = token_budget
         self._tokens = Tokens(tokenizer)
         self._ends = _end_tokens(module, tokenizer)
-        self._forward = Forward(module)
+        self._forward = Forward(module, lambda: self.epoch)
         with torch.inference_mode():
-            self._forward.cached = self._forward.agrees()
-        self.kind = "transformers/1" if self._forward.cached else "transformers-plain/1"
+            self._forward.choose()
+        self.kind = KINDS[self._forward.cached, self._forward.attends]
 
     @property
     def ends(self) -> frozenset[int]:
@@ -87,8 +100,15 @@ class TransformersEngine(Engine):
         Cost: one pass over each distinct context (a common head once), one over the continuations
         after their first token, one for each generated token, two over a corpus of many windows;
         for a reference, one over its prompt and itself.
+
+        Raises:
+            BasinscopeError: If memory runs out however few tokens go through the model at once.
         """
-        forward, tokens, budget = self._forward, self._tokens, self.token_budget
+        found, self.token_budget = fitting(lambda n: self._answer(requests, n), self.token_budget)
+        return found
+
+    def _answer(self, requests: Sequence[Request], budget: int) -> list[Answer]:
+        forward, tokens = self._forward, self._tokens
         ranked = {i: tokens.row(r) for i, r in enumerate(requests) if isinstance(r, Choices)}
         texts = {
             i: tokens.windows(r, forward.context)

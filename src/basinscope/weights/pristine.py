@@ -67,13 +67,14 @@ class Pristine:
     def set(self, engine: Weights, direction: Direction, step: float, draw: int) -> None:
         """Live weights = round(theta0 + step * delta): one float32 sum, rounded once.
 
+        Ask `check_untouched` before: what others have written would be lost.
+
         Raises:
-            BasinscopeError: if step is not a finite float32, if delta has another shape or is not
-                finite, or if somebody else has changed the weights since they were last pristine.
+            BasinscopeError: if step is not a finite float32, or if delta has another shape or is
+                not finite.
         """
         if not abs(step) <= torch.finfo(torch.float32).max:
             raise BasinscopeError(f"step={step}", "allowed: a finite number (float32)")
-        self.check_untouched()
         self.epoch += 1
         if step == 0.0:
             return

@@ -187,6 +187,40 @@ def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
+class Walk:
+    """`tensors` of one module again and again: walked anew only where the module has changed.
+
+    A change is another name, another object, other memory, or a buffer that is or is no longer
+    persistent. A walk takes 10 ms for a model of 272 parameters, to find that out less than one.
+
+    Args:
+        module: what is walked.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._seen: list[object] = []
+        self._found: dict[str, torch.Tensor] = {}  # holds what was seen, so that ids are not reused
+
+    def __call__(self) -> dict[str, torch.Tensor]:
+        """Parameters and persistent buffers, as `tensors` gives them."""
+        now: list[object] = [
+            (prefix, name, id(tensor), _place(tensor), name in part._non_persistent_buffers_set)
+            for prefix, part in self.module.named_modules()
+            for kind in (part._parameters, part._buffers)
+            for name, tensor in kind.items()
+        ]  # fmt: skip
+        if now != self._seen:
+            self._found, self._seen = tensors(self.module), now
+        return self._found
+
+
+def _place(tensor: torch.Tensor | None) -> object:
+    if tensor is None or tensor.is_meta:
+        return None
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
 def added(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that wrappers added, by their raw names."""
     return {n: p for n, p in module.named_parameters() if canonical_name(module, n) is None}

@@ -548,6 +548,31 @@ class TestDefect6:
         with fresh.at(bs.Random(), step=0.1, draw=3):
             assert fresh.answer(self.REQUESTS) == found
 
+    @pytest.mark.parametrize("kind", ["ranking", "text"])
+    def test_a_cache_that_outlives_its_weights_is_caught(self, engine, monkeypatch, kind):
+        """Planted: the pass over a prefix is kept under its tokens, without the weights."""
+        kept, real = {}, Forward.extend
+
+        def extend(self, past, rows, *args, **options):
+            if past is not None or len(rows) > 1:
+                return real(self, past, rows, *args, **options)
+            key = tuple(rows[0])
+            if key not in kept:
+                kept[key] = real(self, past, rows, *args, **options)
+            return kept[key]
+
+        monkeypatch.setattr(Forward, "extend", extend)
+        request = CHOICES["a prefix"] if kind == "ranking" else bs.Generate("Hm", 3, prefix=LONG)
+        requests = [request, request]
+        found = engine.answer(requests)
+        assert len(kept) == 1
+        assert engine.answer(requests) == found, "under the same weights a cache is right"
+        with engine.at(bs.Random(), step=0.1), pytest.raises(AssertionError, match="a cache of"):
+            engine.answer(requests)
+        # back at theta0 the weights are those of the cache again, but who would have known
+        with pytest.raises(AssertionError, match="a cache of weights 0 under weights 2"):
+            engine.answer(requests)
+
     def test_answers_follow_weights_written_inside(self, engine):
         request = CHOICES["a prefix"]
         with engine.at(bs.Random(), step=0.1), torch.no_grad():

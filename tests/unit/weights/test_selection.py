@@ -321,3 +321,41 @@ class TestTensors:
     def test_have_the_same_names_in_a_wrapper(self, wrap):
         module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
         assert list(selection.tensors(wrap(module))) == list(selection.tensors(module))
+
+
+CHANGED = {
+    "another parameter": lambda m: setattr(m[0], "weight", nn.Parameter(torch.ones(3, 4))),
+    "other memory": lambda m: setattr(m[0].weight, "data", torch.ones(3, 4)),
+    "another dtype": lambda m: m.half(),
+    "a part more": lambda m: m.append(nn.Linear(2, 2)),
+    "a part less": lambda m: m.pop(1),
+    "a buffer more": lambda m: m.register_buffer("scale", torch.ones(2)),
+    "a buffer that is kept no more": lambda m: m[1]._non_persistent_buffers_set.add("running_mean"),
+    "a tie": lambda m: setattr(m[2], "weight", m[0].weight),
+}
+
+
+class TestWalk:
+    """Walking again costs nothing, and hides no change."""
+
+    @pytest.fixture
+    def module(self):
+        return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(4, 3))
+
+    def test_is_made_once(self, module, monkeypatch):
+        walk, calls, real = selection.Walk(module), [], selection.tensors
+        monkeypatch.setattr(selection, "tensors", lambda m: calls.append(1) or real(m))
+        found = [walk() for _ in range(3)]
+        with torch.no_grad():
+            module[0].weight.mul_(2)
+        assert [*found, walk()] == [real(module)] * 4
+        assert calls == [1]
+
+    @pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+    def test_follows_every_change(self, module, change):
+        walk = selection.Walk(module)
+        walk()
+        change(module)
+        found, expected = walk(), selection.tensors(module)
+        assert list(found) == list(expected)
+        assert all(found[n] is expected[n] for n in expected)

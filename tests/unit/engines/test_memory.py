@@ -1,0 +1,87 @@
+"""Memory that runs out: fewer tokens at once, the same answers, and an error when nothing helps."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import basinscope as bs
+from basinscope.engines.memory import LEAST, fitting, out_of_memory
+from basinscope.errors import BasinscopeError
+
+_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
+toys = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(toys)
+
+ON_CPU = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+ERRORS = {
+    "GPU": torch.OutOfMemoryError("CUDA out of memory."),
+    "CPU": RuntimeError(ON_CPU),
+    "Python": MemoryError(),
+}
+REQUESTS = (
+    *(bs.Choices(f"{'ab' * n}?", (" x", "yes", "no")) for n in range(40)),
+    *(bs.Corpus("abc " * n) for n in (5, 20, 50)),
+    *(bs.Generate(f"{n}?", 4) for n in range(6)),
+)
+
+
+def small(engine, monkeypatch, error, most):
+    """Let the engine's trunk run out of memory over more tokens than ``most``."""
+    trunk, seen = engine.module.base_model, []
+    real = trunk.forward
+
+    def forward(*args, input_ids, **options):
+        seen.append(input_ids.numel())
+        if seen[-1] > most:
+            raise error
+        return real(*args, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(trunk, "forward", forward)
+    return seen
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def engine(request):
+    model = toys.tiny_model(request.param, dtype=torch.bfloat16)
+    return bs.load(model, tokenizer=toys.tiny_tokenizer())
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_batches_are_halved_and_answers_are_the_same(engine, monkeypatch, error):
+    expected = engine.answer(REQUESTS)
+    seen = small(engine, monkeypatch, error, 300)
+    found = engine.answer(REQUESTS)
+    assert toys.same(found, expected)
+    assert max(seen) > 300
+    assert engine.token_budget == 256
+    seen.clear()
+    engine.answer(REQUESTS)
+    assert max(seen) <= 300, "what did not fit once is not tried again"
+
+
+def test_an_error_names_the_smallest_setting(engine, monkeypatch):
+    small(engine, monkeypatch, ERRORS["CPU"], 3)
+    with pytest.raises(BasinscopeError, match=rf"token_budget={LEAST}; the smallest setting is"):
+        engine.answer(REQUESTS)
+
+
+def test_a_smaller_setting_than_the_smallest_is_left_alone():
+    def work(budget):
+        raise MemoryError
+
+    with pytest.raises(BasinscopeError, match=r"out of memory with token_budget=7;"):
+        fitting(work, 7)
+    assert fitting(lambda budget: -budget, 7) == (-7, 7)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("size mismatch"), ValueError(ON_CPU), KeyError("x")], ids=repr
+)
+def test_other_errors_are_not_taken_for_it(engine, monkeypatch, error):
+    assert not out_of_memory(error)
+    seen = small(engine, monkeypatch, error, 0)
+    with pytest.raises(type(error), match=r"size|memory|x"):
+        engine.answer(REQUESTS)
+    assert len(seen) == 1
