@@ -1,8 +1,9 @@
 """Text requests answered by a causal language model of transformers under its live weights.
 
 Every answer is a function of the weights and its own request: rows are grouped, padded, branched
-and dropped for speed only (`forward`). Nothing computed from the weights outlives one `answer`
-(defect 6 of earlier code: caches that survive a change of the weights).
+and dropped for speed only (`forward`). No number computed from the weights outlives one `answer`
+(defect 6 of earlier code: caches that survive a change of the weights); texts do, as guesses that
+the live weights verify (`drafts`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from basinscope.engines import pool
 from basinscope.engines.base import Engine
 from basinscope.engines.cache import ROUND
+from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
 from basinscope.engines.ranking import rank, read
@@ -63,7 +66,11 @@ class TransformersEngine(Engine):
         self._forward = Forward(module)
         with torch.inference_mode():
             self._forward.cached = self._forward.agrees()
-        self.kind = "transformers/1" if self._forward.cached else "transformers-plain/1"
+            pool.probe(self._forward)
+        self._drafts = Drafts()
+        self.kind = "transformers-plain/1"
+        if self._forward.cached:
+            self.kind = "transformers/2" if self._forward.pooled else "transformers/1"
 
     @property
     def ends(self) -> frozenset[int]:
@@ -101,7 +108,9 @@ class TransformersEngine(Engine):
         answers: dict[int, Answer] = {}
         answers.update(zip(ranked, rankings, strict=False))
         answers.update(zip(texts, read(forward, [*texts.values()], budget), strict=True))
-        generated = generate(forward, tokens, self._ends, [*written.values()], budget)
+        generated = generate(
+            forward, tokens, self._ends, [*written.values()], budget, self._drafts, self.distance
+        )
         nlls = {
             i: None if ranking.failure else -ranking.loglik[0]
             for i, ranking in zip(told, rankings[len(ranked) :], strict=True)
