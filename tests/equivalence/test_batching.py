@@ -26,7 +26,7 @@ EXACT = [(kind, dtype) for kind in ("gpt2", "llama") for dtype in (torch.float32
 @functools.cache
 def engine(kind, dtype):
     engine = bs.load(toys.tiny_model(kind, dtype=dtype), tokenizer=toys.tiny_tokenizer())
-    assert engine.kind == "transformers/1"
+    assert engine.kind == "transformers/2"
     return engine
 
 

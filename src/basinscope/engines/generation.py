@@ -147,17 +147,19 @@ def _pass(forward: Forward, pool: Pool, live: dict[int, _Text]) -> None:
     best, finite = greatest(forward.raw_logits(pool.extend(spans)))
     start = 0
     for text, span in zip(texts, spans, strict=True):
-        guessed = span.tokens[1:]
-        right = 0
-        text.take(best[start], finite[start])
-        # a guess counts where it is what the model chose: what follows it is then the model's
-        while right < len(guessed) and guessed[right] == best[start + right]:
-            right += 1
-            if text.writer.done:
-                break
-            text.take(best[start + right], finite[start + right])
+        guessed, chosen = span.tokens[1:], best[start : start + len(span.tokens)]
+        right = _agreed(guessed, chosen)
+        for token, fine in zip(chosen[: right + 1], finite[start:], strict=False):
+            if not text.writer.done:
+                text.take(token, fine)
         text.guess.judge(right, min(right + 1, len(guessed)))
         start += len(span.tokens)
+
+
+def _agreed(guessed: Sequence[int], chosen: Sequence[int]) -> int:
+    """How many guesses are what the model chose: what it chose behind those is its own text."""
+    pairs = enumerate(zip(guessed, chosen, strict=False))
+    return next((i for i, (guess, choice) in pairs if guess != choice), len(guessed))
 
 
 # --- where a pool does not serve ---------------------------------------------------------

@@ -57,7 +57,11 @@ class Writer:
         """
         if not self.request.stop and self.request.decided is None:
             return False
-        return self._ended(self._text()) and self._ended(self.tokenizer.text(self.tokens))
+        text = self._text()
+        if not self._ended(text):
+            return False
+        whole = self.tokenizer.text(self.tokens)
+        return whole == text or self._ended(whole)
 
     def _ended(self, text: str) -> bool:
         decided = self.request.decided
