@@ -57,7 +57,9 @@ def attend(
         start = (_words(shared[0]), _words(shared[1]))
     given = _words(query_NHE), _words(keys_RGES), _words(values_RGSE), *start
     threads = min(torch.get_num_threads(), len(spans))
-    parts = [spans[len(spans) * i // threads : len(spans) * (i + 1) // threads] for i in range(threads)]
+    parts = [
+        spans[len(spans) * i // threads : len(spans) * (i + 1) // threads] for i in range(threads)
+    ]
     waiting: list[Future[None]] = [
         _workers().submit(_attend, *given, part, np.float32(scaling), shift, out)
         for part in parts[1:]
@@ -125,7 +127,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
     z = z * y * y + y + np.float32(1.0)
     found = z * np.uint32((n + np.int32(127)) << np.int32(23)).view(np.float32)
     found = np.float32(0.0) if x < np.float32(-87.0) else found
-    return found if x == x else x  # noqa: PLR0124
+    return found if x == x else x
 
 
 @jit()

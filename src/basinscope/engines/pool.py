@@ -1,4 +1,4 @@
-"""A pool of rows whose texts are being written, and the pass that extends any of them by any tokens.
+"""A pool of rows whose texts are being written, and the pass that extends any by any tokens.
 
 The rows' new tokens lie one behind another in a batch of one, each with its own position, without
 padding; only attention tells them apart (`basinscope.engines.attention`). So a pass may carry one
@@ -164,8 +164,8 @@ def probe(forward: Forward) -> None:
     """Find out whether a pool serves this model here, and whether guesses may be verified in it.
 
     Tried once, at loading, on a dozen tokens: ``pooled`` where it gives the module's own logits (to
-    the tolerance of `Forward.agrees`); ``exact`` where many tokens in one pass and one after another
-    have the same bits.
+    the tolerance of `Forward.agrees`); ``exact`` where many tokens in one pass have the bits of one
+    after another.
     """
     weights = {(t.device.type, t.dtype) for t in forward.module.parameters()}
     if not forward.cached or weights not in ({("cpu", d)} for d in (torch.float32, torch.bfloat16)):

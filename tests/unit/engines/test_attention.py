@@ -86,7 +86,7 @@ class TestAttend:
         found = attend(query, keys, values, shared, spans, 0.3)
         mine = slice(spans[1, 1], spans[1, 2])
         # an infinite score of one sign is a certain choice, of the other an impossible one
-        if bad != bad:  # noqa: PLR0124
+        if bad != bad:
             assert not torch.isfinite(found[mine]).any()
         others = [n for n in range(len(found)) if not spans[1, 1] <= n < spans[1, 2]]
         assert torch.equal(found[others], whole[others])

@@ -108,7 +108,8 @@ class TestLengths:
     @pytest.mark.parametrize("shares", [(0.9, 0.6, 0.3), (0.8,) * 3, (0.99, 0.01, 0.5)])
     def test_write_most_tokens_in_the_time(self, shares):
         def speed(taken):
-            written = sum(math.fsum(p**i for i in range(n + 1)) for p, n in zip(shares, taken))
+            each = zip(shares, taken, strict=True)
+            written = sum(math.fsum(p**i for i in range(n + 1)) for p, n in each)
             return written / (PASS_TOKENS + len(shares) + sum(taken))
 
         found = lengths(shares, [7] * 3)

@@ -62,9 +62,7 @@ class TestReading:
         for _ in range(40):
             a = rng.randrange(len(TEXT) // 2)
             stop = TEXT[a : a + rng.randint(1, 9)]
-            first = next(
-                (n + 1 for n in range(500) if stop in reader.text(tokens[: n + 1])), None
-            )
+            first = next((n + 1 for n in range(500) if stop in reader.text(tokens[: n + 1])), None)
             count, answer = written(reader, tokens, stop=(stop,))
             if first is not None and first < len(tokens):
                 assert count == first
