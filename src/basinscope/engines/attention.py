@@ -52,10 +52,10 @@ def attend(
     out = np.zeros(query_NHE.shape, np.float32)
     shift = np.uint32(16 if query_NHE.dtype == torch.bfloat16 else 0)
     if shared is None:
-        start = (_words(keys_RGES[0, :, :, :0]), _words(values_RGSE[0, :, :0]))
-    else:
-        start = (_words(shared[0]), _words(shared[1]))
-    given = _words(query_NHE), _words(keys_RGES), _words(values_RGSE), *start
+        groups, size = keys_RGES.shape[1:3]
+        shared = keys_RGES.new_empty(groups, size, 0), values_RGSE.new_empty(groups, 0, size)
+    tensors = query_NHE, keys_RGES, values_RGSE, *shared
+    given = [_words(tensor) for tensor in tensors]
     threads = min(torch.get_num_threads(), len(spans))
     parts = [
         spans[len(spans) * i // threads : len(spans) * (i + 1) // threads] for i in range(threads)

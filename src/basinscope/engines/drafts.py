@@ -19,6 +19,7 @@ KEPT_TOKENS = 1 << 22  # of answers that are kept: 16 MB
 LONGEST = 32  # tokens guessed in one pass
 NGRAM = 3  # tokens that must agree before a text is taken to go on as an earlier one did
 PASS_TOKENS = 48  # a pass takes as long as so many tokens more: reading the weights, and overhead
+MOST_TOKENS = 512  # of a pass with guesses: more run no faster, and their logits take memory
 _PRIOR, _WEIGHT = 0.7, 4.0  # share of right guesses before any is seen, and how firmly
 _FADE = 0.9  # what older guesses count beside those of the next pass
 
@@ -108,7 +109,7 @@ class Guess:
         return (self.hits + _WEIGHT * _PRIOR) / (self.tries + _WEIGHT)
 
 
-def lengths(shares: Sequence[float], most: Sequence[int]) -> list[int]:
+def lengths(shares: Sequence[float], most: Sequence[int], room: int = MOST_TOKENS) -> list[int]:
     """How many tokens to guess for each text, so that a pass writes most tokens in its time.
 
     A pass over n tokens takes as long as `PASS_TOKENS` + n tokens; a guess is worth the probability
@@ -118,12 +119,13 @@ def lengths(shares: Sequence[float], most: Sequence[int]) -> list[int]:
     Args:
         shares: probability of each text's next guess.
         most: most tokens that each may guess.
+        room: most tokens of the pass, one for each text among them.
     """
     taken = [0] * len(shares)
     written, spent = float(len(shares)), float(PASS_TOKENS + len(shares))
     heap = [(-share, b, 1) for b, share in enumerate(shares) if most[b] > 0]
     heapq.heapify(heap)
-    while heap:
+    while heap and spent - PASS_TOKENS < min(room, MOST_TOKENS):
         worth, b, n = heapq.heappop(heap)
         if -worth * spent <= written:
             break

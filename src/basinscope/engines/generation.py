@@ -111,7 +111,7 @@ def _write_pooled(
     if not waiting:
         return
     slots = max(text.longest for text in waiting)
-    rows = min(DECODE_ROWS, max(1, DECODE_SLOTS // slots), len(waiting))
+    rows = min(DECODE_ROWS, budget, max(1, DECODE_SLOTS // slots), len(waiting))
     pool = Pool(forward, past, head, rows, slots)
     live: dict[int, _Text] = {}
     while waiting or live:
@@ -128,10 +128,10 @@ def _write_pooled(
                     text.take(token, finite)
         live = {row: text for row, text in live.items() if not text.writer.done}
         if live:
-            _pass(forward, pool, live)
+            _pass(forward, pool, live, budget)
 
 
-def _pass(forward: Forward, pool: Pool, live: dict[int, _Text]) -> None:
+def _pass(forward: Forward, pool: Pool, live: dict[int, _Text], budget: int) -> None:
     """Let every text take one token, and as many of those guessed behind it as are right."""
     texts = list(live.values())
     room = [t.writer.request.max_tokens - len(t.writer.tokens) - 1 for t in texts]
@@ -139,7 +139,7 @@ def _pass(forward: Forward, pool: Pool, live: dict[int, _Text]) -> None:
         text.guess.next(min(LONGEST, n) if forward.exact else 0)
         for text, n in zip(texts, room, strict=True)
     ]
-    taken = lengths([t.guess.share for t in texts], [len(guess) for guess in guesses])
+    taken = lengths([t.guess.share for t in texts], [len(guess) for guess in guesses], budget)
     spans = [
         Span(row, (t.writer.tokens[-1], *guess[:n]), len(t.body) + len(t.writer.tokens) - 1)
         for (row, t), guess, n in zip(live.items(), guesses, taken, strict=True)

@@ -101,6 +101,11 @@ class TestLengths:
     def test_of_nothing_are_none(self):
         assert lengths([0.9, 0.9], [0, 0]) == [0, 0]
 
+    def test_fit_the_room(self):
+        assert sum(lengths([1.0] * 10, [32] * 10, 64)) == 54
+        assert sum(lengths([1.0] * 64, [32] * 64)) == drafts.MOST_TOKENS - 64
+        assert lengths([1.0] * 10, [32] * 10, 8) == [0] * 10
+
     def test_grow_where_few_texts_are_left(self):
         few, many = lengths([0.5], [32])[0], lengths([0.5] * 128, [32] * 128)
         assert few > max(many)
