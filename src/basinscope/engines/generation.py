@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from basinscope.engines.attention import greatest
+from basinscope.engines.kernels import greatest
 from basinscope.engines.cache import Past, joined, up
 from basinscope.engines.drafts import LONGEST, Drafts, Guess, lengths
 from basinscope.engines.forward import LEAST_ROWS, Forward

@@ -1,7 +1,7 @@
 """A pool of rows whose texts are being written, and the pass that extends any by any tokens.
 
 The rows' new tokens lie one behind another in a batch of one, each with its own position, without
-padding; only attention tells them apart (`basinscope.engines.attention`). So a pass may carry one
+padding; only attention tells them apart (`basinscope.engines.kernels`). So a pass may carry one
 token of some rows and ten of others, and a token's bits are the same either way: products of
 `LEAST_ROWS` tokens or more sum over features in an order of their own, and attention is computed
 token by token.
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from basinscope.engines import attention
+from basinscope.engines import kernels
 from basinscope.engines.cache import Past, up
 from basinscope.engines.forward import LEAST_ROWS, Forward
 
@@ -61,7 +61,7 @@ class _Layer:
     ) -> tuple[Any, Any]:
         """Write new keys and values (1, G, N, E) to their slots; hand over the layer itself."""
         new = keys[0].transpose(0, 1), values[0].transpose(0, 1)
-        attention.store(*new, self.keys, self.values, self.spans)
+        kernels.store(*new, self.keys, self.values, self.spans)
         return self, self
 
     def get_seq_length(self) -> int:
@@ -206,5 +206,5 @@ def _attention(
         raise TypeError(f"attention with {unknown} is not known to the pool")
     query_NHE = query[0].transpose(0, 1).contiguous()
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = attention.attend(query_NHE, key.keys, key.values, key.shared, key.spans, factor)
+    out = kernels.attend(query_NHE, key.keys, key.values, key.shared, key.spans, factor)
     return out[None], None

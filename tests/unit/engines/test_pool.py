@@ -108,7 +108,7 @@ class TestProbe:
         assert not engine.forward.pooled
 
     def test_of_a_kernel_that_errs(self, monkeypatch):
-        real = pools.attention.attend
+        real = pools.kernels.attend
 
         def wrong(*given):
             return real(*given[:-1], 2 * given[-1])
@@ -119,7 +119,7 @@ class TestProbe:
         assert len(engine.answer([bs.Generate("Hello", 9)])[0].text) == 9
 
     def test_of_a_kernel_whose_bits_depend_on_company_forbids_guesses(self, monkeypatch):
-        real = pools.attention.attend
+        real = pools.kernels.attend
 
         def rough(query, *given):
             return real(query, *given) * (1 + 1e-6 * (len(query) > 4))

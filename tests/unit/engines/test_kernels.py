@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from basinscope.engines.attention import attend, greatest, store
+from basinscope.engines.kernels import attend, greatest, store
 
 SHAPES = [(3, 3, 64, 0), (2, 2, 8, 37), (2, 1, 12, 64), (1, 4, 16, 70)]
 DTYPES = [torch.float32, torch.bfloat16]
