@@ -20,7 +20,7 @@ toys = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(toys)
 
 PREFIX = "Question: what is it? Answer: nobody knows.\n\nQuestion: who? Answer: they.\n\n" * 2
-KINDS = {torch.float32: "transformers/1", torch.bfloat16: "transformers-attention/1"}
+KINDS = {torch.float32: "transformers-pool/1", torch.bfloat16: "transformers-attention-pool/1"}
 EXACT = [(kind, dtype) for kind in ("gpt2", "llama") for dtype in (torch.float32, torch.bfloat16)]
 
 

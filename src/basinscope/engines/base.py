@@ -57,6 +57,7 @@ class Engine:
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
         self._pristine = Pristine(live, mapped, selection.Walk(module))
         self._open = False
+        self._step = 0.0
 
     @property
     def d(self) -> int:
@@ -114,6 +115,11 @@ class Engine:
         """Advances whenever the live weights change; nothing computed from them outlives it."""
         return self._pristine.epoch
 
+    @property
+    def distance(self) -> float:
+        """How far `at` has moved the live weights, as |step|: 0 outside of it."""
+        return abs(self._step)
+
     @contextmanager
     def at(self, direction: Direction, *, step: float, draw: int = 0) -> Iterator[Engine]:
         """Live weights = round(theta0 + step * delta) inside the ``with``, pristine after it.
@@ -146,8 +152,10 @@ class Engine:
         self._open = True
         try:
             self._pristine.set(self, direction, step, draw)
+            self._step = step
             yield self
         finally:
+            self._step = 0.0
             self._pristine.restore()
             self._open = False
         self._pristine.check_untouched()

@@ -64,6 +64,8 @@ class Forward:
         # a model of text and pictures keeps the settings of its text part apart
         self.config: Any = getattr(config, "get_text_config", lambda: config)()
         self.cached = self.attends = False
+        # whether texts may be written in a pool, and guesses be verified there (`pool.probe`)
+        self.pooled = self.exact = False
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +82,11 @@ class Forward:
             if isinstance(size, int) and size > 0:
                 return size
         return 1 << 30
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that the model can read."""
+        return int(self.module.get_input_embeddings().weight.shape[0])
 
     def extend(
         self,
@@ -177,10 +184,14 @@ class Forward:
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Float32 logits (N, V) of chosen hidden states."""
+        return self.raw_logits(hidden_ND).float()
+
+    def raw_logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Logits (N, V) of chosen hidden states in the dtype of the head."""
         n = hidden_ND.shape[0]
         if missing := up(n, LEAST_ROWS) - n:
             hidden_ND = torch.cat([hidden_ND, hidden_ND[:1].expand(missing, -1)])
-        return self.head(hidden_ND).float()[:n]  # type: ignore[no-any-return]
+        return self.head(hidden_ND)[:n]  # type: ignore[no-any-return]
 
     def plain(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Logits (B, L, V) of the module's own forward, without a cache."""
@@ -222,9 +233,13 @@ class Forward:
             return False
         slow = self.plain(rows[:1])[:, 8].float()
         slow_second = self.plain(rows[1:])[:, 4].float()
-        error = torch.stack([fast - slow, second - slow_second]).square().mean().sqrt()
+        return self.alike(torch.stack([fast, second]), torch.stack([slow, slow_second]))
+
+    def alike(self, found: torch.Tensor, expected: torch.Tensor) -> bool:
+        """Whether logits are those of the module's own forward, up to rounding (see `agrees`)."""
+        error = (found - expected).square().mean().sqrt()
         tolerance = 0.3 if self.head.weight.element_size() == 2 else 0.01
-        return float(error) <= tolerance * float(slow.std()) + 1e-6
+        return float(error) <= tolerance * float(expected.std()) + 1e-6
 
     def fits_cache(self, tokens: int) -> bool:
         """Whether rows of so many tokens may see all of themselves in every layer."""

@@ -1,18 +1,26 @@
-"""Greedy generation in batches whose finished rows are dropped."""
+"""Greedy generation in batches whose finished rows make room for those that wait."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
+from basinscope.engines.kernels import greatest
 from basinscope.engines.cache import Past, joined, up
+from basinscope.engines.drafts import LONGEST, Drafts, Guess, lengths
 from basinscope.engines.forward import LEAST_ROWS, Forward
 from basinscope.engines.packing import batches, by_head, split_fitting
+from basinscope.engines.pool import Pool, Span
 from basinscope.engines.tokens import Row, Tokens
+from basinscope.engines.writer import Writer
 from basinscope.tasks.base import Generate, Generation
 
-DECODE_SLOTS = 1 << 14  # slots of cache of the rows that are written together
+DECODE_SLOTS = 1 << 15  # slots of cache of the rows that are written together
+DECODE_ROWS = 128  # more rows gain little: products of so many run at full speed
+REFILL = 8  # rows that wait are read once a part of so many is free
 
 
 def generate(
@@ -21,6 +29,8 @@ def generate(
     ends: frozenset[int],
     requests: Sequence[Generate],
     budget: int,
+    drafts: Drafts,
+    distance: float,
 ) -> list[Generation]:
     """Greedy continuation of every request's prompt, in the order given.
 
@@ -30,50 +40,148 @@ def generate(
         ends: tokens that end a text.
         requests: prompts.
         budget: most tokens in one pass.
+        drafts: answers given before, which are verified; those given now are kept there.
+        distance: of the live weights from the pristine ones.
     """
     rows = [tokens.row(request) for request in requests]
     caps = [request.max_tokens for request in requests]
     fitting, failures = split_fitting(rows, caps, forward.context)
-    writers = {i: _Writer(tokens, ends, requests[i]) for i in fitting}
+    writers = {i: Writer(tokens, ends, requests[i]) for i in fitting}
     longest = {k: row.longest + caps[k] for k, row in fitting.items()}
+    guesses = {k: Guess(drafts.find(requests[k]), forward.vocabulary) for k in fitting}
     # row by row, so that no row's path depends on the others
     short = {k: row for k, row in fitting.items() if forward.fits_cache(longest[k])}
     for head, keys in by_head(short):
         past = forward.extend(None, [head])[1] if head else None
-        # as many rows as may be written together, which are read in smaller batches
-        most = max(1, DECODE_SLOTS // max(longest[k] for k in keys))
         keys.sort(key=lambda k: (-len(short[k].body), k))
-        for a in range(0, len(keys), most):
-            own = [short[k].body for k in keys[a : a + most]]
-            states, held = _read(forward, past, len(head), own, budget)
-            _write(forward, states, held, [writers[k] for k in keys[a : a + most]])
+        own = [_Text(short[k].body, writers[k], guesses[k]) for k in keys]
+        write = _write_pooled if forward.pooled else _write_batches
+        write(forward, past, len(head), own, budget)
     for batch in batches(fitting.keys() - short.keys(), lambda k: longest[k], budget):
-        _decode_plain(forward, [fitting[k] for k in batch], [writers[k] for k in batch])
+        _write_plain(forward, [fitting[k] for k in batch], [writers[k] for k in batch])
+    for k, writer in writers.items():
+        if not writer.failure:
+            drafts.keep(requests[k], (*writer.tokens, *writer.end), distance)
     return [
         writers[i].result() if i in writers else Generation("", False, failures[i])
         for i in range(len(requests))
     ]
 
 
+@dataclass
+class _Text:
+    """A prompt behind its head, what is written behind it, and what may be."""
+
+    body: Sequence[int]
+    writer: Writer
+    guess: Guess
+
+    @property
+    def longest(self) -> int:
+        """Most tokens behind the head."""
+        return len(self.body) + self.writer.request.max_tokens
+
+    def take(self, token: int, finite: bool) -> None:
+        """Go on with a token that the model chose."""
+        self.writer.take(token, finite)
+        self.guess.take(token)
+
+
 def _read(
     forward: Forward, past: Past | None, head: int, bodies: list[Sequence[int]], budget: int
-) -> tuple[torch.Tensor, Past]:
-    """Last hidden state of every prompt, and the cache of all of them, in the order given."""
-    order: list[int] = []
-    states, pasts = [], []
+) -> list[tuple[list[int], torch.Tensor, Past]]:
+    """Indices, last hidden states and cache of the prompts of every batch."""
+    found = []
     for batch in batches(range(len(bodies)), lambda i: len(bodies[i]), budget, head):
         new = [bodies[i] for i in batch]
         hidden, held = forward.extend(past.repeated(len(new)) if past is not None else None, new)
         last = torch.tensor([len(row) - 1 for row in new], device=hidden.device)
-        states.append(hidden[torch.arange(len(new)), last])
-        pasts.append(held)
-        order += batch
-    back = torch.tensor(order, device=states[0].device).argsort()
-    held = pasts[0] if len(pasts) == 1 else joined(pasts)
-    return torch.cat(states)[back], held if order == sorted(order) else held.rows(back)
+        found.append((batch, hidden[torch.arange(len(new)), last], held))
+    return found
 
 
-def _write(forward: Forward, states: torch.Tensor, cache: Past, writers: list[_Writer]) -> None:
+# --- with a pool -------------------------------------------------------------------------
+
+
+def _write_pooled(
+    forward: Forward, past: Past | None, head: int, texts: list[_Text], budget: int
+) -> None:
+    """Write all texts; whoever is done makes room for those that wait, in the order given."""
+    waiting = deque(text for text in texts if not text.writer.done)
+    if not waiting:
+        return
+    slots = max(text.longest for text in waiting)
+    rows = min(DECODE_ROWS, budget, max(1, DECODE_SLOTS // slots), len(waiting))
+    pool = Pool(forward, past, head, rows, slots)
+    live: dict[int, _Text] = {}
+    while waiting or live:
+        free = [row for row in range(rows) if row not in live]
+        if waiting and (not live or len(free) * REFILL >= rows):
+            new = [(row, waiting.popleft()) for row in free[: len(waiting)]]
+            bodies = [text.body for _, text in new]
+            for batch, states, held in _read(forward, past, head, bodies, budget):
+                chosen = zip(*greatest(forward.raw_logits(states)), strict=True)
+                for b, (i, (token, finite)) in enumerate(zip(batch, chosen, strict=True)):
+                    row, text = new[i]
+                    pool.put(row, held, b, len(text.body))
+                    live[row] = text
+                    text.take(token, finite)
+        live = {row: text for row, text in live.items() if not text.writer.done}
+        if live:
+            _pass(forward, pool, live, budget)
+
+
+def _pass(forward: Forward, pool: Pool, live: dict[int, _Text], budget: int) -> None:
+    """Let every text take one token, and as many of those guessed behind it as are right."""
+    texts = list(live.values())
+    room = [t.writer.request.max_tokens - len(t.writer.tokens) - 1 for t in texts]
+    guesses = [
+        text.guess.next(min(LONGEST, n) if forward.exact else 0)
+        for text, n in zip(texts, room, strict=True)
+    ]
+    taken = lengths([t.guess.share for t in texts], [len(guess) for guess in guesses], budget)
+    spans = [
+        Span(row, (t.writer.tokens[-1], *guess[:n]), len(t.body) + len(t.writer.tokens) - 1)
+        for (row, t), guess, n in zip(live.items(), guesses, taken, strict=True)
+    ]
+    best, finite = greatest(forward.raw_logits(pool.extend(spans)))
+    start = 0
+    for text, span in zip(texts, spans, strict=True):
+        guessed, chosen = span.tokens[1:], best[start : start + len(span.tokens)]
+        right = _agreed(guessed, chosen)
+        for token, fine in zip(chosen[: right + 1], finite[start:], strict=False):
+            if not text.writer.done:
+                text.take(token, fine)
+        text.guess.judge(right, min(right + 1, len(guessed)))
+        start += len(span.tokens)
+
+
+def _agreed(guessed: Sequence[int], chosen: Sequence[int]) -> int:
+    """How many guesses are what the model chose: what it chose behind those is its own text."""
+    pairs = enumerate(zip(guessed, chosen, strict=False))
+    return next((i for i, (guess, choice) in pairs if guess != choice), len(guessed))
+
+
+# --- where a pool does not serve ---------------------------------------------------------
+
+
+def _write_batches(
+    forward: Forward, past: Past | None, head: int, texts: list[_Text], budget: int
+) -> None:
+    """As many texts as may be written together, read in smaller batches."""
+    most = max(1, DECODE_SLOTS // max(head + text.longest for text in texts))
+    for a in range(0, len(texts), most):
+        own = texts[a : a + most]
+        parts = _read(forward, past, head, [text.body for text in own], budget)
+        order = [i for batch, _, _ in parts for i in batch]
+        held = parts[0][2] if len(parts) == 1 else joined([part[2] for part in parts])
+        states = torch.cat([part[1] for part in parts])
+        _write_batch(forward, states, held, [own[i].writer for i in order])
+
+
+def _write_batch(
+    forward: Forward, states: torch.Tensor, cache: Past, writers: list[Writer]
+) -> None:
     """Let every writer take token after token until all are done."""
     live = list(range(len(writers)))  # the writer of each row that is still carried
     if missing := up(len(live), LEAST_ROWS) - len(live):
@@ -81,9 +189,7 @@ def _write(forward: Forward, states: torch.Tensor, cache: Past, writers: list[_W
         index = torch.tensor(live, device=states.device)
         states, cache = states[index], cache.rows(index)
     while True:
-        logits = forward.logits(states)
-        best = logits.argmax(-1).tolist()
-        finite = torch.isfinite(logits).all(-1).tolist()
+        best, finite = greatest(forward.raw_logits(states))
         for b, r in {b: r for r, b in enumerate(live)}.items():
             writers[b].take(best[r], finite[r])
         going = [r for r, b in enumerate(live) if not writers[b].done]
@@ -99,48 +205,11 @@ def _write(forward: Forward, states: torch.Tensor, cache: Past, writers: list[_W
         states = hidden[:, 0]
 
 
-def _decode_plain(forward: Forward, rows: list[Row], writers: list[_Writer]) -> None:
+def _write_plain(forward: Forward, rows: list[Row], writers: list[Writer]) -> None:
     """Without a cache: the whole row again for every token."""
     while going := [b for b, writer in enumerate(writers) if not writer.done]:
         full = [(*rows[b].head, *rows[b].body, *writers[b].tokens) for b in going]
         logits = forward.plain(full)
-        for r, b in enumerate(going):
-            row = logits[r, len(full[r]) - 1].float()
-            writers[b].take(int(row.argmax()), bool(torch.isfinite(row).all()))
-
-
-class _Writer:
-    """One text being written: its tokens, and whether it is finished."""
-
-    def __init__(self, tokens: Tokens, ends: frozenset[int], request: Generate) -> None:
-        self.tokenizer, self.ends, self.request = tokens, ends, request
-        self.tokens: list[int] = []
-        self.done = request.max_tokens < 1
-        self.finished, self.failure = False, ""
-
-    def take(self, token: int, finite: bool) -> None:
-        """Add the next token, unless the text is done."""
-        if self.done:
-            return
-        if not finite:
-            self.done, self.failure = True, "non-finite logits"
-        elif token in self.ends:
-            self.done = self.finished = True
-        else:
-            self.tokens.append(token)
-            self.finished = self._stopped()
-            self.done = self.finished or len(self.tokens) >= self.request.max_tokens
-
-    def result(self) -> Generation:
-        """The text so far, without what follows a stop string."""
-        text = self.tokenizer.text(self.tokens)
-        for stop in self.request.stop:
-            text = text.split(stop)[0]
-        return Generation(text, self.finished, self.failure)
-
-    def _stopped(self) -> bool:
-        stop, decided = self.request.stop, self.request.decided
-        if not stop and decided is None:
-            return False
-        text = self.tokenizer.text(self.tokens)
-        return any(s in text for s in stop) or (decided is not None and decided(text))
+        last = torch.stack([logits[r, len(row) - 1] for r, row in enumerate(full)])
+        for b, token, finite in zip(going, *greatest(last), strict=True):
+            writers[b].take(token, finite)

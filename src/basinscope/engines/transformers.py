@@ -1,8 +1,9 @@
 """Text requests answered by a causal language model of transformers under its live weights.
 
 Every answer is a function of the weights and its own request: rows are grouped, padded, branched
-and dropped for speed only (`forward`). Nothing computed from the weights outlives one `answer`
-(defect 6 of earlier code: caches that survive a change of the weights).
+and dropped for speed only (`forward`). No number computed from the weights outlives one `answer`
+(defect 6 of earlier code: caches that survive a change of the weights); texts do, as guesses that
+the live weights verify (`drafts`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from basinscope.engines import pool
 from basinscope.engines.base import Engine
 from basinscope.engines.cache import ROUND
+from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
 from basinscope.engines.memory import fitting
@@ -33,12 +36,14 @@ _OF_THE_FILE = (
 )  # fmt: skip
 
 
-KINDS = {
-    (True, True): "transformers-attention/1",
-    (True, False): "transformers/1",
-    (False, False): "transformers-plain/1",
-}
-"""Way of computing answers by (rows branch off a cache, their attention is our own)."""
+def kind(forward: Forward) -> str:
+    """Word for the way in which answers are computed (docs/extending.md); stands in addresses."""
+    if not forward.cached:
+        return "transformers-plain/1"
+    ways = [
+        word for word, used in (("attention", forward.attends), ("pool", forward.pooled)) if used
+    ]
+    return "-".join(["transformers", *ways]) + "/1"
 
 
 class TransformersEngine(Engine):
@@ -76,7 +81,9 @@ class TransformersEngine(Engine):
         self._forward = Forward(module, lambda: self.epoch)
         with torch.inference_mode():
             self._forward.choose()
-        self.kind = KINDS[self._forward.cached, self._forward.attends]
+            pool.probe(self._forward)
+        self._drafts = Drafts()
+        self.kind = kind(self._forward)
 
     @property
     def ends(self) -> frozenset[int]:
@@ -121,7 +128,9 @@ class TransformersEngine(Engine):
         answers: dict[int, Answer] = {}
         answers.update(zip(ranked, rankings, strict=False))
         answers.update(zip(texts, read(forward, [*texts.values()], budget), strict=True))
-        generated = generate(forward, tokens, self._ends, [*written.values()], budget)
+        generated = generate(
+            forward, tokens, self._ends, [*written.values()], budget, self._drafts, self.distance
+        )
         nlls = {
             i: None if ranking.failure else -ranking.loglik[0]
             for i, ranking in zip(told, rankings[len(ranked) :], strict=True)

@@ -135,9 +135,11 @@ def other(kind, **options):
 
 
 MODELS = {
-    "llama": (lambda: toys.tiny_model("llama", dtype=torch.bfloat16), "transformers-attention/1"),
-    "gpt2": (lambda: toys.tiny_model("gpt2", dtype=torch.bfloat16), "transformers-attention/1"),
-    "llama in float32": (lambda: toys.tiny_model("llama"), "transformers/1"),
+    "llama": (lambda: toys.tiny_model("llama", dtype=torch.bfloat16),
+              "transformers-attention-pool/1"),
+    "gpt2": (lambda: toys.tiny_model("gpt2", dtype=torch.bfloat16),
+              "transformers-attention-pool/1"),
+    "llama in float32": (lambda: toys.tiny_model("llama"), "transformers-pool/1"),
     # a window is settled by a kernel that knows it
     "mistral": (lambda: other("Mistral", num_key_value_heads=2, sliding_window=130),
                 "transformers/1"),

@@ -75,7 +75,7 @@ def near(a, b):
 @pytest.fixture
 def engine(language_model):
     engine = engine_of(language_model)
-    assert engine.kind == "transformers/1"
+    assert engine.kind == "transformers-pool/1"
     return engine
 
 
@@ -483,7 +483,7 @@ class TestNonFinite:
         if path == "plain":
             engine = plain(engine)
         token = engine.tokenizer.encode("x")[0]
-        name = "plain" if path == "plain" else "logits"
+        name = "plain" if path == "plain" else "raw_logits"
         real = getattr(Forward, name)
 
         def spoilt(self, *rows):
@@ -504,7 +504,7 @@ class TestNonFinite:
             engine = plain(engine)
         (free,) = engine.answer([bs.Generate("a", 5)])
         unused = [i for i in range(3, 99) if chr(29 + i) not in free.text][:9]
-        name = "plain" if path == "plain" else "logits"
+        name = "plain" if path == "plain" else "raw_logits"
         real = getattr(Forward, name)
 
         def masked(self, *rows):
@@ -675,7 +675,7 @@ class TestOtherModels:
     def test_settings_behind_the_head(self, name):
         model = toys.tiny_model("llama")
         setattr(model.config, name, 1.0)
-        assert engine_of(model).kind == "transformers/1"
+        assert engine_of(model).kind == "transformers-pool/1"
         setattr(model.config, name, 30.0)
         assert engine_of(model).kind == "transformers-plain/1"
 
