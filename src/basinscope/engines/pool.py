@@ -50,7 +50,7 @@ class _Layer:
     keys: torch.Tensor
     values: torch.Tensor
     shared: tuple[torch.Tensor, torch.Tensor] | None
-    spans: attention.Array = field(default_factory=lambda: np.zeros((0, 4), np.int64))
+    spans: kernels.Array = field(default_factory=lambda: np.zeros((0, 4), np.int64))
 
     is_sliding = False
     is_compileable = False
@@ -88,7 +88,7 @@ class Pool:
         self, forward: Forward, past: Past | None, head: int, rows: int, slots: int
     ) -> None:
         self.forward, self.past, self.head = forward, past, head
-        self.rows, self.slots = rows, up(slots, attention.BLOCK)
+        self.rows, self.slots = rows, up(slots, kernels.BLOCK)
         self.layers: list[_Layer] = []
 
     def put(self, row: int, read: Past, b: int, tokens: int) -> None:
