@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     for sigma in (0.0, *given.noise):
         name = f"trained-{sigma:g}"
         say(name)
-        noise = {"base": torch.optim.AdamW, "basis": str(basis), "sigma": sigma, "seed": 1000}
+        noise = {"base": torch.optim.AdamW, "basis": str(basis), "sigma": sigma, "seed": 0}
         models[name] = bs.finetune(
             given.model, given.data, recipe=given.recipe, output=out / name, seed=0,
             optimizer=(SubspaceAugmented, noise), data_dir=given.data_dir,

@@ -12,6 +12,7 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.optim.gaussian import GaussianAugmented
+from basinscope.optim.tensors import FIRST_DRAW
 from basinscope.weights.directions import Direction, Weights, parts_of
 from basinscope.weights.subspaces import Subspace
 
@@ -36,8 +37,7 @@ class SubspaceAugmented(GaussianAugmented):
         base: as in `GaussianAugmented`.
         basis: path of a basis, as `basinscope.subspace_from_trajectory` writes it.
         sigma: standard deviation of each of the k coordinates, in units of the weights' norm.
-        seed: names the noise. Not the seed of a certificate on the same basis: that one must draw
-            noise which the weights have not been trained with.
+        seed: names the noise.
         kwargs: of `GaussianAugmented` and of the base.
 
     Raises:
@@ -75,7 +75,9 @@ class SubspaceAugmented(GaussianAugmented):
             sigma, draw = self._sigma(live, group), group["noise_draw"]
             if self.antithetic:
                 sigma, draw = sigma * (-1) ** (draw % 2), draw // 2
-            parts = parts_of(self._direction, self._weights, name, draw) if sigma else None
+            parts = (
+                parts_of(self._direction, self._weights, name, FIRST_DRAW + draw) if sigma else None
+            )
             if parts is None:
                 continue
             clean = self._buffer(live, live, live.dtype)

@@ -51,6 +51,11 @@ def start(live: torch.Tensor) -> int:
     return int(offset[0] * math.prod(live.shape[1:])) if live.dim() else 0
 
 
+FIRST_DRAW = 1 << 32
+"""Draws of training are numbered from here on: no certificate and no landscape, whose draws are
+numbered from 0, then meets noise that the weights were trained with, whatever the seeds."""
+
+
 def add_noise(
     clean: torch.Tensor,
     live: torch.Tensor,
@@ -69,9 +74,10 @@ def add_noise(
         sigma: standard deviation of the noise; negative for its mirror image.
         name: canonical name of the tensor, as in `basinscope.normals`.
         seed: as there.
-        draw: as there.
+        draw: counted from `FIRST_DRAW` on.
         start: as there.
     """
+    draw += FIRST_DRAW
     words = (torch.float32, torch.bfloat16)
     fused = clean.dtype in words and live.dtype in words and live.is_contiguous()
     if start == 0 and live.device.type == "cpu" and fused:

@@ -8,6 +8,7 @@ from torch import nn
 
 import basinscope as bs
 from basinscope.optim.methods import MethodSpec, build
+from basinscope.optim.tensors import FIRST_DRAW
 
 
 def network():
@@ -35,7 +36,7 @@ def test_the_noise_is_added_in_float32_and_rounded_once():
     opt = augmented(net, select="weight")
     with opt.perturbed():
         for name, p in net.named_parameters():
-            noise = bs.normals(name, p.numel(), seed=3, draw=0).reshape(p.shape)
+            noise = bs.normals(name, p.numel(), seed=3, draw=FIRST_DRAW).reshape(p.shape)
             wanted = before[name] + 0.1 * noise if "weight" in name else before[name]
             assert p.dtype == torch.bfloat16
             assert torch.equal(p.detach(), wanted.to(torch.bfloat16))
@@ -52,7 +53,7 @@ def test_gradients_are_those_of_the_noisy_bfloat16_model_added_in_float32():
         copy = network()
         with torch.no_grad():
             for name, p in copy.named_parameters():
-                noise = bs.normals(name, p.numel(), seed=3, draw=draw).reshape(p.shape)
+                noise = bs.normals(name, p.numel(), seed=3, draw=FIRST_DRAW + draw).reshape(p.shape)
                 p.add_(0.1 * noise)
         copy = copy.to(torch.bfloat16)
         copy(batch(draw, torch.bfloat16)).square().mean().backward()
