@@ -61,7 +61,8 @@ class GaussianAugmented(torch.optim.Optimizer):
     Guarantee: inside `perturbed` the weights are round(theta + sigma * noise), one float32 sum
     rounded once; on leaving, also by an exception, they have their bytes of before. The noise is
     that of `basinscope.normals`: a function of (seed, number of the perturbation, name, position),
-    its draws numbered from 2^32 on so that no measurement meets noise of the training, equal on any device and for any sharding. With sigma = 0 nothing is written, and the run is that
+    equal on any device and for any sharding; its draws are numbered from 2^32 on, so that no
+    measurement meets noise of the training. With sigma = 0 nothing is written, and the run is that
     of the base bit for bit (without ``cast``). Weights that autocast has cached are dropped on both
     ways.
     Cost: one copy of the perturbed weights in memory (of half the size with ``cast``); three passes
