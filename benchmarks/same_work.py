@@ -1,9 +1,10 @@
 """The same slice of a landscape by this program and by the baselines, side by side.
 
 Every side is a process of its own on the same cores: a baseline with a thread for each, ours with a
-worker of one thread for each. In every round each side takes its turn, so that a slow minute is slow for
-all. A baseline answers a *share* of the items in a round, another one each time: its time for all
-items follows in proportion to the prompts' tokens (multiple choice) or to the number of texts.
+worker of one thread for each. In every round each side takes its turn, so that a slow minute is
+slow for all. A baseline answers a *share* of the items in a round, another one each time: its time
+for all items follows in proportion to the prompts' tokens (multiple choice) or to the number of
+texts. Not measured are the loading of a model and the tokenizing of a baseline's prompts.
 
     python -m benchmarks.same_work --out bench [--slices mmlu,gsm8k] [--cores 2] [--quick]
 
@@ -33,8 +34,8 @@ from safetensors.torch import save_file
 import basinscope as bs
 from benchmarks.slices import CURVE, MEASURED, WEIGHT, WORDS, WRITTEN, Slice, outcome, slice_of
 
-# of each baseline, one in so many items is answered in a round
-CHOOSERS = {"B0": 4, "B1": 2, "B2/1": 2, "B2/8": 2}
+# parts of a slice, of which a baseline answers one in a round: a whole batch of its own size
+CHOOSERS = {"B0": 16, "B1": 8, "B2/1": 8, "B2/8": 8}
 WRITERS = {"B0": 16, "B1": 8}
 GATES = {"mmlu": {"B0": 10, "B1": 4, "B2": 5}, "gsm8k": {"B0": 8, "B1": 3}}
 AIMS = {"mmlu": {"B0": 25, "B1": 8, "B2": 10}, "gsm8k": {"B0": 40, "B1": 10}}
@@ -123,8 +124,9 @@ def measure(name: str, rounds: int, limit: int, cores: int) -> dict[str, Any]:
                     side.found.append({**order["note"], **side.say(order)})
                     say(name, side, k, begun)
         result = {
-            "slice": name, "cores": cores, "items": len(work.items), "cap": work.cap, "rounds": rounds,
-            "tokens": sum(map(len, work.prompts)), "curve": CURVE, "weight": WEIGHT, "torch": torch.__version__,
+            "slice": name, "cores": cores, "items": len(work.items), "cap": work.cap,
+            "rounds": rounds, "tokens": sum(map(len, work.prompts)), "curve": CURVE,
+            "weight": WEIGHT, "torch": torch.__version__,
             "sides": {side.name: summary(side, work) for side in team},
         }  # fmt: skip
         truth = {
@@ -149,7 +151,7 @@ def orders(
         pair = (MEASURED[k % 2], MEASURED[k % 2 + 2])
         steps = MEASURED if work.cap else pair
         return [{"steps": steps, "note": {"steps": steps}}]
-    parts = min(shares[name], len(work.items) // 4)
+    parts = min(shares[name], len(work.items) // 8)
     # a text that always runs to the cap, or an answer of one token, takes as long at any step
     several = MEASURED if work.cap and name != "B0" else MEASURED[k % 4 : k % 4 + 1]
     found = []

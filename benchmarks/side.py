@@ -41,9 +41,7 @@ class Ours:
     def serve(self, order: dict[str, Any]) -> dict[str, Any]:
         """All items at each of several steps, which the workers share."""
         every = tuple(range(len(self.bench.tasks)))
-        units = [
-            self.unit(0 if step else None, 0, step, every) for step in order["steps"]
-        ]
+        units = [self.unit(0 if step else None, 0, step, every) for step in order["steps"]]
         with Meter() as meter:
             trials = list(self.team.run(units))
         answers: dict[str, list[int]] = {}

@@ -2,7 +2,7 @@
 
 - ``mmlu``: 64 five-shot questions, 16 of each of four subjects, the first of each of MMLU's four
   categories in alphabetical order (16 questions share their worked examples).
-- ``mmlu-spread``: 64 five-shot questions over 57 subjects, 1 or 2 of each: hardly a prefix to share.
+- ``mmlu-spread``: 64 five-shot questions over 57 subjects, 1 or 2 of each: little to share.
 - ``gsm8k``: 64 five-shot word problems, greedy, cap 256 (all share their worked examples).
 - ``advbench``: 64 harmful requests in the chat template, greedy, cap 100 (nothing to share).
 
@@ -25,6 +25,7 @@ WEIGHT = {
     step: sum(step == min(MEASURED, key=lambda m: (abs(m - abs(own)), -m)) for own in CURVE)
     for step in MEASURED
 }
+STRIDE = 5  # prime to every number of parts
 SUBJECTS = ("abstract_algebra", "formal_logic", "econometrics", "business_ethics")
 WORDS: dict[str, tuple[tuple[str, int], ...]] = {
     "mmlu": tuple((f"mmlu:{subject}", 16) for subject in SUBJECTS),
@@ -51,16 +52,16 @@ class Slice:
     cap: int
 
     def share(self, parts: int, k: int) -> list[int]:
-        """Every so manieth item, beginning at the k-th."""
-        return list(range(k % parts, len(self.items), parts))
+        """One of so many runs of neighbours, another one for each k, far from the last."""
+        size = len(self.items) // parts
+        start = (k * STRIDE % parts) * size
+        return list(range(start, start + size))
 
 
 def tasks_of(name: str, limit: int = 64) -> tuple[bs.Task, ...]:
     """Tasks of a slice, with at most so many items in all."""
     words = WORDS[name]
-    return tuple(
-        bs.tasks(word, limit=min(n, max(1, limit // len(words))))[0] for word, n in words
-    )
+    return tuple(bs.tasks(word, limit=min(n, max(1, limit // len(words))))[0] for word, n in words)
 
 
 def slice_of(name: str, engine: Any, limit: int = 64) -> Slice:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from basinscope.cli import certify
 from basinscope.cli.app import app, parse_steps, print_json, progress, screen
+from basinscope.cli.plan import foretell, line_of, show
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def landscape(
     device: str = "auto",
     params: str | None = None,
     trust_remote_code: bool = False,
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Score tasks along directions in weight space and measure how wide their basins are.
@@ -71,6 +73,8 @@ def landscape(
         device: auto, cpu, cuda, cuda:N.
         params: regular expression; only matching parameters are perturbed.
         trust_remote_code: let a hub checkpoint run its own code.
+        dry_run: measure nothing; say how many evaluations and tokens that is and how long it takes,
+            from short real batches.
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
@@ -93,8 +97,18 @@ def landscape(
     )
     if interpolate is not None:
         points = bs.interpolation_steps(engine, lines[0], interpolate)
-    slices = sum(draws_of(line, draws) for line in lines)
-    plan = _plan(engine, chosen, points, slices, workers)
+    # a search for the edges takes about as many steps as a curve of this many
+    curve = points or [engine.rms * k / SEARCHED for k in range(1, SEARCHED)]
+    settings = [
+        (line, draw, step)
+        for step in sorted(set(curve) - {0.0}, key=abs)
+        for line in lines
+        for draw in range(draws_of(line, draws))
+    ]
+    told = foretell(engine, chosen, settings, workers=workers, dry_run=dry_run)
+    if dry_run:
+        return show(told, searched=points is None, as_json=json)
+    plan = line_of(told, searched=points is None) + _without_template(engine, chosen)
     with progress(plan) as report:
         found = bs.landscape(
             engine, chosen, directions=lines, steps=points, draws=draws, level=level,
@@ -115,6 +129,7 @@ def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
               run=run, json=json)  # fmt: skip
 
 
+SEARCHED = 21  # steps that a search for the edges is counted as
 DEMO_DRAWS, DEMO_LIMIT = 14, 24
 DEMO_STEPS = "-0.04,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.04"
 
@@ -242,29 +257,6 @@ def _load(run: Path) -> Landscape | Surface:
     from basinscope.runs.store import Store
 
     return bs.load_run(run) if Store(run).spec.plane is None else bs.load_surface(run)
-
-
-def _plan(
-    engine: Engine,
-    tasks: Sequence[Task],
-    points: list[float] | None,
-    slices: int,
-    workers: int | None,
-) -> str:
-    """How many evaluations there will be and roughly how long they take."""
-    from basinscope.runs.executor import cores
-
-    each = engine.estimate_s(tasks)
-    settings = slices * len(set(points or range(21)) - {0}) + 1
-    team = min(workers or cores(), settings)
-    about = "about" if points is not None else "the edges are searched: roughly"
-    items = sum(len(task.items) for task in tasks)
-    minutes = settings * each / team / 60
-    return (
-        f"{settings} settings of the weights x {items} items = {settings * items:,} evaluations, "
-        f"{about} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}"
-        f"{_without_template(engine, tasks)}"
-    )
 
 
 def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
