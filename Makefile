@@ -31,8 +31,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# BENCH="--quick" for a look of a few minutes
 bench: setup
 	$(BIN)/python -m benchmarks.perturb
+	$(BIN)/python -m benchmarks.floor --out bench
+	$(BIN)/python -m benchmarks.same_work --out bench $(BENCH)
 
 clean:
 	rm -rf .venv
