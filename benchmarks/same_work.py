@@ -124,7 +124,8 @@ def measure(model: str, name: str, rounds: int, limit: int, cores: int) -> dict[
                     side.found.append({**order["note"], **side.say(order)})
                     say(name, side, k, begun)
         result = {
-            "model": model, "slice": name, "cores": cores, "items": len(work.items), "cap": work.cap,
+            "model": model, "slice": name, "cores": cores, "cap": work.cap,
+            "items": len(work.items),
             "rounds": rounds, "tokens": sum(map(len, work.prompts)), "curve": CURVE,
             "weight": WEIGHT, "torch": torch.__version__,
             "sides": {side.name: summary(side, work) for side in team},
