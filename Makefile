@@ -32,8 +32,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# BENCH="--quick" for a look of a few minutes
 bench: setup
 	$(BIN)/python -m benchmarks.perturb
+	$(BIN)/python -m benchmarks.floor --out bench
+	$(BIN)/python -m benchmarks.same_work --out bench $(BENCH)
 
 # The committed tables and figures of results/, from its recipes; BASINSCOPE_DATA names the texts.
 # Whatever was killed goes on where it stopped. One thread, for bits that do not depend on the cores.

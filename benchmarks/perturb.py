@@ -1,8 +1,8 @@
 """Perturb every weight of SmolLM2-135M from the pristine copy, against torch's own loop.
 
-The loop is what earlier code does: seed the generator, draw normals tensor by tensor, add; then the
-same again to subtract, since it keeps no pristine copy. Both sides are timed per weight *set and
-restored*, in bfloat16, alternating; the medians and their ratio are printed.
+The loop (`benchmarks.baselines.reseeded`) seeds the generator, draws normals tensor by tensor and
+adds them; then the same again to subtract, since it keeps no pristine copy. Both sides are timed
+per weight *set and restored*, in bfloat16, alternating; the medians and their ratio are printed.
 
 Run: python -m benchmarks.perturb [--threads N] [--repeats N]
 """
@@ -17,14 +17,7 @@ from collections.abc import Callable
 import torch
 
 import basinscope as bs
-
-
-def add_and_subtract(tensors: list[torch.Tensor], sigma: float) -> None:
-    """Generate and add, generate and subtract."""
-    for sign in (sigma, -sigma):
-        torch.manual_seed(0)
-        for tensor in tensors:
-            tensor.add_(torch.randn(tensor.shape, dtype=tensor.dtype), alpha=sign)
+from benchmarks.baselines.reseeded import add_and_subtract
 
 
 def timed(work: Callable[[], object]) -> float:

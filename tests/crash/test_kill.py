@@ -185,6 +185,38 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_measured_twice(bench
     assert len(trials) - len(expected) in (0, 1), "only what was in flight"
 
 
+def measured(team, strike) -> list:
+    """Trials of a run in which ``strike(trials so far)`` is called after each."""
+    trials = []
+    try:
+        for trial in team.run(UNITS):
+            trials.append(trial)
+            strike(len(trials))
+        assert all(w.process.poll() is None for w in team._team)
+    finally:
+        team.close()
+    return trials
+
+
+def check_same(bench, trials, in_flight: int) -> None:
+    expected = [t for unit in UNITS for _, t in bench.measure(unit)]
+    assert {t.address: t for t in trials} == {t.address: t for t in expected}
+    assert len(trials) - len(expected) <= in_flight, "only what was in flight"
+
+
+def test_a_worker_killed_with_the_last_unit_in_hand(bench):
+    team, killed = executor.Processes(bench, 3), []
+
+    def strike(n: int) -> None:
+        busy = [w for w in team._team if w.unit is not None]
+        if not killed and n >= 2 * len(UNITS) - 3 and len(busy) == 1:
+            killed.append(busy[0].process)
+            busy[0].process.kill()
+
+    trials = measured(team, strike)
+    check_same(bench, trials, in_flight=1)
+
+
 def test_killed_again_and_again_it_gives_up_and_says_so(checkpoint, tmp_path):
     done = threading.Event()
     killed: set[int] = set()
@@ -203,7 +235,7 @@ def test_killed_again_and_again_it_gives_up_and_says_so(checkpoint, tmp_path):
     try:
         with pytest.raises(
             bs.BasinscopeError,
-            match=r"3 workers died \(the last with exit code -9\).*kept.*fewer --workers",
+            match=r"^3 workers died with basic at .* code -9, SIGKILL\).*kept.*fewer --workers",
         ):
             bs.landscape(
                 bs.load(checkpoint), bs.tasks("basic", limit=2), steps=[0.01, 0.02], draws=2,

@@ -99,7 +99,8 @@ def test_landscape_prints_a_table_and_writes_the_run(line, run_cli):
         "x/report.html",
     ):
         assert word in ended.out
-    assert ended.err.startswith("2 settings of the weights x 6 items = 12 evaluations, about ")
+    assert ended.err.startswith("2 settings of the weights x 6 items = 12 evaluations, ")
+    assert re.search(r"tokens read and [\d,]+ written, about \d+\.\d min on \d worker", ended.err)
     assert "4/4" in ended.err
     files = {str(p.relative_to("x")) for p in Path("x").rglob("*") if p.is_file()}
     assert {name for name in files if not name.startswith("trials")} == {
@@ -107,6 +108,26 @@ def test_landscape_prints_a_table_and_writes_the_run(line, run_cli):
         "figures/landscape.csv", "figures/likelihood.png", "figures/likelihood.csv",
     }  # fmt: skip
     assert len([name for name in files if name.startswith("trials")]) == 4
+
+
+@pytest.mark.parametrize("steps", ["0,0.02", None], ids=["steps", "search"])
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(steps, line, run_cli):
+    words = line()
+    place = words.index("--steps")
+    words[place : place + 2] = ["--steps", steps] if steps else []
+    ended = run_cli(*words, "--dry-run")
+    assert ended.code == 0
+    n = 2 if steps else 21
+    searched = "" if steps else "the edges are searched: roughly "
+    assert ended.out.startswith(f"{searched}{n} settings of the weights x 6 items = {6 * n} ")
+    assert re.search(r"[\d,]+ tokens read and [\d,]+ written, about \d+\.\d min on", ended.out)
+    assert not Path("x").exists()
+    told = strict(run_cli(*words, "--dry-run", "--json").out)
+    assert told["settings"] == n
+    assert told["evaluations"] == 6 * n
+    assert told["searched"] is (steps is None)
+    assert told["seconds"] > 0
+    assert told["read_tokens"] > 0 < told["written_tokens"]
 
 
 @pytest.mark.usefixtures("no_figure")
@@ -305,7 +326,7 @@ COMMANDS = {
         "--limit": None, "--data-dir": None,
         "--allow-code-execution": False, "--level": 0.5, "--run": None, "--workers": None,
         "--dtype": "bfloat16", "--device": "auto", "--params": None, "--trust-remote-code": False,
-        "--json": False,
+        "--dry-run": False, "--json": False,
     },
     "certify": {
         "MODEL": "required", "--tasks -t": "basic", "--sigma": 0.005, "--draws": None,
@@ -315,7 +336,7 @@ COMMANDS = {
         "--share": 0.9, "--tau": 0.0, "--lost": "score", "--failures": 0, "--tokens": None,
         "--limit": None, "--data-dir": None, "--allow-code-execution": False, "--run": None,
         "--workers": None, "--dtype": "bfloat16", "--device": "auto", "--params": None,
-        "--trust-remote-code": False, "--json": False,
+        "--trust-remote-code": False, "--dry-run": False, "--json": False,
     },
     "attack": {
         "MODEL": "required", "--on": "required", "--tasks -t": None, "--steps": None, "--seed": 0,
@@ -344,7 +365,7 @@ COMMANDS = {
         "--ys": "-0.03:0.03:7", "--orthogonal": False, "--trajectory": None, "--tasks -t": "mini",
         "--limit": None, "--data-dir": None, "--allow-code-execution": False, "--run": None,
         "--workers": None, "--dtype": "bfloat16", "--device": "auto", "--params": None,
-        "--trust-remote-code": False, "--json": False,
+        "--trust-remote-code": False, "--dry-run": False, "--json": False,
     },
     "compare": {
         "RUN": "required", "OTHERS": None, "--output -o": None, "--figure": None,

@@ -45,6 +45,17 @@ class TestCertificate:
         assert (tmp_path / "x" / "figures" / "certificate.png").exists()
         assert (tmp_path / "x" / "figures" / "certificate.csv").exists()
 
+    @pytest.mark.parametrize(
+        ("more", "draws"),
+        [((), 12), (("--sweep", "0.001,0.01"), 24), (("--tokens", "position"), 12)],
+        ids=["certificate", "strict", "tokens"],
+    )
+    def test_a_dry_run_writes_nothing(self, more, draws, run_cli, line, tmp_path):
+        code, out, _ = run_cli(*line(*more, "--dry-run"))
+        assert code == 0
+        assert out.startswith(f"{draws} settings of the weights x 3 items = {3 * draws} ")
+        assert not (tmp_path / "x").exists()
+
     def test_json_is_one_object_on_standard_output(self, run_cli, line, checkpoint):
         more = ("--against", checkpoint, "--json")
         code, out, err = run_cli(*line(*LOOSE, *more))

@@ -47,6 +47,13 @@ def moved(checkpoint, tmp_path_factory) -> Path:
     return run
 
 
+def test_a_dry_run_of_a_surface_writes_nothing(line, run_cli):
+    code, out, _ = run_cli(*line, "--dry-run")
+    assert code == 0
+    assert out.startswith("4 settings of the weights x 3 items = 12 evaluations, ")
+    assert not Path("x").exists()
+
+
 def test_surface_prints_and_writes(line, run_cli):
     code, out, err = run_cli(*line)
     assert code == 0

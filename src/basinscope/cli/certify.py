@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from basinscope.cli.app import app, parse_steps, print_json, progress
+from basinscope.cli.plan import foretell, line_of, show
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
     from basinscope.engines.base import Engine
+    from basinscope.runs.forecast import Forecast
     from basinscope.tasks.base import Task
 
 
@@ -49,6 +51,7 @@ def certify(
     device: str = "auto",
     params: str | None = None,
     trust_remote_code: bool = False,
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Certify a task's score under Gaussian weight noise, and so around displaced weights.
@@ -90,6 +93,7 @@ def certify(
         device: auto, cpu, cuda, cuda:N.
         params: regular expression; only matching parameters are perturbed.
         trust_remote_code: let a hub checkpoint run its own code.
+        dry_run: as in landscape; noise is counted as isotropic, and no draw as spared.
         json: print one JSON object instead of text.
     """
     import basinscope as bs
@@ -123,23 +127,32 @@ def certify(
     task = chosen[0]
     common: dict[str, Any] = {"confidence": confidence, "seed": seed, "run": folder}
     found: Any
+    sigmas = parse_steps(sweep) if sweep else [sigma]
+    drawn = len(sigmas) * (draws or 44) if kind == "strict" else most
+    told = _foretell(
+        engine, task, [0.0] if kind == "tokens" else sigmas, drawn,
+        items_per_draw if kind == "certificate" and not per_item else None,
+        workers=1 if kind == "tokens" else workers, dry_run=dry_run,
+    )  # fmt: skip
+    if dry_run:
+        return show(told, as_json=json)
+    plan = "at most " + line_of(told).replace("settings of the weights", "draws")
     if kind == "tokens":
         given: Any = bs.untied(engine) if tokens == "row" else engine  # type: ignore[arg-type]
-        with progress(_plan(engine, task, most, None)) as report:
+        with progress(plan) as report:
             found = bs.certify_tokens(
                 given, task, mode=tokens or "position",
                 sigma=sigma, draws=most, target=0.5 if target is None else target,
                 progress=report, **common,
             )  # fmt: skip
     elif kind == "strict":
-        sigmas = parse_steps(sweep) if sweep else [sigma]
-        with progress(_plan(engine, task, len(sigmas) * (draws or 44), None)) as report:
+        with progress(plan) as report:
             found = bs.strict_basin(
                 engine, task, sigmas=sigmas, share=share, tau=tau, lost=lost, failures=failures,
                 draws=draws, geometry=geometry, workers=workers, progress=report, **common,
             )  # fmt: skip
     else:
-        with progress(_plan(engine, task, most, items_per_draw)) as report:
+        with progress(plan) as report:
             found = bs.certify(
                 engine, task, sigma=sigma, draws=most, items_per_draw=items_per_draw,
                 claim=claim, target=target, antithetic=antithetic, per_item=per_item,
@@ -201,12 +214,20 @@ def _draw(found: Any, judged: list[Any], folder: Path) -> list[Path]:
     return paths
 
 
-def _plan(engine: Engine, task: Task, draws: int, items: int | None) -> str:
-    """How many evaluations there will be at most, and roughly how long they take."""
-    n = len(task.items)
-    each = min(items or n, n)
-    minutes = draws * engine.estimate_s([task]) * each / n / 60
-    return (
-        f"at most {draws} draws x {each} items = {draws * each:,} evaluations, "
-        f"about {max(minutes, 0.1):.1f} min on one worker, setting the weights not counted"
+def _foretell(
+    engine: Engine,
+    task: Task,
+    sigmas: list[float],
+    draws: int,
+    items: int | None,
+    *,
+    workers: int | None,
+    dry_run: bool,
+) -> Forecast:
+    """Forecast of so many draws, as if all were made."""
+    from basinscope.weights.directions import Random
+
+    settings = [(Random(0), 0, sigma) for sigma in sorted(sigmas) if sigma]
+    return foretell(
+        engine, [task], settings, points=draws, items=items, workers=workers, dry_run=dry_run
     )

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from basinscope.cli import certify
 from basinscope.cli.app import app, parse_steps, print_json, progress, screen
+from basinscope.cli.plan import foretell, line_of, show
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def landscape(
     device: str = "auto",
     params: str | None = None,
     trust_remote_code: bool = False,
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Score tasks along directions in weight space and measure how wide their basins are.
@@ -78,10 +80,12 @@ def landscape(
         device: auto, cpu, cuda, cuda:N.
         params: regular expression; only matching parameters are perturbed.
         trust_remote_code: let a hub checkpoint run its own code.
+        dry_run: measure nothing; say how many evaluations and tokens that is and how long it takes,
+            from short real batches.
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
-    from basinscope.landscape.run import SEARCH_DRAWS, STEPS_DRAWS
+    from basinscope.landscape.run import SEARCH_DRAWS, STEPS_DRAWS, planned
     from basinscope.runs.edges import OUTCOMES
     from basinscope.weights.directions import draws_of
     from basinscope.weights.words import parse
@@ -110,7 +114,21 @@ def landscape(
     draws = draws if draws is not None else (STEPS_DRAWS if points is not None else SEARCH_DRAWS)
     most = OUTCOMES if outcomes is None else outcomes
     slices = [draws_of(line, draws) for line in lines]
-    plan = _plan(engine, chosen, points, slices, workers, most, grid)
+    # a search asks for steps over as wide a range as a curve of these
+    curve = points or [engine.rms * k / SEARCHED for k in range(1, SEARCHED)]
+    settings = [
+        (line, draw, step)
+        for step in sorted(set(curve) - {0.0}, key=abs)
+        for line, own in zip(lines, slices, strict=True)
+        for draw in range(own)
+    ]
+    count, answers = (None, None) if points else planned(chosen, slices, most, grid)
+    told = foretell(
+        engine, chosen, settings, points=count, answers=answers, workers=workers, dry_run=dry_run
+    )
+    if dry_run:
+        return show(told, searched=points is None, as_json=json)
+    plan = line_of(told, searched=points is None) + _without_template(engine, chosen)
     with progress(plan) as report:
         found = bs.landscape(
             engine, chosen, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
@@ -131,6 +149,7 @@ def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
               run=run, json=json)  # fmt: skip
 
 
+SEARCHED = 21  # steps over a range such as a search covers, to probe times at
 DEMO_DRAWS, DEMO_LIMIT = 14, 24
 DEMO_STEPS = "-0.04,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.04"
 
@@ -269,41 +288,6 @@ def _load(run: Path) -> Landscape | Surface:
     from basinscope.runs.store import Store
 
     return bs.load_run(run) if Store(run).spec.plane is None else bs.load_surface(run)
-
-
-def _plan(
-    engine: Engine,
-    tasks: Sequence[Task],
-    points: list[float] | None,
-    slices: list[int],
-    workers: int | None,
-    outcomes: int,
-    grid: bool,
-) -> str:
-    """How many evaluations there will be and roughly how long they take."""
-    from basinscope.landscape import planned
-    from basinscope.runs.executor import cores
-
-    each = engine.estimate_s(tasks)
-    items = sum(len(task.items) for task in tasks)
-    if points is not None:
-        settings = sum(slices) * len(set(points) - {0}) + 1
-        answers = settings * items
-        what = (
-            f"{settings} settings of the weights x {items} items = {answers:,} evaluations, about"
-        )
-    else:
-        settings, answers = planned(tasks, slices, outcomes, grid)
-        what = (
-            f"the edges are searched: roughly {settings} settings of the weights and {answers:,} "
-            "evaluations,"
-        )
-    team = min(workers or cores(), settings)
-    minutes = answers / max(items, 1) * each / team / 60
-    return (
-        f"{what} {max(minutes, 0.1):.1f} min on {team} worker{'s' if team > 1 else ''}"
-        f"{_without_template(engine, tasks)}"
-    )
 
 
 def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:

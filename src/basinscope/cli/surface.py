@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import hypot
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from basinscope.cli.app import app, parse_steps, print_json, progress
+from basinscope.cli.plan import foretell, line_of, show
 
 
 @app.command
@@ -31,6 +33,7 @@ def surface(
     device: str = "auto",
     params: str | None = None,
     trust_remote_code: bool = False,
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Score tasks over a plane of weights that two directions span.
@@ -56,11 +59,13 @@ def surface(
         device: auto, cpu, cuda, cuda:N.
         params: regular expression; only matching parameters are perturbed.
         trust_remote_code: let a hub checkpoint run its own code.
+        dry_run: as in landscape.
         json: print one JSON object instead of the paths.
     """
     import basinscope as bs
     from basinscope.cli.landscape import run_folder
     from basinscope.report.surfaces import write_surface
+    from basinscope.weights.geometry import Plane
     from basinscope.weights.words import parse
 
     grid = {"xs": parse_steps(xs), "ys": parse_steps(ys)}
@@ -75,9 +80,13 @@ def surface(
     path = None
     if trajectory:  # before the long part: a checkpoint that does not fit is said at once
         path = bs.trajectory(engine, a, b, trajectory, orthogonal=orthogonal)
-    points = len(set(grid["xs"])) * len(set(grid["ys"]))
-    items = sum(len(task.items) for task in chosen)
-    plan = f"{points} points of the plane x {items} items = {points * items:,} evaluations"
+    plane, cells = Plane(a, b, orthogonal), {(u, v) for u in grid["xs"] for v in grid["ys"]}
+    away = sorted(cells - {(0.0, 0.0)}, key=lambda place: (hypot(*place), place))
+    settings = [(plane.at(u, v), 0, 1.0) for u, v in away]
+    told = foretell(engine, chosen, settings, points=len(cells), workers=workers, dry_run=dry_run)
+    if dry_run:
+        return show(told, as_json=json)
+    plan = line_of(told).replace("settings of the weights", "points of the plane")
     with progress(plan) as report:
         found = bs.surface(
             engine, chosen, a, b, **grid, orthogonal=orthogonal, run=folder, workers=workers,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from basinscope.errors import BasinscopeError
-from basinscope.tasks.base import Answer, CallableTask, Request, Task
+from basinscope.tasks.base import Answer, Request
 from basinscope.weights import directions, selection
 from basinscope.weights.directions import Direction
 from basinscope.weights.pristine import Pristine
@@ -185,14 +184,6 @@ class Engine:
                 flat = buffer.detach().contiguous().view(-1)
                 digest.update(flat.view(torch.uint8).cpu().numpy().data)
         return digest.hexdigest()
-
-    def estimate_s(self, tasks: Sequence[Task]) -> float:
-        """Rough seconds for one evaluation of these tasks on one thread: one call of each."""
-        start = time.perf_counter()
-        for task in tasks:
-            if isinstance(task, CallableTask):
-                task.outcomes(self.module)
-        return time.perf_counter() - start
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer text requests under the live weights, in the order given."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,14 +19,13 @@ from torch import nn
 
 from basinscope.engines import pool
 from basinscope.engines.base import Engine
-from basinscope.engines.cache import ROUND
 from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
 from basinscope.engines.memory import fitting
 from basinscope.engines.ranking import rank, read
 from basinscope.engines.tokens import Row, Tokens
-from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request, Task
+from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request
 
 # settings that say where a config came from and how it was stored, not what the model does
 _OF_THE_FILE = (
@@ -170,37 +168,6 @@ class TransformersEngine(Engine):
         template = getattr(self.tokenizer, "chat_template", None)
         digest.update(json.dumps([template, sorted(self._ends)], default=str).encode())
         return digest.hexdigest()
-
-    @torch.inference_mode()
-    def estimate_s(self, tasks: Sequence[Task]) -> float:
-        """Rough seconds for one evaluation of these tasks on one thread.
-
-        Tokens to be run (half of each generation's cap) over the measured rate of one small batch.
-        """
-        tokens, heads = 0.0, set()
-        for request in (r for task in tasks for item in task.items for r in item.requests):
-            if isinstance(request, Corpus):
-                rows = self._tokens.windows(request, self._forward.context)
-                tokens += sum(row.own for row in rows)
-                continue
-            row = self._tokens.row(request)
-            heads.add(row.head)
-            tokens += len(row.body) + sum(len(tail) - 1 for tail in row.tails)
-            if isinstance(request, Generate):
-                tokens += request.max_tokens / 2
-                tokens += self._tokens.reference(request).own if request.reference else 0
-        tokens += sum(map(len, heads))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            batch = [[i] * ROUND for i in range(8)]
-            self._forward.plain(batch)
-            start = time.perf_counter()
-            self._forward.plain(batch)
-            per_token = (time.perf_counter() - start) / (8 * ROUND)
-        finally:
-            torch.set_num_threads(threads)
-        return super().estimate_s(tasks) + tokens * per_token
 
 
 def _end_tokens(module: Any, tokenizer: Any) -> frozenset[int]:

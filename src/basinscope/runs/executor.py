@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -28,7 +28,7 @@ from basinscope.runs.store import Trial
 from basinscope.tasks import recipe as task_recipe
 from basinscope.weights.words import parse
 
-MAX_DEATHS = 3
+MAX_DEATHS = 3  # of workers with the same unit in hand, and nothing of it measured in between
 
 
 class Executor(Protocol):
@@ -70,7 +70,8 @@ class Processes:
         workers: number of processes.
 
     Raises:
-        BasinscopeError: from `run`, if workers die three times, or cannot rebuild the bench.
+        BasinscopeError: from `run`, if three workers die with the same unit in hand, or one cannot
+            rebuild the bench.
     """
 
     def __init__(self, bench: Bench, workers: int, *, token_budget: int | None = None) -> None:
@@ -84,13 +85,13 @@ class Processes:
         self._order = json.dumps({**words, "folder": folder, "token_budget": budget})
         self._news: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
         self._team: list[_Worker] = []
-        self._deaths = 0
+        self._deaths: Counter[Unit] = Counter()
 
     def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
         """Yield trials as workers measure them; units of a dead worker are taken up by others."""
-        waiting = deque(units)
-        left = len(units)
-        while len(self._team) < min(self.workers, len(units)):
+        waiting = deque(portions(units, self.workers))
+        left = len(waiting)
+        while len(self._team) < min(self.workers, left):
             self._team.append(_Worker(self._order, self._news))
         for worker in self._team:
             worker.give(waiting)
@@ -123,18 +124,36 @@ class Processes:
         with suppress(subprocess.TimeoutExpired):  # its own exit code says more than our signal's
             dead.process.wait(5)
         dead.end()
-        self._deaths += 1
-        if self._deaths >= MAX_DEATHS:
-            raise BasinscopeError(
-                f"{self._deaths} workers died (the last with exit code {dead.process.returncode})",
-                "what was measured before is kept",
-                "run the same line with fewer --workers, or with more memory",
-            )
         if dead.unit is not None:
+            self._deaths[dead.unit] += 1
+            if self._deaths[dead.unit] >= MAX_DEATHS:
+                task = self.bench.tasks[dead.unit.tasks[0]].name
+                raise BasinscopeError(
+                    f"{MAX_DEATHS} workers died with {task} at step {dead.unit.step:g} in hand "
+                    f"(the last with exit code {_cause(dead.process.returncode)})",
+                    "what was measured before is kept",
+                    "run the same line with fewer --workers, or with more memory",
+                )
             waiting.appendleft(dead.unit)
-        new = _Worker(self._order, self._news)
-        self._team.append(new)
-        new.give(waiting)
+        if waiting:
+            new = _Worker(self._order, self._news)
+            self._team.append(new)
+            new.give(waiting)
+
+
+def portions(units: Sequence[Unit], workers: int) -> list[Unit]:
+    """Units as they are handed out: the last ones task by task, so that no worker is long idle."""
+    whole = max(0, len(units) - workers)
+    last = [replace(unit, tasks=(t,)) for unit in units[whole:] for t in unit.tasks]
+    return [*units[:whole], *last]
+
+
+def _cause(code: int) -> str:
+    """Exit code, with the signal's name where there was one."""
+    try:
+        return f"{code}, {signal.Signals(-code).name}" if code < 0 else f"{code}"
+    except ValueError:
+        return f"{code}"
 
 
 class _Worker:

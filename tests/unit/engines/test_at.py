@@ -437,12 +437,6 @@ class TestEngine:
         with engine.at(bs.Random(), step=10.0):
             assert engine.rms == pytest.approx(expected, rel=1e-9)
 
-    def test_estimate_calls_each_task_once(self):
-        calls = []
-        task = bs.CallableTask("count", lambda m: calls.append(m) or [1], 1)
-        assert bs.load(net()).estimate_s([task, task]) >= 0
-        assert len(calls) == 2
-
 
 class TestFingerprint:
     @staticmethod

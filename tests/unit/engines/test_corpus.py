@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.engines.cost import cost
 from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import score
 
@@ -113,7 +114,7 @@ def test_a_start_of_the_tokenizer_foretells_the_first_token(language_model):
 def test_counts_in_the_estimate(engine):
     before = engine.fingerprint()
     task = Reads(bs.Generate("a", 0, reference=TEXT[:200]), bs.Corpus(TEXT))
-    assert engine.estimate_s([task]) > 0
+    assert cost(engine, [task], probe_s=0.1).seconds > 0
     assert engine.fingerprint() == before
 
 

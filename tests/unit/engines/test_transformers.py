@@ -745,17 +745,6 @@ class TestOtherModels:
         assert near(answer.loglik, base.answer([CHOICES["many tokens"]])[0].loglik)
 
 
-class TestEstimate:
-    def test_is_a_positive_time_and_leaves_no_trace(self, engine):
-        threads, before = torch.get_num_threads(), engine.fingerprint()
-        assert engine.estimate_s([Favours(["a", "b"]), Favours(["a"], write=True)]) > 0
-        assert torch.get_num_threads() == threads
-        assert engine.fingerprint() == before
-
-    def test_of_no_text_is_that_of_the_calls(self, engine):
-        assert engine.estimate_s([bs.CallableTask("one", lambda m: [1], 1)]) >= 0
-
-
 def test_a_plain_module_refuses_text_with_the_documented_error():
     engine = bs.load(toys.tiny_model())
     assert not isinstance(engine, TransformersEngine)

@@ -46,7 +46,7 @@ def impostor(tmp_path, monkeypatch):
     ("script", "code"),
     [
         ("exit 3", "3"),
-        ("kill -9 $$", "-9"),
+        ("kill -9 $$", "-9, SIGKILL"),
         ("""read order; printf '{"trial": {"addr'; exit 3""", "3"),
         ("read order; echo 'a library says hello'; exit 3", "3"),
     ],
@@ -57,12 +57,26 @@ def test_workers_that_die_are_replaced_twice_then_named(script, code, bench, imp
     team = executor.Processes(bench, 1)
     try:
         with pytest.raises(
-            bs.BasinscopeError, match=rf"3 workers died \(the last with exit code {code}\).*fewer"
+            bs.BasinscopeError,
+            match=rf"^3 workers died with basic at step 0 in hand \(.* code {code}\); .*fewer",
         ):
             list(team.run(UNITS))
     finally:
         team.close()
     assert starts.read_text().count("started") == 3
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_may_die_any_number_of_times_if_each_gets_something_done(workers, bench, impostor):
+    """Each measures one unit and dies with the next in hand."""
+    starts = impostor("""read order; read unit; echo '{"done": true}'; read unit; exit 3""")
+    team = executor.Processes(bench, workers)
+    try:
+        assert list(team.run([Unit(0, k, 0.01, (0,)) for k in range(10)])) == []
+    finally:
+        team.close()
+    assert starts.read_text().count("started") == 10, "the last may have nothing more to do"
 
 
 @pytest.mark.timeout(30)
@@ -76,6 +90,17 @@ def test_error_of_a_worker_is_the_run_s(bench, impostor):
     assert len(processes) == 2
     assert all(p.poll() is not None and p.stdout.closed and p.stdin.closed for p in processes)
     team.close()  # twice is harmless
+
+
+def test_the_last_units_are_handed_out_task_by_task():
+    units = [Unit(0, k, 0.1, (0, 1, 2)) for k in range(4)]
+    found = executor.portions(units, 2)
+    assert found[:2] == units[:2]
+    assert [(u.draw, u.tasks) for u in found[2:]] == [
+        (k, (t,)) for k in (2, 3) for t in (0, 1, 2)
+    ]  # fmt: skip
+    assert executor.portions(units[:1], 4) == [Unit(0, 0, 0.1, (t,)) for t in (0, 1, 2)]
+    assert executor.portions([], 4) == []
 
 
 def test_no_more_workers_than_units(bench, impostor):
