@@ -47,7 +47,7 @@ study-%: setup
 
 COMPARE = $(BIN)/basinscope compare $(patsubst study-%,$(RUNS)/%,$(filter study-%,$^))
 
-results: results-methods results-wall results-sigma results-length results-size results-antithetic
+results: results-methods results-wall results-sigma results-length results-size
 
 results-small: study-small
 	$(COMPARE) --output $(RUNS)/tables-small
@@ -61,14 +61,11 @@ results-wall: study-wall
 results-sigma: study-methods study-sigma
 	$(COMPARE) --output results/sigma --figure frontier --figure forgetting
 
-results-length: study-methods study-length-1m study-length-4m study-length-8m
+results-length: study-methods study-length-0.5m study-length-1m study-length-4m
 	$(COMPARE) --output results/length --figure frontier --figure scale --figure over_training
 
-results-size: study-methods study-size-0.9m study-size-2.9m
+results-size: study-methods study-size-0.9m study-size-2.5m
 	$(COMPARE) --output results/size --figure frontier --figure scale
-
-results-antithetic: study-antithetic
-	$(COMPARE) --output results/antithetic --figure frontier
 
 clean:
 	rm -rf .venv
