@@ -25,7 +25,7 @@ def test_places_are_uniform():
     seen = []
 
     def moved():
-        seen.append(float(model.w))
+        seen.append(model.w.item())
         return model.w.sum()
 
     for _ in range(STEPS):

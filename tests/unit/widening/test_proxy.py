@@ -11,7 +11,6 @@ import basinscope as bs
 from basinscope.optim import methods
 from basinscope.widening import loop, record, study
 from basinscope.widening.loop import Job, windows_of
-from tests.unit.widening.conftest import story
 
 SHADOW = {"shadow": {"eta": 0.01, "k": 7}}
 MIXED = {"name": "adamw", "mix": 0.25}
@@ -19,10 +18,7 @@ FIRST = 1000  # the tokens of the proxy below begin here
 
 
 @pytest.fixture
-def with_proxy(tiny, texts):
-    stories = [story(2000 + i) for i in range(40)]
-    (texts / "proxy.txt").write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
-
+def with_proxy(tiny):
     def make(**changes):
         given = {"methods": ["adamw", SHADOW, MIXED], "proxy": {"files": ["proxy.txt"]}}
         return tiny(**(given | changes))
@@ -113,9 +109,7 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize("method", [SHADOW, MIXED], ids=["shadow", "mix"])
-def test_interrupted_it_goes_on_to_the_same_bytes(
-    method, with_proxy, texts, tmp_path, monkeypatch
-):
+def test_interrupted_it_goes_on_to_the_same_bytes(method, with_proxy, texts, tmp_path, monkeypatch):
     made = with_proxy(methods=[method], finetune=None)
     whole = bs.widen(made, run=tmp_path / "whole", data_dir=texts)
     steps, real = [], methods.Method.step
