@@ -273,9 +273,10 @@ def _check_size(
     there, wanted = stream.windows(context), steps * batch
     if there == 0 or (held_out and (len(stream.validation) - 1) // context == 0):
         raise BasinscopeError(
-            f"{what} has {len(stream.train):,} tokens to train on and {len(stream.validation):,} "
-            f"held out",
-            f"allowed: at least one window of {context} + 1 tokens in each",
+            f"{what} has {len(stream.train):,} tokens to train on"
+            + (f" and {len(stream.validation):,} held out" if held_out else ""),
+            f"allowed: at least one window of {context} + 1 tokens"
+            + (" in each" if held_out else ""),
             "a longer text, a larger hold_out, or a smaller context",
         )
     if wanted > repeat * there:

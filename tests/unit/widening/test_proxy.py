@@ -14,6 +14,7 @@ from basinscope.widening.loop import Job, windows_of
 
 SHADOW = {"shadow": {"eta": 0.01, "k": 7}}
 MIXED = {"name": "adamw", "mix": 0.25}
+SHORT = {"draws": 1, "over_training": []}
 FIRST = 1000  # the tokens of the proxy below begin here
 
 
@@ -110,7 +111,7 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("method", [SHADOW, MIXED], ids=["shadow", "mix"])
 def test_interrupted_it_goes_on_to_the_same_bytes(method, with_proxy, texts, tmp_path, monkeypatch):
-    made = with_proxy(methods=[method], finetune=None)
+    made = with_proxy(methods=[method], finetune=None, measure=SHORT)
     whole = bs.widen(made, run=tmp_path / "whole", data_dir=texts)
     steps, real = [], methods.Method.step
 
@@ -131,7 +132,7 @@ def test_interrupted_it_goes_on_to_the_same_bytes(method, with_proxy, texts, tmp
 
 
 def test_another_proxy_in_the_folder_is_refused(with_proxy, texts, tmp_path):
-    made = with_proxy(methods=[MIXED], finetune=None)
+    made = with_proxy(methods=[MIXED], finetune=None, measure=SHORT)
     bs.widen(made, run=tmp_path / "x", data_dir=texts)
     (texts / "proxy.txt").write_text((texts / "proxy.txt").read_text() + "<|endoftext|>One more.")
     with pytest.raises(bs.BasinscopeError, match=r"another study \(text of proxy differs"):
@@ -202,7 +203,9 @@ WRONG = {
 def test_refused_in_one_line_before_training(
     changes, message, with_proxy, texts, tmp_path, monkeypatch
 ):
-    (texts / "few.txt").write_text("the cat.<|endoftext|>the dog saw.", encoding="utf-8")
+    (texts / "few.txt").write_text(
+        "the cat saw a dog. " * 10 + "<|endoftext|>" + "a dog saw the cat. " * 10, encoding="utf-8"
+    )
     monkeypatch.setattr(loop, "train", None)
     if "finetune" in changes:
         changes = {"finetune": with_proxy()["finetune"] | changes["finetune"]}
