@@ -253,6 +253,8 @@ def _pretrain(
         seed=row.seed,
         every=what.checkpoint_every,
         marks=dict.fromkeys(loop.shares(steps, what.measure.over_training), along),
+        proxy=None if ready.proxy is None else ready.proxy.train,
+        mixed=study.mixed(row.entry, what),
     )
     done = loop.train(
         module, wrapped, method, job, accelerator, own / "training",

@@ -95,6 +95,7 @@ class Entry(Part):
     lr_schedule: str | None = None
     warmup: Annotated[float, Field(ge=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
+    mix: Annotated[float, Field(gt=0, lt=1)] | None = None  # of every batch, from the proxy text
 
     @field_validator("lr_schedule")
     @classmethod
@@ -170,9 +171,10 @@ class Recipe(Training):
     tokenizer: Count | str  # size of a BPE trained on the text, or a hub id or folder
     vocabulary: Count | None = None  # of a tokenizer that is not here, for the dry run
     text: Text
+    proxy: Text | None = None  # another text, for the methods that train on one; see `Entry.mix`
     tokens: Count | None = None
     chinchilla: Positive | None = None  # tokens in units of 20 a parameter
-    repeat: Annotated[float, Field(ge=1)] = 1.0  # most passes over the text
+    repeat: Annotated[float, Field(ge=1)] = 1.0  # most passes over the text, and over the proxy
     attention: Literal["eager", "sdpa"] = "sdpa"
     methods: tuple[Entry, ...]
     seeds: tuple[Seed, ...] = (0,)
@@ -328,6 +330,7 @@ def _fields_at(place: tuple[int | str, ...]) -> list[str]:
 _PARTS: dict[str, type[Part]] = {
     "model": Shape,
     "text": Text,
+    "proxy": Text,
     "measure": Measure,
     "methods": Entry,
     "method": Entry,
