@@ -192,6 +192,7 @@ def train(
         if done.step in job.marks:
             with method.evaluated():
                 done.records.append(job.marks[done.step](done.step))
+            module.train()  # whatever measuring did
         if report is not None:
             report(done.step, seen)
         if folder is not None and done.step % job.every == 0 and done.step < job.steps:
