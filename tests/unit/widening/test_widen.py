@@ -73,6 +73,13 @@ def test_a_row_says_everything(study):
     assert study.rows[1]["method"] == {"name": "go", "sigma": 0.01}
 
 
+def test_training_mode_outlasts_a_measurement_on_the_way(tiny, texts, tmp_path):
+    given = tiny(methods=[{"dropout": {"std": 0.1}}], chinchilla=None, tokens=1024, finetune=None)
+    (row,) = bs.widen(given, run=tmp_path / "dropout", data_dir=texts).rows
+    assert len(row["over_training"]) == 1
+    assert row["stopped"] == ""
+
+
 def test_the_weights_of_a_row_load_like_any_model(study):
     engine = bs.load(study.folder / "rows" / "adamw-s0" / "model", dtype="float32")
     assert engine.d == study.rows[0]["size"]
