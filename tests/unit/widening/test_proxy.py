@@ -87,7 +87,8 @@ def timeless(row):
 
 
 def test_a_study_with_a_proxy(with_proxy, tiny, texts, tmp_path):
-    found = bs.widen(with_proxy(), run=tmp_path / "x", data_dir=texts)
+    made = with_proxy(measure=SHORT)
+    found = bs.widen(made, run=tmp_path / "x", data_dir=texts)
     plain, shadow, mixed = found.rows
     assert [row["label"] for row in found.rows] == ["adamw", "shadow eta=0.01 k=7",
                                                     "adamw mix=0.25"]  # fmt: skip
@@ -99,9 +100,9 @@ def test_a_study_with_a_proxy(with_proxy, tiny, texts, tmp_path):
     table = found.compare().table()
     assert list(table["label"]) == [row["label"] for row in found.rows]
     assert found.compare().groups[0].reference == "adamw"
-    alone = bs.widen(tiny(methods=["adamw"]), run=tmp_path / "y", data_dir=texts)
+    alone = bs.widen(tiny(methods=["adamw"], measure=SHORT), run=tmp_path / "y", data_dir=texts)
     assert timeless(alone.rows[0]) == timeless(plain), "a proxy beside it changes nothing"
-    again = bs.widen(with_proxy(), run=tmp_path / "z", data_dir=texts, only=["shadow"])
+    again = bs.widen(made, run=tmp_path / "z", data_dir=texts, only=["shadow"])
     assert timeless(again.rows[0]) == timeless(shadow)
 
 
