@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +16,7 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning.checkpoint import DRAFT
-from basinscope.runs.store import write
+from basinscope.runs.store import disk_error, write
 from basinscope.widening.plan import step_s
 from basinscope.widening.study import Row, Study
 
@@ -108,6 +111,42 @@ def read_row(folder: Path, name: str) -> dict[str, Any] | None:
     return _read(path) if path.exists() else None
 
 
+@contextmanager
+def claimed(folder: Path, name: str, main: bool) -> Iterator[None]:
+    """A row is this process's alone inside; the claim ends with the process, however that ends.
+
+    Args:
+        folder: run folder.
+        name: of the row.
+        main: whether this process writes; the others of a group claim nothing.
+
+    Raises:
+        BasinscopeError: another process is at work on it.
+    """
+    if not main:
+        yield
+        return
+    own = folder / "rows" / name
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        handle = os.open(own, os.O_RDONLY)
+    except OSError as error:
+        raise disk_error(own, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise BasinscopeError(
+            f"another process is at work on row {name} of {folder}",
+            "one process trains a row",
+            "wait for it, or do other rows with --only",
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def save_row(folder: Path, name: str, row: Mapping[str, Any]) -> None:
     """Write a row's record, whole or not at all."""
     write(row_file(folder, name), json.dumps(row, allow_nan=False))
@@ -150,6 +189,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BasinscopeError(
             f"{path} cannot be read ({error})", "a record is read as it was written",
+            "give another --run" if path.name == FILE else
             "delete it: what it tells is then measured again",
         ) from None  # fmt: skip
     return found
