@@ -84,7 +84,15 @@ def paces(folder: Path, study: Study, all_rows: Sequence[Row]) -> dict[str, floa
     """
     if study.recipe.equal != "wall":
         return {}
-    path = folder / PACE
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # of two processes at once, the second takes these
+        return _paces(folder / PACE, study, all_rows)
+    finally:
+        os.close(handle)
+
+
+def _paces(path: Path, study: Study, all_rows: Sequence[Row]) -> dict[str, float]:
     known: dict[str, float] = _read(path) if path.exists() else {}
     first = all_rows[0]
     missing = [r for r in all_rows if r.seed == first.seed and r.label not in known]
