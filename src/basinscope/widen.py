@@ -113,18 +113,29 @@ def widen(
     todo = study.select(everything, only)
     folder = Path(run)
     accelerator = _accelerator(device)
+    loop.check_batch(chosen.batch, chosen.accumulate, accelerator.num_processes)
+    if chosen.finetune is not None:
+        loop.check_batch(chosen.finetune.batch, 1, accelerator.num_processes)
     with accelerator.main_process_first():
         ready = study.prepare(chosen, data_dir, beside)
         notes = record.begin(folder, ready, everything)
         pace = record.paces(folder, ready, everything)
-    bar = _Bar(progress, ready, todo)
-    for row in todo:
-        found = record.read_row(folder, row.name)
-        if found is None or found["state"] == record.TRAINED:
-            steps = study.equal_steps(
+        steps = {
+            row.name: study.equal_steps(
                 chosen, ready.steps, study.passes(row, chosen), pace.get(row.label, 1.0)
             )
-            _row(ready, row, steps, folder, accelerator, found, bar)
+            for row in todo
+        }
+        for row in todo:  # a method faster than the first one reads more of the text
+            study.check_size(
+                row.name, ready.pretraining, chosen, steps[row.name], chosen.batch, chosen.repeat
+            )
+    bar = _Bar(progress, ready, todo)
+    for row in todo:
+        with record.claimed(folder, row.name, accelerator.is_main_process):
+            found = record.read_row(folder, row.name)
+            if found is None or found["state"] == record.TRAINED:
+                _row(ready, row, steps[row.name], folder, accelerator, found, bar)
         bar.finished(row)
     names = [row.name for row in todo]
     found_rows = [record.read_row(folder, name) for name in names]
@@ -232,8 +243,11 @@ def _pretrain(
 
     def along(step: int) -> dict[str, Any]:
         nll, _ = evaluate(module, held_out, cast)
+        at = {"step": step, "tokens": step * what.batch * what.context}
+        if not math.isfinite(nll):  # the loss of the next step will end the row
+            return at | {"nll": None} | dict.fromkeys(measure.MEASURED)
         found = measure.measure(module, seen, what.measure, what.measure.over_draws, cast)
-        return {"step": step, "tokens": step * what.batch * what.context, "nll": nll} | found
+        return at | {"nll": nll} | found
 
     method = study.build(
         row.entry, what, module,
@@ -283,8 +297,7 @@ def _pretrain(
             for name, parameter in module.named_parameters():
                 parameter.copy_(kept[name])
         head |= _measured(module, held_out, seen, what, cast)
-    nothing = dict.fromkeys(("nll", "rms", "rms_of", "score", "floor", "width", "widths", "curves"))
-    return nothing | head
+    return dict.fromkeys(("nll", *measure.MEASURED)) | head
 
 
 def _measured(

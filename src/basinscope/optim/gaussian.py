@@ -56,7 +56,7 @@ class GaussianAugmented(torch.optim.Optimizer):
 
     Raises:
         BasinscopeError: sigma negative or not finite, a base that is no optimiser, a selection
-            that matches nothing, another ``cast``.
+            that is no pattern or matches nothing, another ``cast``.
 
     Guarantee: inside `perturbed` the weights are round(theta + sigma * noise), one float32 sum
     rounded once; on leaving, also by an exception, they have their bytes of before. The noise is
@@ -107,9 +107,10 @@ class GaussianAugmented(torch.optim.Optimizer):
         self.relative, self.schedule, self.antithetic = relative, schedule, antithetic
         self.cast, self.independent_ranks = cast, independent_ranks
         self._names = {id(p): name for name, p in names or ()}
-        self._select = re.compile(select) if select is not None else None
+        self._select = _pattern(select)
         self._buffers: dict[int, torch.Tensor] = {}
         self._rms: dict[int, float] = {}
+        self._grads: dict[int, torch.Tensor | None] = {}
         self._open = False
         super().__init__(self.base.param_groups, self.base.defaults)
         self._share()
@@ -120,6 +121,7 @@ class GaussianAugmented(torch.optim.Optimizer):
                 noise_relative=relative,
                 noise_antithetic=antithetic,
                 noise_select=select,
+                noise_independent_ranks=independent_ranks,
                 noise_draw=0,
                 noise_steps=0,
             )
@@ -208,7 +210,8 @@ class GaussianAugmented(torch.optim.Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As the base optimiser."""
+        """As the base optimiser; inside `perturbed` also the gradients that ``cast`` put aside."""
+        self._grads = dict.fromkeys(self._grads)
         self.base.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -311,9 +314,10 @@ class GaussianAugmented(torch.optim.Optimizer):
                 "leave cast out: FSDP2 casts the noisy shards itself (MixedPrecisionPolicy), DDP "
                 "under autocast",
             )
-        master, grad = whole.data, whole.grad
+        master, self._grads[id(whole)] = whole.data, whole.grad
 
         def back() -> None:
+            grad = self._grads.pop(id(whole))
             fresh, whole.grad = whole.grad, None
             whole.data = master
             increment_version(whole)  # so that a backward pass that comes too late is refused
@@ -373,6 +377,15 @@ class GaussianAugmented(torch.optim.Optimizer):
 def _check_sigma(sigma: Any) -> None:
     if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
         raise BasinscopeError(f"sigma={sigma!r}", "allowed: a finite number of at least 0")
+
+
+def _pattern(select: str | None) -> re.Pattern[str] | None:
+    try:
+        return re.compile(select) if select is not None else None
+    except re.error as error:
+        raise BasinscopeError(
+            f"select={select!r}", f"allowed: a regular expression ({error})"
+        ) from None
 
 
 def _needs_closure(base: torch.optim.Optimizer) -> bool:

@@ -68,7 +68,10 @@ class SubspaceAugmented(GaussianAugmented):
         super().__init__(params, base, sigma=sigma, seed=seed, **kwargs)
         shapes = {name: live.shape for live, name, _ in self._all()}
         self._weights = cast(Weights, _Named(shapes))
-        self._direction: Direction = Subspace(str(basis), self._weights).noise(seed)
+        span = Subspace(str(basis), self._weights)
+        for group in self.param_groups:
+            group["noise_basis"] = span.identity
+        self._direction: Direction = span.noise(seed)
 
     def _perturb(self, undo: list[Callable[[], object]]) -> None:
         for live, name, group in self._all():

@@ -155,11 +155,7 @@ def train(
     done = _resumed(folder, module, method) if folder is not None else None
     done = Progressed() if done is None else done
     world, rank = accelerator.num_processes, accelerator.process_index
-    if job.batch % (world * job.accumulate):
-        raise BasinscopeError(
-            f"batch {job.batch} with accumulate {job.accumulate} on {world} processes",
-            "allowed: a batch that is a multiple of both together",
-        )
+    check_batch(job.batch, job.accumulate, world)
     module.train()
     every = max(1, job.steps // LOSSES)
     while done.step < job.steps and not done.stopped:
@@ -236,6 +232,19 @@ def windows_of(
 def proxied(share: float, batch: int) -> int:
     """Windows of a proxy micro-batch of that share of a batch: at least one, but none of none."""
     return max(1, round(share * batch)) if share else 0
+
+
+def check_batch(batch: int, accumulate: int, world: int) -> None:
+    """Refuse a batch that cannot be shared out evenly.
+
+    Raises:
+        BasinscopeError: it is no multiple of processes times micro-batches.
+    """
+    if batch % (world * accumulate):
+        raise BasinscopeError(
+            f"batch {batch} with accumulate {accumulate} on {world} processes",
+            "allowed: a batch that is a multiple of both together",
+        )
 
 
 def _loss(

@@ -33,6 +33,9 @@ OUTWARD, INWARD = 24, 24  # steps of the grid from RMS(theta) / 8 within which a
 MARGIN = 2  # steps of the grid that are measured on either side of a crossing
 LOGITS = 1 << 26  # at most so many in one forward pass
 
+MEASURED = ("rms", "rms_of", "score", "nll_at_zero", "floor", "width", "widths", "curves")
+"""Keys of `measure`: None in the record of weights whose NLL is not finite."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -139,7 +142,7 @@ def measure(
         "rms": rms,
         "rms_of": rms_by_group(engine),
         "score": score,
-        "nll_at_zero": nll,
+        "nll_at_zero": nll if math.isfinite(nll) else None,
         "floor": {"score": seen.score_floor, "nll": seen.nll_floor},
         "width": {what: _interval(found, sides[what]) for what, found in widths.items()},
         "widths": widths,

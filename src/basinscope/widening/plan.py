@@ -124,6 +124,7 @@ def plan(given: Any, data_dir: str | Path | None = None) -> Plan:
     """
     what, beside = recipe.read(given)
     rows = study.rows(what)
+    study.check_methods(what)
     if what.hardware is None:
         return _timed(study.prepare(what, data_dir, beside), rows)
     vocabulary = what.tokenizer if isinstance(what.tokenizer, int) else what.vocabulary
@@ -186,6 +187,7 @@ def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
     for row in rows:
         passes = study.passes(row, what)
         own = study.equal_steps(what, ready.steps, passes, pace[row.label] / reference)
+        study.check_size(row.name, ready.pretraining, what, own, what.batch, what.repeat)
         seconds = own * pace[row.label] + look_s
         if what.finetune is not None:
             seconds += what.finetune.steps * reference * what.finetune.batch / what.batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from basinscope.errors import BasinscopeError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -93,9 +95,16 @@ class Entry(Part):
     label: str | None = None
     lr: Positive | None = None
     lr_schedule: str | None = None
-    warmup: Annotated[float, Field(ge=0)] | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    warmup: NotNegative | None = None
+    weight_decay: NotNegative | None = None
     mix: Annotated[float, Field(gt=0, lt=1)] | None = None  # of every batch, from the proxy text
+
+    @field_validator("label")
+    @classmethod
+    def _label(cls, word: str | None) -> str | None:
+        if word is not None and not (word.isprintable() and re.search(r"[A-Za-z0-9]", word)):
+            raise ValueError("a label is one line with a letter or a digit in it")
+        return word
 
     @field_validator("lr_schedule")
     @classmethod
@@ -111,8 +120,8 @@ class Training(Part):
     accumulate: Count = 1  # micro-batches in a step
     lr: Positive
     lr_schedule: str = "cosine"
-    warmup: Annotated[float, Field(ge=0)] = 0.02  # steps, or below 1 their share
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup: NotNegative = 0.02  # steps, or below 1 their share
+    weight_decay: NotNegative = 0.1
     betas: tuple[Share, Share] = (0.9, 0.95)
     clip: Positive | None = 1.0  # norm
     compute: Literal["float32", "bfloat16"] = "bfloat16"
@@ -137,9 +146,9 @@ class Tuning(Part):
     batch: Count = 16
     lr: Positive = 1e-3
     lr_schedule: str = "constant"
-    warmup: Annotated[float, Field(ge=0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    repeat: Annotated[float, Field(ge=1)] = 1.0
+    warmup: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0
+    repeat: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     method: Entry = Entry(name="adamw")
     points: Annotated[int, Field(ge=2)] = 14  # measured on the way, evenly in the log of the step
 
@@ -174,7 +183,8 @@ class Recipe(Training):
     proxy: Text | None = None  # another text, for the methods that train on one; see `Entry.mix`
     tokens: Count | None = None
     chinchilla: Positive | None = None  # tokens in units of 20 a parameter
-    repeat: Annotated[float, Field(ge=1)] = 1.0  # most passes over the text, and over the proxy
+    # most passes over the text, and over the proxy
+    repeat: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     attention: Literal["eager", "sdpa"] = "sdpa"
     methods: tuple[Entry, ...]
     seeds: tuple[Seed, ...] = (0,)
@@ -195,6 +205,8 @@ class Recipe(Training):
             raise ValueError("give either tokens or chinchilla")
         if not self.methods:
             raise ValueError("methods is empty: give at least one, for example adamw")
+        if not self.seeds:
+            raise ValueError("seeds is empty: give at least one, for example 0")
         for what, many in (("seeds", self.seeds), ("methods", self.methods)):
             if len({str(one) for one in many}) < len(many):
                 raise ValueError(f"{what} names one twice")
@@ -254,12 +266,16 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
     path = own if own.is_file() and own.parent == OWN_RECIPES else Path(word).expanduser()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         near = difflib.get_close_matches(str(word), shipped(), n=1)
         raise BasinscopeError(
             f"no recipe {str(word)!r}",
             f"allowed: {', '.join(shipped())}, or the path of a .yaml file",
             f"did you mean {near[0]}?" if near else "",
+        ) from None
+    except OSError as error:
+        raise BasinscopeError(
+            f"cannot read the recipe {path} ({error.strerror})", "allowed: a file one may read"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
@@ -288,12 +304,12 @@ def _tuples(value: Any) -> Any:
         return tuple(_tuples(one) for one in value)
     if isinstance(value, dict):
         return {str(key): _tuples(one) for key, one in value.items()}
-    if isinstance(value, str) and value[:1].isdigit():  # YAML 1.1 wants 1.0e-3 for 1e-3
-        try:
-            return float(value)
-        except ValueError:
-            return value
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
     return value
+
+
+_EXPONENT = re.compile(r"\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 wants 1.0e-3 for 1e-3
 
 
 def _first_wrong(error: ValidationError, what: str) -> BasinscopeError:
@@ -311,7 +327,7 @@ def _first_wrong(error: ValidationError, what: str) -> BasinscopeError:
         )
     if fault["type"] == "missing":
         return BasinscopeError(f"{what}: the key {place!r} is missing", "it has no default")
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
     given = "" if isinstance(fault["input"], (dict, Part)) else f" {fault['input']!r:.80}:"
     return BasinscopeError(f"{what}: {place}{given} {message[:1].lower()}{message[1:]}".strip())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +16,7 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning.checkpoint import DRAFT
-from basinscope.runs.store import write
+from basinscope.runs.store import disk_error, write
 from basinscope.widening.plan import step_s
 from basinscope.widening.study import Row, Study
 
@@ -82,7 +85,15 @@ def paces(folder: Path, study: Study, all_rows: Sequence[Row]) -> dict[str, floa
     """
     if study.recipe.equal != "wall":
         return {}
-    path = folder / PACE
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # of two processes at once, the second takes these
+        return _paces(folder / PACE, study, all_rows)
+    finally:
+        os.close(handle)
+
+
+def _paces(path: Path, study: Study, all_rows: Sequence[Row]) -> dict[str, float]:
     known: dict[str, float] = _read(path) if path.exists() else {}
     first = all_rows[0]
     missing = [r for r in all_rows if r.seed == first.seed and r.label not in known]
@@ -107,6 +118,42 @@ def read_row(folder: Path, name: str) -> dict[str, Any] | None:
     """
     path = row_file(folder, name)
     return _read(path) if path.exists() else None
+
+
+@contextmanager
+def claimed(folder: Path, name: str, main: bool) -> Iterator[None]:
+    """A row is this process's alone inside; the claim ends with the process, however that ends.
+
+    Args:
+        folder: run folder.
+        name: of the row.
+        main: whether this process writes; the others of a group claim nothing.
+
+    Raises:
+        BasinscopeError: another process is at work on it.
+    """
+    if not main:
+        yield
+        return
+    own = folder / "rows" / name
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        handle = os.open(own, os.O_RDONLY)
+    except OSError as error:
+        raise disk_error(own, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise BasinscopeError(
+            f"another process is at work on row {name} of {folder}",
+            "one process trains a row",
+            "wait for it, or do other rows with --only",
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def save_row(folder: Path, name: str, row: Mapping[str, Any]) -> None:
@@ -151,6 +198,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BasinscopeError(
             f"{path} cannot be read ({error})", "a record is read as it was written",
+            "give another --run" if path.name == FILE else
             "delete it: what it tells is then measured again",
         ) from None  # fmt: skip
     return found

@@ -52,6 +52,9 @@ class Row:
         return self.spec.to_json() | {k: v for k, v in given.items() if v is not None}
 
 
+LONGEST_NAME = 200
+"""Characters of a row's name: file systems take 255 bytes, and suffixes come after it."""
+
 OVERRIDES = ("lr", "lr_schedule", "warmup", "weight_decay", "mix")
 """Settings that a method may have of its own."""
 
@@ -86,7 +89,7 @@ class Study:
             return gpt2(self.recipe, len(self.tokenizer), self.tokenizer.eos_token_id)
 
 
-def gpt2(recipe: Recipe, vocabulary: int, end: int) -> nn.Module:
+def gpt2(recipe: Recipe, vocabulary: int, end: int, device: str = "cpu") -> nn.Module:
     """GPT-2 of the recipe's shape, embeddings tied, without dropout.
 
     ``gelu_pytorch_tanh`` is the function that GPT-2 calls ``gelu_new``, in one kernel.
@@ -109,7 +112,8 @@ def gpt2(recipe: Recipe, vocabulary: int, end: int) -> nn.Module:
         use_cache=False,
         attn_implementation=recipe.attention,
     )
-    module: nn.Module = GPT2LMHeadModel(config)
+    with torch.device(device):  # not around the import, whose own tensors would follow
+        module: nn.Module = GPT2LMHeadModel(config)
     return module
 
 
@@ -120,6 +124,8 @@ def rows(recipe: Recipe) -> tuple[Row, ...]:
         BasinscopeError: an unknown method or option; two methods with one label.
     """
     specs = [(one, MethodSpec(one.name, one.options)) for one in recipe.methods]
+    if recipe.finetune is not None:
+        MethodSpec(recipe.finetune.method.name, recipe.finetune.method.options)
     found = tuple(Row(one, spec, seed) for seed in recipe.seeds for one, spec in specs)
     names = [row.name for row in found]
     twice = next((row for row in found if names.count(row.name) > 1), None)
@@ -128,6 +134,13 @@ def rows(recipe: Recipe) -> tuple[Row, ...]:
             f"two methods are called {twice.label!r}",
             "allowed: a label of its own for each",
             "leave out the second, or give it a `label`",
+        )
+    longest = max(found, key=lambda row: len(row.name))
+    if len(longest.name) > LONGEST_NAME:
+        raise BasinscopeError(
+            f"a method is called {longest.label[:40]!r}... ({len(longest.name)} characters)",
+            f"allowed: at most {LONGEST_NAME}, since files are called so",
+            "give it a shorter `label`",
         )
     _check_proxy(recipe, found)
     return found
@@ -186,6 +199,31 @@ def _check_proxy(recipe: Recipe, found: Sequence[Row]) -> None:
         )
 
 
+def check_methods(recipe: Recipe) -> None:
+    """Refuse what a method would refuse in its first step, which may be hours away.
+
+    Raises:
+        BasinscopeError: options that do not fit the model, a package that is missing, antithetic
+            noise with an odd number of micro-batches.
+    """
+    stages: list[tuple[Entry, Training | Tuning]] = [(one, recipe) for one in recipe.methods]
+    if recipe.finetune is not None:
+        stages.append((recipe.finetune.method, recipe.finetune))
+    for one, stage in stages:
+        _weightless(one, stage, recipe)
+    odd = recipe.accumulate > 1 and recipe.accumulate % 2
+    if odd and any(_spec(one).complete().get("antithetic") for one in recipe.methods):
+        raise BasinscopeError(
+            f"antithetic noise with {recipe.accumulate} micro-batches in a step",
+            "allowed: an even number, they come in pairs; or one, which is cut in two",
+            f"accumulate: {recipe.accumulate + 1}",
+        )
+
+
+def _spec(entry: Entry) -> MethodSpec:
+    return MethodSpec(entry.name, entry.options)
+
+
 def total_tokens(recipe: Recipe, parameters: int) -> int:
     """Tokens that a row is trained on, as the recipe asks for."""
     if recipe.tokens is not None:
@@ -214,13 +252,14 @@ def equal_steps(recipe: Recipe, steps: int, passes: float, pace: float) -> int:
 
 def passes(row: Row, recipe: Recipe) -> float:
     """Forward and backward passes of a step of a row, found without any weights."""
-    with torch.device("meta"):
-        module = gpt2(recipe, vocabulary=8, end=0)
-        method = build(
-            row.entry, recipe, module,
-            betas=recipe.betas, seed=0, steps=1, backward=torch.Tensor.backward,
-        )  # fmt: skip
-    return method.passes
+    return _weightless(row.entry, recipe, recipe).passes
+
+
+def _weightless(entry: Entry, stage: Training | Tuning, recipe: Recipe) -> Method:
+    return build(
+        entry, stage, gpt2(recipe, vocabulary=8, end=0, device="meta"),
+        betas=recipe.betas, seed=0, steps=1, backward=torch.Tensor.backward,
+    )  # fmt: skip
 
 
 def copies(row: Row) -> int:
@@ -236,30 +275,31 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, beside: Path | None) ->
         BasinscopeError: bad texts or tokenizer; a text too small for the asked tokens.
     """
     all_rows = rows(recipe)
+    check_methods(recipe)
     found = text.parts(recipe.text, data_dir, beside)
     tokenizer = tokens.tokenizer_of(recipe.tokenizer, found)
     stream = tokens.stream(tokenizer, found)
     parameters = recipe.model.parameters(len(tokenizer), recipe.context)
     steps = steps_of(recipe, parameters)
-    _check_size("the text", stream, recipe, steps, recipe.batch, recipe.repeat)
+    check_size("the text", stream, recipe, steps, recipe.batch, recipe.repeat)
     tuning = proxy = None
     beside_it = {"the text": found}
     if recipe.finetune is not None:
         own = recipe.finetune
         beside_it["the text of finetune"] = text.parts(own.text, data_dir, beside)
         tuning = tokens.stream(tokenizer, beside_it["the text of finetune"])
-        _check_size("the text of finetune", tuning, recipe, own.steps, own.batch, own.repeat)
+        check_size("the text of finetune", tuning, recipe, own.steps, own.batch, own.repeat)
     if recipe.proxy is not None:
         parts = text.parts(recipe.proxy, data_dir, beside)
         for what, other in beside_it.items():
             text.check_apart("the proxy text", parts, what, other)
         proxy = tokens.stream(tokenizer, parts)
         most = max(proxy_windows(row, recipe) for row in all_rows)
-        _check_size("the proxy text", proxy, recipe, steps, most, recipe.repeat, held_out=False)
+        check_size("the proxy text", proxy, recipe, steps, most, recipe.repeat, held_out=False)
     return Study(recipe, tokenizer, stream, tuning, proxy, parameters, steps)
 
 
-def _check_size(
+def check_size(
     what: str,
     stream: Stream,
     recipe: Training,
@@ -269,6 +309,11 @@ def _check_size(
     *,
     held_out: bool = True,
 ) -> None:
+    """Refuse a text that has no window, or fewer than ``steps`` of ``batch`` ask for.
+
+    Raises:
+        BasinscopeError: which of them.
+    """
     context = recipe.context
     there, wanted = stream.windows(context), steps * batch
     if there == 0 or (held_out and (len(stream.validation) - 1) // context == 0):

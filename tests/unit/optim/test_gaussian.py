@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -299,6 +300,8 @@ def test_a_base_that_is_no_optimiser(base):
 def test_a_selection_that_matches_nothing():
     with pytest.raises(bs.BasinscopeError, match=r"select='norm'.*0\.weight"):
         bs.GaussianAugmented(network().named_parameters(), sigma=0.1, select="norm")
+    with pytest.raises(bs.BasinscopeError, match=r"select='\('; allowed: a regular expression"):
+        bs.GaussianAugmented(network().named_parameters(), sigma=0.1, select="(")
 
 
 CALLS = {
@@ -325,6 +328,7 @@ def test_refused_inside_the_block(call):
         ({"relative": True}, "noise_relative of group 0: False -> True"),
         ({"antithetic": True}, "noise_antithetic of group 0: False -> True"),
         ({"select": "0"}, "noise_select of group 0: None -> 0"),
+        ({"independent_ranks": True}, "noise_independent_ranks of group 0: False -> True"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -352,53 +356,54 @@ def test_unwrapped_refuses_another_optimiser():
 RANKS = """
     import sys, torch, torch.distributed as dist
     from torch import nn
+    from torch.distributed.fsdp import fully_shard
     import basinscope as bs
-    rank, port, mode = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    rank, port = int(sys.argv[1]), sys.argv[2]
     dist.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
-    if mode == "fsdp":
-        from torch.distributed.fsdp import fully_shard
-        fully_shard(net)
-        model = net
-    else:
-        model = nn.parallel.DistributedDataParallel(net)
-    opt = bs.GaussianAugmented(model.named_parameters(), base=torch.optim.SGD, sigma=0.1, lr=0.1,
-                               independent_ranks=mode == "independent")
-    x = torch.linspace(-1, 1, 24).reshape(4, 6)
     def full(p):
         return p.full_tensor() if hasattr(p, "full_tensor") else p
-    with opt.perturbed():
-        noisy = torch.cat([full(p).detach().flatten() for p in model.parameters()]).clone()
-        model(x).square().mean().backward()
-    opt.step()
-    stepped = torch.cat([full(p).detach().flatten() for p in model.parameters()])
-    torch.set_printoptions(precision=9)
-    print(noisy.tolist(), "|", stepped.tolist(), flush=True)
+    for mode in ("fsdp", "ddp", "independent"):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+        model = fully_shard(net) if mode == "fsdp" else nn.parallel.DistributedDataParallel(net)
+        opt = bs.GaussianAugmented(model.named_parameters(), base=torch.optim.SGD, sigma=0.1,
+                                   lr=0.1, independent_ranks=mode == "independent")
+        x = torch.linspace(-1, 1, 24).reshape(4, 6)
+        with opt.perturbed():
+            noisy = torch.cat([full(p).detach().flatten() for p in model.parameters()]).clone()
+            model(x).square().mean().backward()
+        opt.step()
+        stepped = torch.cat([full(p).detach().flatten() for p in model.parameters()])
+        print(mode, "|", noisy.tolist(), "|", stepped.tolist(), flush=True)
     dist.barrier()
     dist.destroy_process_group()
 """
 
 
-def ranks(mode, tmp_path):
-    script = tmp_path / "ranks.py"
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Noisy and stepped weights of either rank, by mode: one pair of processes for all of them."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "ranks.py"
     script.write_text(textwrap.dedent(RANKS))
     command = [sys.executable, "-W", "ignore", str(script)]
     jobs = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / f"meet-{mode}"), mode], stdout=subprocess.PIPE
-        )
+        subprocess.Popen([*command, str(rank), str(folder / "meet")], stdout=subprocess.PIPE)
         for rank in (0, 1)
     ]
-    found = []
+    found = {}
     for job in jobs:
         out, _ = job.communicate(timeout=120)
         assert job.returncode == 0
-        found.append([torch.tensor(eval(part)) for part in out.decode().split("|")])
+        for line in out.decode().splitlines():
+            mode, *parts = line.split("|")
+            pair = [torch.tensor(json.loads(part)) for part in parts]
+            found.setdefault(mode.strip(), []).append(pair)
     return found
 
 
-def test_ranks_draw_the_same_noise_whatever_the_sharding(tmp_path):
+@pytest.mark.parametrize("mode", ["fsdp", "ddp"])
+def test_ranks_draw_the_same_noise_whatever_the_sharding(mode, ranks):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
     opt = bs.GaussianAugmented(net.named_parameters(), base=torch.optim.SGD, sigma=0.1, lr=0.1)
@@ -407,13 +412,13 @@ def test_ranks_draw_the_same_noise_whatever_the_sharding(tmp_path):
         noisy = weights(net)
         net(x).square().mean().backward()
     opt.step()
-    for mode in ("fsdp", "ddp"):
-        for found_noisy, found_stepped in ranks(mode, tmp_path):
-            assert torch.equal(found_noisy, noisy)
-            assert torch.allclose(found_stepped, weights(net), atol=1e-6)
+    assert len(ranks[mode]) == 2
+    for found_noisy, found_stepped in ranks[mode]:
+        assert torch.equal(found_noisy, noisy)
+        assert torch.allclose(found_stepped, weights(net), atol=1e-6)
 
 
-def test_independent_ranks(tmp_path):
-    (noisy0, stepped0), (noisy1, stepped1) = ranks("independent", tmp_path)
+def test_independent_ranks(ranks):
+    (noisy0, stepped0), (noisy1, stepped1) = ranks["independent"]
     assert not torch.equal(noisy0, noisy1)
     assert torch.equal(stepped0, stepped1)

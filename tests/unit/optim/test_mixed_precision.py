@@ -188,3 +188,33 @@ def test_evaluated_weights_are_not_hidden_by_autocast():
         after = net(batch()).detach()
     assert torch.equal(live, after)
     assert not torch.equal(live, averaged)
+
+
+def test_gradients_are_cleared_inside_too():
+    """Those of before are put aside there, and came back although zero_grad was called."""
+    net = network()
+    opt = augmented(net, sigma=0.0, base=torch.optim.SGD)
+    found = []
+    for _ in range(2):
+        with opt.perturbed():
+            opt.zero_grad()
+            net(batch(dtype=torch.bfloat16)).square().mean().backward()
+        found.append([p.grad.clone() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_closure_that_clears_gradients_gives_those_of_one_pass():
+    w = nn.Parameter(torch.zeros(2))
+    opt = bs.GaussianAugmented(
+        [("w", w)], base=torch.optim.LBFGS, sigma=0.0, lr=0.1, max_iter=4, cast=torch.bfloat16
+    )
+
+    def closure():
+        opt.zero_grad()
+        loss = (w.float() - 3).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(40):
+        opt.step(closure)
+    assert torch.allclose(w, torch.full((2,), 3.0), atol=0.1)

@@ -109,3 +109,11 @@ def test_what_does_not_fit_is_refused(basis, tmp_path):
         SubspaceAugmented(weights(), basis=basis, sigma=1.0, relative=True)
     with pytest.raises(BasinscopeError, match="sigma=-1"):
         SubspaceAugmented(weights(), basis=basis, sigma=-1)
+
+
+def test_another_basis_is_refused(basis, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.eye(4)[:2].reshape(2, 2, 2).clone()}, other)
+    state = SubspaceAugmented(weights(), basis=basis, sigma=1.0).state_dict()
+    with pytest.raises(BasinscopeError, match=r"made with other noise \(noise_basis of group 0"):
+        SubspaceAugmented(weights(), basis=other, sigma=1.0).load_state_dict(state)

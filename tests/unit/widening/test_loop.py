@@ -81,6 +81,8 @@ def test_two_processes_train_as_one_up_to_rounding(tiny, texts, tmp_path):
         methods=["adamw", {"go": {"sigma": 0.01}}, "shadow", {"name": "adamw", "mix": 0.25}],
         proxy={"files": ["proxy.txt"]},
         finetune={"steps": 4, "batch": 4},
+        tokens=20 * 8 * 16,
+        measure={"draws": 1, "over_draws": 1, "windows": 4, "validation": 4},
     )
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(made))
     script = tmp_path / "ranks.py"
@@ -118,3 +120,6 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tiny, texts, tmp_pat
     monkeypatch.setattr(module, "_accelerator", lambda device: Three(real(device)))
     with pytest.raises(bs.BasinscopeError, match="batch 8 with accumulate 1 on 3 processes"):
         bs.widen(tiny(), run=tmp_path / "x", data_dir=texts)
+    with pytest.raises(bs.BasinscopeError, match="batch 4 with accumulate 1 on 3 processes"):
+        bs.widen(tiny(batch=6), run=tmp_path / "x", data_dir=texts)
+    assert not (tmp_path / "x").exists()

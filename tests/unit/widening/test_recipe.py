@@ -102,6 +102,12 @@ WRONG = {
     "no length": ({"tokens": None}, "give either tokens or chinchilla"),
     "no method": ({"methods": []}, "methods is empty"),
     "seed twice": ({"seeds": [1, 1]}, "seeds names one twice"),
+    "no seed": ({"seeds": []}, "seeds is empty: give at least one"),
+    "endless warm-up": ({"warmup": float("inf")}, "warmup inf: input should be a finite number"),
+    "endless decay": ({"weight_decay": float("inf")}, "weight_decay inf: input should be a finite"),
+    "empty label": ({"methods": [{"name": "adamw", "label": ""}]}, "a label is one line"),
+    "two lines": ({"methods": [{"name": "adamw", "label": "a\nb"}]}, "a label is one line"),
+    "one method": ({"methods": "adamw"}, "methods 'adamw': input should be a valid list"),
     "seed": ({"seeds": [-1]}, "seeds.0 -1: input should be greater than or equal to 0"),
     "schedule": ({"lr_schedule": "cosin"}, "'cosin'; allowed: constant, linear, cosine, wsd"),
     "share": ({"lr_schedule": "wsd:2"}, "'wsd:2'; allowed: constant"),
@@ -129,6 +135,7 @@ METHODS = {
     "negative sigma": ([{"go": {"sigma": -1}}], "sigma=-1"),
     "NaN sigma": ([{"go": {"sigma": float("nan")}}], "sigma=nan"),
     "twice": (["adamw", {"adamw": {}}], "names one twice|called 'adamw'"),
+    "long": ([{"name": "adamw", "label": "x" * 300}], "303 characters.*shorter `label`"),
 }
 
 
@@ -139,6 +146,35 @@ def test_a_wrong_method_is_refused_before_anything_is_read(methods, message, tin
     assert not (tmp_path / "x").exists()
 
 
+FITS = {
+    "selection": ({"methods": ["adamw", {"go": {"sigma": 0.1, "select": "nosuch"}}]},
+                  "select='nosuch' matches no parameter"),
+    "pairs": ({"methods": ["adamw", {"go": {"sigma": 0.1, "antithetic": True}}],
+               "batch": 9, "accumulate": 3},
+              "antithetic noise with 3 micro-batches in a step; .*accumulate: 4"),
+    "fine-tuning's word": ({"finetune": {"method": "goo"}}, "method 'goo'; .*did you mean go?"),
+    "fine-tuning's selection": (
+        {"finetune": {"method": {"go": {"sigma": 0.1, "select": "nosuch"}}}},
+        "select='nosuch' matches no parameter"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), FITS.values(), ids=FITS)
+def test_a_method_that_does_not_fit_is_refused_before_any_row_is_trained(
+    changes, message, tiny, texts, tmp_path
+):
+    for of in (lambda made: bs.widen(made, run=tmp_path / "x", data_dir=texts),
+               lambda made: bs.widen_plan(made | {"hardware": {}, "vocabulary": 300})):  # fmt: skip
+        with pytest.raises(bs.BasinscopeError, match=message):
+            of(tiny(**changes))
+    assert not (tmp_path / "x").exists()
+
+
+def test_words_that_look_like_numbers_stay_words(tiny):
+    made, _ = recipe.read(tiny(methods=[{"name": "adamw", "label": "007"}], about="2024"))
+    assert (made.methods[0].label, made.about) == ("007", "2024")
+
+
 FILES = {
     "misspelt name": ("twin-1", None, r"no recipe 'twin-1'; .*did you mean twin-1m\?"),
     "no file": ("nosuch.yaml", None, "no recipe 'nosuch.yaml'; allowed: gpt2-owt"),
@@ -146,6 +182,7 @@ FILES = {
     "bytes": ("a.yaml", b"\xff\xfe\x00", "a.yaml is not YAML"),
     "a list": ("a.yaml", "- 1", "a.yaml holds no keys; allowed: "),
     "empty": ("a.yaml", "", "a.yaml holds no keys"),
+    "below a file": ("a.yaml/b.yaml", None, "no recipe 'a.yaml/b.yaml'"),
     "folder": (".", None, r"no recipe '\.'"),
 }
 
@@ -153,6 +190,7 @@ FILES = {
 @pytest.mark.parametrize(("name", "content", "message"), FILES.values(), ids=FILES)
 def test_a_file_that_is_no_recipe(name, content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").touch()
     if content is not None:
         data = content if isinstance(content, bytes) else content.encode()
         (tmp_path / name).write_bytes(data)

@@ -218,7 +218,8 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(
     at, method, tiny, texts, tmp_path, monkeypatch
 ):
     options = {"go": {"sigma": 0.01}, "averaged": {"average": "ema:0.9"}}.get(method, {})
-    made = tiny(methods=[{"name": method, "options": options}])
+    few = {"draws": 1, "over_draws": 1, "windows": 2, "validation": 2}
+    made = tiny(methods=[{"name": method, "options": options}], measure=few)
     whole = bs.widen(made, run=tmp_path / "whole", data_dir=texts)
     steps, real = [], methods.Method.step
 
@@ -302,6 +303,51 @@ def test_a_loss_that_is_not_finite_ends_the_row_and_is_told(tiny, texts, tmp_pat
     assert (
         bs.widen(tiny(methods=[wild, "adamw"]), run=tmp_path / "x", data_dir=texts).rows[0] == row
     )
+
+
+def test_weights_that_are_not_finite_at_a_mark_are_recorded_as_none(tiny, texts, tmp_path):
+    """The loss of a step is that before it: a mark may meet NaN before any loss does."""
+    wild = {"name": "adamw", "lr": 1e30, "lr_schedule": "constant", "warmup": 0.0}
+    made = tiny(methods=["adamw", wild], measure={"over_training": [0.01], "draws": 1})
+    found = bs.widen(made, run=tmp_path / "x", data_dir=texts)
+    row = found.rows[1]
+    assert row["stopped"].startswith("the loss was nan at step 2")
+    (point,) = row["over_training"]
+    assert (point["step"], point["nll"], point["width"]) == (1, None, None)
+    assert found.compare().save(tmp_path / "tables")
+
+
+def test_a_faster_method_may_not_read_the_text_too_often(tiny, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        record, "step_s", lambda study, row: 1.0 if row.spec.name == "adamw" else 0.1
+    )
+    made = tiny(equal="wall", finetune=None)
+    with pytest.raises(bs.BasinscopeError, match=r"go-sigma=0.01-s0 has .*at most 6 times"):
+        bs.widen(made, run=tmp_path / "x", data_dir=texts)
+    assert not (tmp_path / "x" / "rows").exists()
+
+
+def test_a_row_is_trained_by_one_process(tiny, texts, tmp_path):
+    made = tiny(methods=["adamw"], finetune=None, tokens=4 * 8 * 16, measure={"draws": 1})
+    with record.claimed(tmp_path / "x", "adamw-s0", True):
+        with (
+            pytest.raises(bs.BasinscopeError, match=r"at work on row adamw-s0 .*--only"),
+            record.claimed(tmp_path / "x", "adamw-s0", True),
+        ):
+            pass
+        with record.claimed(tmp_path / "x", "adamw-s0", False):
+            pass
+    run = tmp_path / "z"
+    holder = loop.train
+
+    def train(*args, **kwargs):
+        with pytest.raises(bs.BasinscopeError, match="at work on row adamw-s0"):
+            bs.widen(made, run=run, data_dir=texts)
+        return holder(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train", train)
+        assert bs.widen(made, run=run, data_dir=texts).rows[0]["state"] == "done"
 
 
 def test_a_text_too_small_is_refused_before_training(tiny, texts, tmp_path):
