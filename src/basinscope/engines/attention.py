@@ -4,7 +4,8 @@ torch's kernel cuts the work into small products and runs over keys that no quer
 Here a block of queries meets only the slots before its end, all query heads that share keys are one
 matrix product, and the scores of a block stay in the processor's cache. As there, scores are sums
 of products of bfloat16 numbers held in float32, and probabilities are rounded to bfloat16 before
-they weigh the values.
+they weigh the values. Rows that branch off one head may lie behind each other in one (`Branch`):
+then no token is padding, and the head's keys and values are there once.
 
 What a query gets depends on its own row alone: blocks begin at fixed places of the row, a product
 sums over slots in their order, and slots that are not the row's add exact zeros. The tests check it
@@ -15,7 +16,8 @@ Shape legend: B rows, H heads of queries, K heads of keys, L new tokens, S slots
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,11 +52,28 @@ class Block:
     bias_BLS: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Branch:
+    """New tokens ``start .. stop`` of a row: they see what is held and, as blocks say, each other.
+
+    In its blocks queries count from ``start``, and its own slots follow what is held.
+    """
+
+    start: int
+    stop: int
+    blocks: tuple[Block, ...]
+
+
 @dataclass
 class Plan:
-    """Who sees what in one forward pass, the same in each layer; ``used`` once a layer asked."""
+    """Who sees what in one forward pass, the same in each layer; ``used`` once a layer asked.
+
+    Blocks of every row, or branches of a single one that holds ``held`` slots.
+    """
 
     blocks: tuple[Block, ...]
+    branches: tuple[Branch, ...] = ()
+    held: int = 0
     used: bool = False
 
 
@@ -83,6 +102,21 @@ def plan(seen_BLS: torch.Tensor, held: int) -> Plan:
         bias_BLS.masked_fill_(~own_BLS[:, :, free:], -torch.inf)
         blocks.append(Block(start, stop, free, end, bias_BLS))
     return Plan(tuple(blocks))
+
+
+def branches(seen: Sequence[torch.Tensor], held: int) -> Plan:
+    """Plan of a pass of one row, in which rows that branch off what it holds lie in turn.
+
+    Args:
+        seen: for each of them what its new tokens see, (1, L, held + L) bool.
+        held: slots in use.
+    """
+    found, start = [], 0
+    for own_1LS in seen:
+        stop = start + own_1LS.shape[1]
+        found.append(Branch(start, stop, plan(own_1LS, held).blocks))
+        start = stop
+    return Plan((), tuple(found), held)
 
 
 @contextmanager
@@ -123,28 +157,56 @@ def attend(
         raise TypeError(f"attention with {sorted(asked) or 'no plan'}")
     plan.used = True
     rows, heads, length, size = query_BHLE.shape
-    kinds = key_BKSE.shape[1]
     scale = size**-0.5 if scaling is None else scaling
-    out_BLHE = query_BHLE.new_empty(rows, length, heads, size)
-    key_BKES = key_BKSE.float().transpose(2, 3)
+    # nobody reads what follows the last branch, but it has to be finite
+    out_BLHE = query_BHLE.new_zeros(rows, length, heads, size)
+    key_BKSE = key_BKSE.float()
     with _products_of_bfloat16():
-        for block in plan.blocks:
-            new, end = slice(block.start, block.stop), block.end
-            n = block.stop - block.start
-            step = max(1, SCORES // (heads * n * end))
-            for b in range(0, rows, step):
-                own = slice(b, min(b + step, rows))
-                some = own.stop - own.start
-                # queries of heads that share keys lie under each other
-                q = query_BHLE[own, :, new].float().reshape(some * kinds, -1, size)
-                k = key_BKES[own, :, :, :end].reshape(some * kinds, size, end)
-                v = value_BKSE[own, :, :end].reshape(some * kinds, end, size)
-                scores = torch.bmm(q, k).mul_(scale).view(some, heads, n, end)
-                scores[..., block.free :].add_(block.bias_BLS[own, None])
-                weights = scores.softmax(-1).to(v.dtype).view(some * kinds, -1, end)
-                found = torch.bmm(weights, v).view(some, heads, n, size)
-                out_BLHE[own, new] = found.transpose(1, 2)
+        if not plan.branches:
+            _fill(out_BLHE, query_BHLE, key_BKSE, value_BKSE, plan.blocks, scale)
+        for branch in plan.branches:
+            new = slice(branch.start, branch.stop)
+            key, value = (
+                torch.cat([t[:, :, : plan.held], t[:, :, plan.held :][:, :, new]], 2)
+                for t in (key_BKSE, value_BKSE)
+            )
+            _fill(out_BLHE[:, new], query_BHLE[:, :, new], key, value, branch.blocks, scale)
     return out_BLHE, None
+
+
+def _fill(
+    out_BLHE: torch.Tensor,
+    query_BHLE: torch.Tensor,
+    key_BKSE: torch.Tensor,
+    value_BKSE: torch.Tensor,
+    blocks: Sequence[Block],
+    scale: float,
+) -> None:
+    """Write what the queries of each block find; keys are float32."""
+    rows, heads, _, size = query_BHLE.shape
+    kinds = key_BKSE.shape[1]
+    key_BKES = key_BKSE.transpose(2, 3)
+    # bfloat16 numbers stay such if scaled by a power of two
+    first, then = (scale, 1.0) if math.frexp(scale)[0] == 0.5 else (1.0, scale)
+    for block in blocks:
+        new, end = slice(block.start, block.stop), block.end
+        n = block.stop - block.start
+        step = max(1, SCORES // (heads * n * end))
+        for b in range(0, rows, step):
+            own = slice(b, min(b + step, rows))
+            some = own.stop - own.start
+            # queries of heads that share keys lie under each other
+            q = query_BHLE[own, :, new].float().mul(first).reshape(some * kinds, -1, size)
+            k = key_BKES[own, :, :, :end].reshape(some * kinds, size, end)
+            v = value_BKSE[own, :, :end].reshape(some * kinds, end, size)
+            scores = torch.bmm(q, k)
+            if then != 1:
+                scores.mul_(then)
+            scores = scores.view(some, heads, n, end)
+            scores[..., block.free :].add_(block.bias_BLS[own, None])
+            weights = scores.softmax(-1).to(v.dtype).view(some * kinds, -1, end)
+            found = torch.bmm(weights, v).view(some, heads, n, size)
+            out_BLHE[own, new] = found.transpose(1, 2)
 
 
 @contextmanager

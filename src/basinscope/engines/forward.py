@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from basinscope.engines import attention
 from basinscope.engines.cache import Past, Slots, slots_for, up
@@ -156,6 +157,50 @@ class Forward:
         after = Past(cache.layers, torch.cat([held_BS, new_BL], dim=1), length_B, epoch)
         return out.last_hidden_state, after if decode or tails is not None else after.align()
 
+    def beside(
+        self, past: Past, rows: Sequence[Sequence[int]], tails: Sequence[Sequence[Sequence[int]]]
+    ) -> torch.Tensor:
+        """Hidden states of rows with tails that all branch off the one row of a cache.
+
+        As `extend` gives them for as many copies of that row, where this model `attends`; but the
+        rows lie behind each other in one, without padding, and the cache is neither copied nor
+        written into.
+        """
+        from transformers import Cache
+
+        assert past.epoch == self.epoch()
+        ids: list[int] = []
+        seen, aheads, sizes = [], [], []
+        for row, own in zip(rows, tails, strict=True):
+            full = [*row, *(token for tail in own for token in tail)]
+            n = len(full)
+            seen_LL, ahead_L = torch.ones(n, n, dtype=torch.bool).tril(), torch.arange(n)
+            _branch(seen_LL, ahead_L, len(row), own)
+            held_LS = past.mask_BS.bool().expand(n, -1)
+            seen.append(torch.cat([held_LS, seen_LL], dim=1)[None])
+            aheads.append(ahead_L)
+            sizes.append(n)
+            ids += full
+        width = up(len(ids), LEAST_ROWS)
+        ids_BL, _ = self._pad([ids], width)
+        ahead_L = pad(torch.cat(aheads), (0, width - len(ids)))
+        plan = attention.branches(seen, past.held)
+        # what the model makes of a mask is not asked: the plan says who sees what
+        mask = torch.ones(1, dtype=torch.bool).expand(1, 1, width, slots_for(past.held + width))
+        with attention.used(self.config):
+            out = self.trunk(
+                input_ids=ids_BL,
+                attention_mask=mask,
+                position_ids=(past.length_B[:, None] + ahead_L).clamp(max=self.context - 1),
+                past_key_values=Cache(layers=past.repeated(1).layers),
+                use_cache=True,
+                plan=plan,
+            )
+        if not plan.used:
+            raise TypeError("the model has an attention of its own")
+        states = out.last_hidden_state[0, : len(ids)].split(sizes)
+        return pad_sequence(states, batch_first=True)
+
     def branched(
         self, contexts: Sequence[Sequence[int]], tails: Sequence[Sequence[Sequence[int]]]
     ) -> torch.Tensor:
@@ -229,11 +274,16 @@ class Forward:
             # the same two rows as tails behind one token
             hidden, _ = self.extend(None, [rows[1][:1]], [[rows[0][1:3], rows[1][1:]]])
             second = self.logits(hidden[:, 6])
+            found, expected = [fast, second], [0, 1]
+            if self.attends:
+                # and the first one beside the other behind its own start
+                _, past = self.extend(None, [rows[0][:4]])
+                hidden = self.beside(past, [rows[1], rows[0][4:]], [[], []])
+                found, expected = [*found, self.logits(hidden[1:, 4])], [0, 1, 0]
         except (TypeError, AttributeError, RuntimeError, ValueError, IndexError):
             return False
-        slow = self.plain(rows[:1])[:, 8].float()
-        slow_second = self.plain(rows[1:])[:, 4].float()
-        return self.alike(torch.stack([fast, second]), torch.stack([slow, slow_second]))
+        slow = [self.plain([row])[:, -1].float() for row in rows]
+        return self.alike(torch.stack(found), torch.stack([slow[i] for i in expected]))
 
     def alike(self, found: torch.Tensor, expected: torch.Tensor) -> bool:
         """Whether logits are those of the module's own forward, up to rounding (see `agrees`)."""

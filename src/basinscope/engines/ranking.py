@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from basinscope.engines.forward import Forward
-from basinscope.engines.packing import batches, by_head, split_fitting
+from basinscope.engines.packing import batches, by_head, packs, split_fitting
 from basinscope.engines.tokens import Row
 from basinscope.tasks.base import Likelihood, Ranking
 
@@ -101,6 +101,13 @@ def _cached(
 
     for head, keys in by_head(rows):
         past = forward.extend(None, [head])[1] if head else None
+        if past is not None and forward.attends:
+            for batch in packs(keys, width, budget):
+                own = [rows[k] for k in batch]
+                tails = [[tail[:-1] for tail in row.tails] for row in own]
+                hidden_BLD = forward.beside(past, [row.body for row in own], tails)
+                found.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
+            continue
         for batch in batches(keys, width, budget, len(head)):
             own = [rows[k] for k in batch]
             hidden_BLD, _ = forward.extend(

@@ -190,3 +190,40 @@ def test_a_model_that_keeps_an_attention_of_its_own_falls_back(monkeypatch):
         forward.choose()
     assert forward.cached
     assert not forward.attends
+
+
+def heads_and_branches(kind):
+    forward = Forward(toys.tiny_model(kind, dtype=torch.bfloat16))
+    forward.choose()
+    assert forward.attends
+    _, past = forward.extend(None, [[(5 * i + 2) % 50 for i in range(21)]])
+    rows = [[(3 * i + n) % 50 for i in range(n)] for n in (3, 70, 1, 18)]
+    tails = [[[4, 5], [6]], [[7, 8, 9]], [], [[], [1]]]
+    return forward, past, rows, tails
+
+
+@exact
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_rows_beside_each_other_are_those_behind_copies_of_their_head(kind):
+    with torch.inference_mode():
+        forward, past, rows, tails = heads_and_branches(kind)
+        keys, held = past.layers[0].keys.clone(), past.held
+        beside = forward.beside(past, rows, tails)
+        again = forward.beside(past, rows[::-1], tails[::-1]).flip(0)
+        assert past.held == held
+        assert torch.equal(past.layers[0].keys, keys), "the cache was written into"
+        copies, _ = forward.extend(past.repeated(4), rows, tails)
+    for b, (row, own) in enumerate(zip(rows, tails, strict=True)):
+        n = len(row) + sum(map(len, own))
+        assert torch.equal(beside[b, :n], copies[b, :n]), b
+        assert torch.equal(beside[b, :n], again[b, :n]), b
+
+
+def test_rows_beside_each_other_do_not_see_each_other():
+    with torch.inference_mode():
+        forward, past, rows, tails = heads_and_branches("llama")
+        before = forward.beside(past, rows, tails)
+        rows[1] = [9] * len(rows[1])
+        after = forward.beside(past, rows, tails)
+    assert torch.equal(before[[0, 2, 3]], after[[0, 2, 3]])
+    assert not torch.equal(before[1], after[1])
