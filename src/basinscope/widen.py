@@ -128,7 +128,12 @@ def widen(
         }
         for row in todo:  # a method faster than the first one reads more of the text
             study.check_size(
-                row.name, ready.pretraining, chosen, steps[row.name], chosen.batch, chosen.repeat
+                row.name,
+                ready.pretraining,
+                chosen,
+                steps[row.name],
+                chosen.batch - study.mixed(row.entry, chosen),
+                chosen.repeat,
             )
     bar = _Bar(progress, ready, todo)
     for row in todo:
@@ -267,6 +272,8 @@ def _pretrain(
         seed=row.seed,
         every=what.checkpoint_every,
         marks=dict.fromkeys(loop.shares(steps, what.measure.over_training), along),
+        proxy=None if ready.proxy is None else ready.proxy.train,
+        mixed=study.mixed(row.entry, what),
     )
     done = loop.train(
         module, wrapped, method, job, accelerator, own / "training",

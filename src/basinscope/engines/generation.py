@@ -18,7 +18,8 @@ from basinscope.engines.tokens import Row, Tokens
 from basinscope.engines.writer import Writer
 from basinscope.tasks.base import Generate, Generation
 
-DECODE_SLOTS = 1 << 15  # slots of cache of the rows that are written together
+DECODE_SLOTS = 1 << 15  # slots of cache of the rows that are written together, at most:
+SLOTS_PER_TOKEN = 8  # so many for each token of a pass, or less memory for passes would help little
 DECODE_ROWS = 128  # more rows gain little: products of so many run at full speed
 REFILL = 8  # rows that wait are read once a part of so many is free
 
@@ -68,6 +69,11 @@ def generate(
     ]
 
 
+def _slots(budget: int) -> int:
+    """Most slots of cache of the rows that are written together."""
+    return min(DECODE_SLOTS, SLOTS_PER_TOKEN * budget)
+
+
 @dataclass
 class _Text:
     """A prompt behind its head, what is written behind it, and what may be."""
@@ -111,7 +117,7 @@ def _write_pooled(
     if not waiting:
         return
     slots = max(text.longest for text in waiting)
-    rows = min(DECODE_ROWS, budget, max(1, DECODE_SLOTS // slots), len(waiting))
+    rows = min(DECODE_ROWS, budget, max(1, _slots(budget) // slots), len(waiting))
     pool = Pool(forward, past, head, rows, slots)
     live: dict[int, _Text] = {}
     while waiting or live:
@@ -169,7 +175,7 @@ def _write_batches(
     forward: Forward, past: Past | None, head: int, texts: list[_Text], budget: int
 ) -> None:
     """As many texts as may be written together, read in smaller batches."""
-    most = max(1, DECODE_SLOTS // max(head + text.longest for text in texts))
+    most = max(1, _slots(budget) // max(head + text.longest for text in texts))
     for a in range(0, len(texts), most):
         own = texts[a : a + most]
         parts = _read(forward, past, head, [text.body for text in own], budget)

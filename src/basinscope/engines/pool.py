@@ -89,6 +89,7 @@ class Pool:
     ) -> None:
         self.forward, self.past, self.head = forward, past, head
         self.rows, self.slots = rows, up(slots, kernels.BLOCK)
+        self.epoch = forward.epoch()
         self.layers: list[_Layer] = []
 
     def put(self, row: int, read: Past, b: int, tokens: int) -> None:
@@ -119,6 +120,8 @@ class Pool:
         """
         from transformers import Cache
 
+        if self.epoch != (epoch := self.forward.epoch()):
+            raise AssertionError(f"a pool of weights {self.epoch} under weights {epoch}")
         flat = [token for span in spans for token in span.tokens]
         ends = np.cumsum([len(span.tokens) for span in spans])
         where = np.array([

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -108,8 +109,14 @@ class TransformersEngine(Engine):
 
         Raises:
             BasinscopeError: If memory runs out however few tokens go through the model at once.
+
+        Guarantee: a module that somebody put in training mode answers in evaluation mode, and is
+        in its own again afterwards.
         """
-        found, self.token_budget = fitting(lambda n: self._answer(requests, n), self.token_budget)
+        with _evaluated(self.module):
+            found, self.token_budget = fitting(
+                lambda n: self._answer(requests, n), self.token_budget
+            )
         return found
 
     def _answer(self, requests: Sequence[Request], budget: int) -> list[Answer]:
@@ -168,6 +175,19 @@ class TransformersEngine(Engine):
         template = getattr(self.tokenizer, "chat_template", None)
         digest.update(json.dumps([template, sorted(self._ends)], default=str).encode())
         return digest.hexdigest()
+
+
+@contextmanager
+def _evaluated(module: nn.Module) -> Iterator[None]:
+    """Inside it nothing drops out: an answer would depend on a generator, and on the batch."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _end_tokens(module: Any, tokenizer: Any) -> frozenset[int]:

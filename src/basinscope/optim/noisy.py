@@ -48,6 +48,7 @@ class Gaussian(Method):
         )
         self._pairs = antithetic
         super().__init__(setup, self._noisy, identity=identity, average=average, passes=passes)
+        self.pieces = 2 if antithetic else 1
 
     def _gradients(self, losses: Sequence[Loss]) -> torch.Tensor:
         if self._pairs and len(losses) % 2:

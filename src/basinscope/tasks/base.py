@@ -76,6 +76,8 @@ class Generate:
         check_turns(self.chat, self.turns)
         if not all(self.stop) or isinstance(self.stop, str):
             raise BasinscopeError(f"stop={self.stop!r}", "allowed: a tuple of non-empty strings")
+        if self.max_tokens < 0:
+            raise BasinscopeError(f"max_tokens={self.max_tokens}", "allowed: 0 or more")
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,9 @@ def read_groups(folders: Sequence[Path]) -> tuple[Group, ...]:
 
 
 def _key(spec: Mapping[str, Any]) -> str:
-    recipe = {k: v for k, v in spec["recipe"].items() if k not in _HARMLESS}
-    texts = [value for name, value in spec.items() if name.startswith("text")]
+    # a setting of None is one that studies begun before it was known lack
+    recipe = {k: v for k, v in spec["recipe"].items() if k not in _HARMLESS and v is not None}
+    texts = {k: v for k, v in spec.items() if k.startswith("text") and v is not None}
     return json.dumps([recipe, texts], sort_keys=True)
 
 

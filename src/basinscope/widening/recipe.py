@@ -97,6 +97,7 @@ class Entry(Part):
     lr_schedule: str | None = None
     warmup: NotNegative | None = None
     weight_decay: NotNegative | None = None
+    mix: Annotated[float, Field(gt=0, lt=1)] | None = None  # of every batch, from the proxy text
 
     @field_validator("label")
     @classmethod
@@ -179,9 +180,11 @@ class Recipe(Training):
     tokenizer: Count | str  # size of a BPE trained on the text, or a hub id or folder
     vocabulary: Count | None = None  # of a tokenizer that is not here, for the dry run
     text: Text
+    proxy: Text | None = None  # another text, for the methods that train on one; see `Entry.mix`
     tokens: Count | None = None
     chinchilla: Positive | None = None  # tokens in units of 20 a parameter
-    repeat: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0  # most passes over the text
+    # most passes over the text, and over the proxy
+    repeat: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     attention: Literal["eager", "sdpa"] = "sdpa"
     methods: tuple[Entry, ...]
     seeds: tuple[Seed, ...] = (0,)
@@ -343,6 +346,7 @@ def _fields_at(place: tuple[int | str, ...]) -> list[str]:
 _PARTS: dict[str, type[Part]] = {
     "model": Shape,
     "text": Text,
+    "proxy": Text,
     "measure": Measure,
     "methods": Entry,
     "method": Entry,

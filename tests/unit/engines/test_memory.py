@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.engines.forward import Forward
 from basinscope.engines.memory import LEAST, fitting, out_of_memory
+from basinscope.engines.pool import Pool
 from basinscope.errors import BasinscopeError
 
 _spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
@@ -59,6 +61,28 @@ def test_batches_are_halved_and_answers_are_the_same(engine, monkeypatch, error)
     seen.clear()
     engine.answer(REQUESTS)
     assert max(seen) <= 300, "what did not fit once is not tried again"
+
+
+@pytest.mark.parametrize("kind", [Pool, Forward], ids=["pool", "batches"])
+def test_caches_of_what_is_written_shrink_with_the_budget(engine, monkeypatch, kind):
+    engine.forward.pooled = kind is Pool
+    requests = [bs.Generate(f"{n}?", 120) for n in range(24)]
+    expected, sizes, real = engine.answer(requests), [], kind.extend
+
+    def extend(self, first, *args, **options):
+        held = self if kind is Pool else first
+        if held is not None:
+            values = held.layers[0].values
+            sizes.append(values.shape[0] * values.shape[2])
+            if sizes[-1] > 2048:
+                raise ERRORS["CPU"]
+        return real(self, first, *args, **options)
+
+    monkeypatch.setattr(kind, "extend", extend)
+    found = engine.answer(requests)
+    assert max(sizes) > 2048 >= sizes[-1]
+    # texts of this length are company-free in a pool alone; test_batching has shorter ones
+    assert toys.same(found, expected) if kind is Pool else len(found) == len(expected)
 
 
 def test_an_error_names_the_smallest_setting(engine, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.engines import generation
 from basinscope.engines.forward import Forward
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
@@ -573,6 +574,27 @@ class TestDefect6:
         with pytest.raises(AssertionError, match="a cache of weights 0 under weights 2"):
             engine.answer(requests)
 
+    def test_a_pool_that_outlives_its_weights_is_caught(self, engine, monkeypatch):
+        """Planted: the pool of the texts before is written on."""
+        made = []
+
+        class Kept(generation.Pool):
+            def __new__(cls, *_):
+                return made[0] if made else super().__new__(cls)
+
+            def __init__(self, *given):
+                if not made:
+                    super().__init__(*given)
+                made[:] = [self]
+
+        monkeypatch.setattr(generation, "Pool", Kept)
+        requests = [bs.Generate("Hm", 6)]
+        with torch.inference_mode():
+            found = engine.answer(requests)
+            assert engine.answer(requests) == found, "under the same weights a pool is right"
+            with engine.at(bs.Random(), step=0.1), pytest.raises(AssertionError, match="a pool of"):
+                engine.answer(requests)
+
     def test_answers_follow_weights_written_inside(self, engine):
         request = CHOICES["a prefix"]
         with engine.at(bs.Random(), step=0.1), torch.no_grad():
@@ -582,6 +604,23 @@ class TestDefect6:
             (second,) = engine.answer([request])
             assert near(second.loglik, definition(engine, request))
         assert second != first[0]
+
+
+class TestTrainingMode:
+    def test_somebody_else_s_changes_no_answer_and_stays(self):
+        from transformers import GPT2LMHeadModel
+
+        config = toys.tiny_model().config
+        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.5
+        engine = engine_of(strong(GPT2LMHeadModel, config))
+        requests = (*CHOICES.values(), *(bs.Generate(p, 9) for p in PROMPTS[:3]))
+        expected, state = engine.answer(requests), torch.get_rng_state()
+        engine.module.train()
+        engine.module.lm_head.eval()
+        modes = [part.training for part in engine.module.modules()]
+        assert engine.answer(requests) == expected
+        assert [part.training for part in engine.module.modules()] == modes
+        assert torch.equal(torch.get_rng_state(), state), "the global generator is nobody's"
 
 
 class TestDefect4:

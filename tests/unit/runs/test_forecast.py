@@ -28,7 +28,7 @@ def asked(monkeypatch):
     return seen
 
 
-ENGINE = SimpleNamespace(device=torch.device("cpu"))
+ENGINE = SimpleNamespace(device=torch.device("cpu"), kind="module/1")
 TASKS = [bs.CallableTask("a", lambda m: [1] * 20, 20), bs.CallableTask("b", lambda m: [1] * 5, 5)]
 SETTINGS = [(bs.Random(0), 0, 0.01 * k) for k in range(1, 21)]
 
@@ -52,6 +52,14 @@ def test_of_one_worker_is_that_of_this_process(asked):
 def test_of_a_sample_of_the_items_takes_its_share(asked):
     found = forecast(ENGINE, TASKS, SETTINGS[:1], points=10, items=5, workers=1)
     assert found == Forecast(10, 100, 400, 200, 1, 40.0)
+
+
+def test_says_that_a_model_is_not_known_to_the_fast_path(asked):
+    slow = SimpleNamespace(device=torch.device("cpu"), kind="transformers-plain/1")
+    found = forecast(slow, TASKS, SETTINGS[:1])
+    assert found.to_json()["plain"] is True
+    assert str(found).endswith("; the fast path does not know this model: its own forward is used")
+    assert "fast path" not in str(forecast(ENGINE, TASKS, SETTINGS[:1]))
 
 
 def test_reads_as_a_line_and_as_plain_values():

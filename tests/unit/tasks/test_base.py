@@ -124,6 +124,10 @@ class TestRequests:
         with pytest.raises(BasinscopeError, match="a tuple of non-empty strings"):
             bs.Generate("a", 3, stop=stop)
 
+    def test_of_fewer_tokens_than_none_are_refused(self):
+        with pytest.raises(BasinscopeError, match="max_tokens=-1; allowed: 0 or more"):
+            bs.Generate("a", -1)
+
 
 class TestItemsHash:
     @staticmethod

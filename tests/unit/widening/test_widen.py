@@ -73,6 +73,17 @@ def test_a_row_says_everything(study):
     assert study.rows[1]["method"] == {"name": "go", "sigma": 0.01}
 
 
+PAIRS = {"go": {"sigma": 0.01, "antithetic": True}}
+
+
+@pytest.mark.parametrize("method", [{"dropout": {"std": 0.1}}, PAIRS], ids=["dropout", "pairs"])
+def test_a_method_that_asks_for_more_trains_on_after_a_measurement(method, tiny, texts, tmp_path):
+    given = tiny(methods=[method], chinchilla=None, tokens=1024, finetune=None)
+    (row,) = bs.widen(given, run=tmp_path / "more", data_dir=texts).rows
+    assert len(row["over_training"]) == 1
+    assert row["stopped"] == ""
+
+
 def test_the_weights_of_a_row_load_like_any_model(study):
     engine = bs.load(study.folder / "rows" / "adamw-s0" / "model", dtype="float32")
     assert engine.d == study.rows[0]["size"]
