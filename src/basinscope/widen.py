@@ -128,7 +128,12 @@ def widen(
         }
         for row in todo:  # a method faster than the first one reads more of the text
             study.check_size(
-                row.name, ready.pretraining, chosen, steps[row.name], chosen.batch, chosen.repeat
+                row.name,
+                ready.pretraining,
+                chosen,
+                steps[row.name],
+                chosen.batch - study.mixed(row.entry, chosen),
+                chosen.repeat,
             )
     bar = _Bar(progress, ready, todo)
     for row in todo:

@@ -198,6 +198,19 @@ def train(
     return done
 
 
+def check_batch(batch: int, accumulate: int, world: int) -> None:
+    """Refuse a batch that cannot be shared out evenly.
+
+    Raises:
+        BasinscopeError: it is no multiple of processes times micro-batches.
+    """
+    if batch % (world * accumulate):
+        raise BasinscopeError(
+            f"batch {batch} with accumulate {accumulate} on {world} processes",
+            "allowed: a batch that is a multiple of both together",
+        )
+
+
 def windows_of(
     job: Job, step: int, share: float, rank: int = 0, world: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -232,19 +245,6 @@ def windows_of(
 def proxied(share: float, batch: int) -> int:
     """Windows of a proxy micro-batch of that share of a batch: at least one, but none of none."""
     return max(1, round(share * batch)) if share else 0
-
-
-def check_batch(batch: int, accumulate: int, world: int) -> None:
-    """Refuse a batch that cannot be shared out evenly.
-
-    Raises:
-        BasinscopeError: it is no multiple of processes times micro-batches.
-    """
-    if batch % (world * accumulate):
-        raise BasinscopeError(
-            f"batch {batch} with accumulate {accumulate} on {world} processes",
-            "allowed: a batch that is a multiple of both together",
-        )
 
 
 def _loss(

@@ -187,7 +187,8 @@ def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
     for row in rows:
         passes = study.passes(row, what)
         own = study.equal_steps(what, ready.steps, passes, pace[row.label] / reference)
-        study.check_size(row.name, ready.pretraining, what, own, what.batch, what.repeat)
+        taken = what.batch - study.mixed(row.entry, what)
+        study.check_size(row.name, ready.pretraining, what, own, taken, what.repeat)
         seconds = own * pace[row.label] + look_s
         if what.finetune is not None:
             seconds += what.finetune.steps * reference * what.finetune.batch / what.batch

@@ -146,6 +146,29 @@ def rows(recipe: Recipe) -> tuple[Row, ...]:
     return found
 
 
+def check_methods(recipe: Recipe) -> None:
+    """Refuse what a method would refuse in its first step, which may be hours away.
+
+    Raises:
+        BasinscopeError: options that do not fit the model, a package that is missing, antithetic
+            noise with an odd number of micro-batches.
+    """
+    stages: list[tuple[Entry, Training | Tuning, int]] = [
+        (one, recipe, recipe.accumulate) for one in recipe.methods
+    ]
+    if recipe.finetune is not None:
+        stages.append((recipe.finetune.method, recipe.finetune, 1))
+    for one, stage, micro in stages:
+        micro = max(micro, _weightless(one, stage, recipe).pieces)
+        micro = min(micro, stage.batch)
+        if micro % 2 and MethodSpec(one.name, one.options).complete().get("antithetic"):
+            raise BasinscopeError(
+                f"antithetic noise with {micro} micro-batches in a step",
+                "allowed: an even number, they come in pairs",
+                "accumulate: 2, and a batch of as many",
+            )
+
+
 def proxy_windows(row: Row, recipe: Recipe) -> int:
     """Windows of the proxy text that a step of a row takes."""
     share = METHODS[row.spec.name].proxy
@@ -197,31 +220,6 @@ def _check_proxy(recipe: Recipe, found: Sequence[Row]) -> None:
             f"finetune.method {tuned.name} with a proxy text",
             "allowed: in pre-training only; the fine-tuning stage has none",
         )
-
-
-def check_methods(recipe: Recipe) -> None:
-    """Refuse what a method would refuse in its first step, which may be hours away.
-
-    Raises:
-        BasinscopeError: options that do not fit the model, a package that is missing, antithetic
-            noise with an odd number of micro-batches.
-    """
-    stages: list[tuple[Entry, Training | Tuning]] = [(one, recipe) for one in recipe.methods]
-    if recipe.finetune is not None:
-        stages.append((recipe.finetune.method, recipe.finetune))
-    for one, stage in stages:
-        _weightless(one, stage, recipe)
-    odd = recipe.accumulate > 1 and recipe.accumulate % 2
-    if odd and any(_spec(one).complete().get("antithetic") for one in recipe.methods):
-        raise BasinscopeError(
-            f"antithetic noise with {recipe.accumulate} micro-batches in a step",
-            "allowed: an even number, they come in pairs; or one, which is cut in two",
-            f"accumulate: {recipe.accumulate + 1}",
-        )
-
-
-def _spec(entry: Entry) -> MethodSpec:
-    return MethodSpec(entry.name, entry.options)
 
 
 def total_tokens(recipe: Recipe, parameters: int) -> int:

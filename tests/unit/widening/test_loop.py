@@ -77,13 +77,11 @@ def test_two_processes_train_as_one_up_to_rounding(tiny, texts, tmp_path):
     The same windows and the same noise; only the order of the sums differs.
     """
     made = tiny(
-        accumulate=2,
+        accumulate=2, finetune={"steps": 4, "batch": 4}, tokens=20 * 8 * 16,
         methods=["adamw", {"go": {"sigma": 0.01}}, "shadow", {"name": "adamw", "mix": 0.25}],
         proxy={"files": ["proxy.txt"]},
-        finetune={"steps": 4, "batch": 4},
-        tokens=20 * 8 * 16,
         measure={"draws": 1, "over_draws": 1, "windows": 4, "validation": 4},
-    )
+    )  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(made))
     script = tmp_path / "ranks.py"
     script.write_text(textwrap.dedent(RANKS))

@@ -149,9 +149,11 @@ def test_a_wrong_method_is_refused_before_anything_is_read(methods, message, tin
 FITS = {
     "selection": ({"methods": ["adamw", {"go": {"sigma": 0.1, "select": "nosuch"}}]},
                   "select='nosuch' matches no parameter"),
-    "pairs": ({"methods": ["adamw", {"go": {"sigma": 0.1, "antithetic": True}}],
-               "batch": 9, "accumulate": 3},
-              "antithetic noise with 3 micro-batches in a step; .*accumulate: 4"),
+    "pairs": ({"methods": ["adamw", {"go": {"sigma": 0.1, "antithetic": True}}], "batch": 6,
+               "accumulate": 3}, "antithetic noise with 3 micro-batches in a step"),
+    "pairs of fine-tuning": (
+        {"finetune": {"method": {"go": {"sigma": 0.1, "antithetic": True}}, "batch": 1}},
+        "antithetic noise with 1 micro-batches in a step"),
     "fine-tuning's word": ({"finetune": {"method": "goo"}}, "method 'goo'; .*did you mean go?"),
     "fine-tuning's selection": (
         {"finetune": {"method": {"go": {"sigma": 0.1, "select": "nosuch"}}}},
