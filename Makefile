@@ -47,7 +47,7 @@ study-%: setup
 
 COMPARE = $(BIN)/basinscope compare $(patsubst study-%,$(RUNS)/%,$(filter study-%,$^))
 
-results: results-methods results-wall results-sigma results-length results-size
+results: results-methods results-wall results-sigma results-variants results-shadow results-length results-size
 
 results-small: study-small
 	$(COMPARE) --output $(RUNS)/tables-small
@@ -59,7 +59,13 @@ results-wall: study-wall
 	$(COMPARE) --output results/wall --figure frontier --figure forgetting
 
 results-sigma: study-methods study-sigma
-	$(COMPARE) --output results/sigma --figure frontier --figure forgetting
+	$(COMPARE) --output results/sigma --figure frontier
+
+results-variants: study-methods study-variants
+	$(COMPARE) --output results/variants --figure frontier --figure forgetting
+
+results-shadow: study-shadow
+	$(COMPARE) --output results/shadow --figure forgetting
 
 results-length: study-methods study-length-0.5m study-length-1m study-length-4m
 	$(COMPARE) --output results/length --figure frontier --figure scale --figure over_training

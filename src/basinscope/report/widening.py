@@ -16,6 +16,7 @@ from basinscope.report.figures import COLOURS, STYLES, plain, save, short
 
 MARKERS = "osD^vP*X<>hpd8H"
 DPI = 100
+LINE = 0.17  # inches of one line of a legend
 NLL_WORSE = 1.03
 """The share of the reference's NLL within which a wider basin is looked for."""
 
@@ -222,6 +223,9 @@ def _finish(figure: Any, looks: dict[str, dict[str, Any]], path: Path, table: pd
     longest = max(len(str(handle.get_label())) for handle in handles)
     width = float(figure.get_figwidth())
     columns = max(1, int(width * 12 / (longest + 8)))
+    # room of its own: many methods would squeeze the panels
+    lines = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + max(0, lines - 4) * LINE)
     legend = figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=columns)
     plain(legend.get_texts())
     rounded = table.round({c: 6 for c in table.select_dtypes("number").columns})
