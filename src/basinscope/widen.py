@@ -158,13 +158,31 @@ def load_widening(run: str | Path) -> Widening:
 
 def _accelerator(device: str) -> Any:
     from accelerate import Accelerator, InitProcessGroupKwargs  # type: ignore[import-untyped]
+    from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 
-    return Accelerator(
+    # the recipe says what is computed in what; a process has one state, which a Trainer before us
+    # may have settled otherwise: one process asks nothing of it that depends on the precision
+    given = {} if AcceleratorState._shared_state else {"mixed_precision": "no"}
+    accelerator = Accelerator(
         cpu=device == "cpu" or not torch.cuda.is_available(),
-        mixed_precision="no",  # the recipe says what is computed in what
+        **given,
         # the first process tokenises while the others wait
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
     )
+    if accelerator.num_processes > 1 and accelerator.mixed_precision != "no":
+        raise BasinscopeError(
+            f"several processes in which Accelerate was set to {accelerator.mixed_precision}",
+            "allowed: a process that has not used Accelerate before",
+            "run `basinscope widen` by itself under torchrun",
+        )
+    return accelerator
+
+
+def _prepared(accelerator: Any, module: nn.Module) -> tuple[nn.Module, Callable[..., Any]]:
+    """The module as it is called in training, and what goes back through its loss."""
+    if accelerator.num_processes == 1:
+        return module, torch.Tensor.backward
+    return accelerator.prepare_model(module, evaluation_mode=False), accelerator.backward
 
 
 class _Bar:
@@ -244,7 +262,7 @@ def _pretrain(
     cast = loop.autocast(accelerator.device, what.compute)
     seen = measure.windows(ready.pretraining, what.context, what.measure.windows)
     held_out = measure.windows(ready.pretraining, what.context, what.measure.validation)
-    wrapped = accelerator.prepare_model(module, evaluation_mode=False)
+    wrapped, backward = _prepared(accelerator, module)
 
     def along(step: int) -> dict[str, Any]:
         nll, _ = evaluate(module, held_out, cast)
@@ -256,7 +274,7 @@ def _pretrain(
 
     method = study.build(
         row.entry, what, module,
-        betas=what.betas, seed=row.seed, steps=steps, backward=accelerator.backward,
+        betas=what.betas, seed=row.seed, steps=steps, backward=backward,
     )  # fmt: skip
     job = Job(
         tokens=ready.pretraining.train,
@@ -325,7 +343,7 @@ def _tune(
     cast = loop.autocast(accelerator.device, what.compute)
     old = measure.windows(ready.pretraining, what.context, what.measure.windows)
     new = measure.windows(ready.tuning, what.context, what.measure.windows)
-    wrapped = accelerator.prepare_model(module, evaluation_mode=False)
+    wrapped, backward = _prepared(accelerator, module)
 
     def forgotten(step: int) -> dict[str, Any]:
         old_nll, old_score = evaluate(module, old, cast)
@@ -338,7 +356,7 @@ def _tune(
     start = forgotten(0)
     method = study.build(
         stage.method, stage, module,
-        betas=what.betas, seed=row.seed, steps=stage.steps, backward=accelerator.backward,
+        betas=what.betas, seed=row.seed, steps=stage.steps, backward=backward,
     )  # fmt: skip
     job = Job(
         tokens=ready.tuning.train,

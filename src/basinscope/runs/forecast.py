@@ -87,7 +87,7 @@ def forecast(
 
     Cost: the seconds of the probes.
     """
-    n = len(settings) + 1 if points is None else points
+    n = len(settings) + 1 if points is None else max(1, points)
     team = min(workers or cores(), n) if engine.device.type == "cpu" else 1
     places = sorted({(2 * k + 1) * len(settings) // (2 * PROBED) for k in range(PROBED)})
     probed = [settings[place] for place in places if settings]

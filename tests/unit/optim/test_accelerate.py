@@ -14,8 +14,9 @@ from basinscope.optim.trainer import unwrapped
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """Accelerate keeps one state to a process."""
+def _fresh_accelerate(monkeypatch):
+    """Accelerate keeps one state to a process, and a Trainer leaves its precision behind."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)

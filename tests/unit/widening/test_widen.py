@@ -8,6 +8,8 @@ import shutil
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 import basinscope as bs
 from basinscope.optim import methods
@@ -407,3 +409,13 @@ def test_rows_that_are_not_there(tiny, texts, tmp_path):
         bs.widen(tiny(), run=tmp_path / "x", data_dir=texts, only=["sam"])
     with pytest.raises(bs.BasinscopeError, match="device='tpu'; allowed: auto, cpu"):
         bs.widen(tiny(), run=tmp_path / "x", data_dir=texts, device="tpu")
+
+
+def test_a_trainer_before_it_in_the_process_changes_nothing(study, tiny, texts, tmp_path):
+    AcceleratorState._reset_state(True)
+    try:
+        Accelerator(cpu=True, mixed_precision="bf16")
+        again = bs.widen(tiny(methods=["adamw"]), run=tmp_path / "again", data_dir=texts)
+    finally:
+        AcceleratorState._reset_state(True)
+    assert timeless(again.rows[0]) == timeless(study.rows[0])
