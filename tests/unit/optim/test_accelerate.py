@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 
 import basinscope as bs
@@ -18,8 +18,10 @@ def _fresh_accelerate(monkeypatch):
     """Accelerate keeps one state to a process, and a Trainer leaves its precision behind."""
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     AcceleratorState._reset_state(True)
+    GradientState._reset_state()
     yield
     AcceleratorState._reset_state(True)
+    GradientState._reset_state()
 
 
 def network():
