@@ -5,8 +5,8 @@ fixed from then on. The model is then trained further on harmless answers, once 
 under Gaussian noise in that subspace alone, and the certificates of its general knowledge (*basic*)
 there are compared: the model it was, the plainly trained one, and the one trained under noise.
 
-The certificates draw their noise from another seed than the training: they must not be asked about
-directions that the weights have been fitted to.
+Draws of training are numbered from 2^32 on, those of certificates from 0: none is asked about a
+direction that the weights have been fitted to.
 
     python examples/widened_certificate.py --data-dir DATA --output runs/widened-certificate
 

@@ -158,11 +158,11 @@ def load_widening(run: str | Path) -> Widening:
 
 def _accelerator(device: str) -> Any:
     from accelerate import Accelerator, InitProcessGroupKwargs  # type: ignore[import-untyped]
-    from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
+    from accelerate.state import is_initialized  # type: ignore[import-untyped]
 
     # the recipe says what is computed in what; a process has one state, which a Trainer before us
     # may have settled otherwise: one process asks nothing of it that depends on the precision
-    given = {} if AcceleratorState._shared_state else {"mixed_precision": "no"}
+    given = {} if is_initialized() else {"mixed_precision": "no"}
     accelerator = Accelerator(
         cpu=device == "cpu" or not torch.cuda.is_available(),
         **given,
