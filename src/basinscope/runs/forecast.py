@@ -52,7 +52,7 @@ class Forecast:
 
     def to_json(self) -> dict[str, float]:
         """Plain values."""
-        return {**asdict(self), "seconds": round(self.seconds, 1)}
+        return {**asdict(self), "seconds": float(f"{self.seconds:.3g}")}
 
 
 def minutes(seconds: float) -> str:
