@@ -121,9 +121,7 @@ def widen(
         notes = record.begin(folder, ready, everything)
         pace = record.paces(folder, ready, everything)
         steps = {
-            row.name: study.equal_steps(
-                chosen, ready.steps, study.passes(row, chosen), pace.get(row.label, 1.0)
-            )
+            row.name: study.equal_steps(chosen, row, ready.steps, pace.get(row.label, 1.0))
             for row in todo
         }
         for row in todo:  # a method faster than the first one reads more of the text

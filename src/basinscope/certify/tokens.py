@@ -34,12 +34,12 @@ from basinscope.certify.sampling import certify
 from basinscope.engines.base import Engine
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
-from basinscope.runs.measure import score
+from basinscope.runs.measure import outcome
 from basinscope.runs.plan import Progress
 from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
 from basinscope.runs.store import Store, Trial
 from basinscope.stats import certificates as formulas
-from basinscope.tasks.base import Corpus, Generate, Item, Task, without_references
+from basinscope.tasks.base import Answer, Corpus, Generate, Item, Task, without_references
 from basinscope.weights import noise, selection
 from basinscope.weights.ellipsoids import selected
 
@@ -226,7 +226,7 @@ def _position_bounds(
                 "position-wise noise must be one draw for each prompt",
                 "another model or shorter prompts, or mode='row'",
             )
-    words = f"{noise.SCHEME} position-wise embedding noise/1 seed={seed}"
+    words = f"{noise.SCHEME} position-wise embedding noise/2 seed={seed}"
     model, described = model_spec(engine), task_spec(task)
     plan = {
         "task": described.items, "sigma": sigma, "draws": draws, "confidence": confidence,
@@ -253,11 +253,14 @@ def _position_bounds(
 def _trial(
     engine: TransformersEngine, task: Task, sigma: float, seed: int, draw: int, key: dict[str, Any]
 ) -> Trial:
-    """Every item by itself, so that its noise does not depend on the items beside it."""
+    """Every request by itself, so that its noise does not depend on those beside it."""
     outcomes = []
     for item in task.items:
-        with embedding_noise(engine, sigma, f"embeddings\0{item.id}", seed, draw):
-            outcomes += score(engine, task, [without_references(item)])
+        answers: list[Answer] = []
+        for k, request in enumerate(without_references(item).requests):
+            with embedding_noise(engine, sigma, f"embeddings\0{item.id}\0{k}", seed, draw):
+                answers += engine.answer([request])
+        outcomes.append(outcome(task, item, answers))
     return Trial(
         address=sha256(key), key=key, task=task.name, direction="position-wise", draw=draw,
         step=sigma, items=tuple(item.id for item in task.items),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.autograd.graph import increment_version
@@ -22,6 +22,9 @@ _COUNTS = ("noise_draw", "noise_steps")
 
 Schedule = Callable[[int], float]
 """Factor on sigma, from the number of optimiser steps taken."""
+
+Relative = bool | Literal["model"]
+"""Unit of sigma: that of the weights, each tensor's RMS, or the RMS of all of them together."""
 
 
 class GaussianAugmented(torch.optim.Optimizer):
@@ -41,7 +44,9 @@ class GaussianAugmented(torch.optim.Optimizer):
         base: class of the optimiser that steps; further keyword arguments are its own.
         sigma: standard deviation of the noise, of each weight, at least 0.
         seed: names the noise.
-        relative: sigma counts in units of each tensor's RMS, taken anew after every step.
+        relative: ``True``: sigma counts in units of each tensor's RMS; ``"model"``: in units of the
+            RMS of all perturbed weights together, the unit in which widths are told, so that all
+            get the same noise. Taken anew after every step.
         schedule: factor on sigma by the number of steps taken; default 1.
         select: regular expression; only parameters whose name it matches get noise.
         names: named parameters, where ``params`` come without names (as from a Trainer). A tensor
@@ -84,7 +89,7 @@ class GaussianAugmented(torch.optim.Optimizer):
         *,
         sigma: float,
         seed: int = 0,
-        relative: bool = False,
+        relative: Relative = False,
         schedule: Schedule | None = None,
         select: str | None = None,
         names: Iterable[tuple[str, torch.Tensor]] | None = None,
@@ -96,6 +101,7 @@ class GaussianAugmented(torch.optim.Optimizer):
         _check_sigma(sigma)
         if cast not in (None, torch.bfloat16):
             raise BasinscopeError(f"cast={cast!r}", "allowed: torch.bfloat16, or None")
+        check_relative(relative)
         noise.stream("", seed, 0)
         if not (isinstance(base, type) and issubclass(base, torch.optim.Optimizer)):
             raise BasinscopeError(
@@ -270,6 +276,13 @@ class GaussianAugmented(torch.optim.Optimizer):
                 group.setdefault(key, value)
         self._rms.clear()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Refused: the noise of a copy is that of other parameters, by names that it lacks."""
+        raise BasinscopeError(
+            "a copy of a GaussianAugmented",
+            "its state is copied: build another, and give it load_state_dict(opt.state_dict())",
+        )
+
     def _share(self) -> None:
         """One list of groups and one state, whoever is asked for them."""
         self.base.param_groups = self.param_groups = self.base.param_groups
@@ -343,7 +356,14 @@ class GaussianAugmented(torch.optim.Optimizer):
         factor = 1.0 if self.schedule is None else self.schedule(group["noise_steps"])
         sigma = group["sigma"] * factor
         _check_sigma(sigma)
-        return float(sigma * self._scale(live) if self.relative and sigma else sigma)
+        if not (self.relative and sigma):
+            return float(sigma)
+        return float(sigma * (self._scale(live) if self.relative is True else self._whole_scale()))
+
+    def _whole_scale(self) -> float:
+        """RMS of all perturbed weights."""
+        own = [(p.numel(), self._scale(p)) for p, name, _ in self._all() if self._is_chosen(name)]
+        return math.sqrt(sum(n * rms**2 for n, rms in own) / sum(n for n, _ in own))
 
     def _scale(self, live: torch.Tensor) -> float:
         """RMS of a whole tensor, worked out once between two steps."""
@@ -372,6 +392,12 @@ class GaussianAugmented(torch.optim.Optimizer):
                 f"{what} inside perturbed(), where the weights are noisy",
                 "forward and backward belong inside the with-block, everything else after it",
             )
+
+
+def check_relative(relative: Any) -> None:
+    """Refuse what is no unit of sigma."""
+    if not isinstance(relative, bool) and relative != "model":
+        raise BasinscopeError(f"relative={relative!r}", "allowed: true, false, 'model'")
 
 
 def _check_sigma(sigma: Any) -> None:

@@ -18,6 +18,7 @@ from basinscope.optim.anti_pgd import AntiPGD
 from basinscope.optim.averaging import parse_average
 from basinscope.optim.base import BASES, Loss, Method, Setup
 from basinscope.optim.dropout import ContinuousDropout
+from basinscope.optim.gaussian import check_relative
 from basinscope.optim.noisy import Gaussian, TwoPoint
 from basinscope.optim.schedules import schedule
 
@@ -131,7 +132,8 @@ class MethodSpec:
                     f"its options are {', '.join(known)}",
                     _near(key, known),
                 )
-            _check(f"method {self.name} with {key}={value!r}", known[key], value)
+            if key != "relative":
+                _check(f"method {self.name} with {key}={value!r}", known[key], value)
             if key in _WORDS and value is not None:
                 _WORDS[key](value)
         missing = [k for k, v in known.items() if v is REQUIRED and k not in self.options]
@@ -234,10 +236,11 @@ def _pattern(word: str) -> None:
 _WORDS: dict[str, Callable[[Any], Any]] = {
     "average": parse_average,
     "base": _base,
+    "relative": check_relative,
     "schedule": lambda word: schedule(word, 1),
     "select": _pattern,
 }
-"""Checks of the options that are words."""
+"""Checks of the options that are words, or may be."""
 
 
 def _near(word: str, allowed: Any) -> str:

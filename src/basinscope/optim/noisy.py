@@ -9,7 +9,7 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.optim.base import Loss, Method, Setup
-from basinscope.optim.gaussian import GaussianAugmented
+from basinscope.optim.gaussian import GaussianAugmented, Relative
 from basinscope.optim.schedules import schedule as schedule_of
 
 
@@ -28,7 +28,7 @@ class Gaussian(Method):
         base: str,
         average: str | None,
         sigma: float,
-        relative: bool,
+        relative: Relative,
         select: str | None,
         schedule: str = "constant",
         antithetic: bool = False,

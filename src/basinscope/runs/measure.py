@@ -10,7 +10,7 @@ from hashlib import sha256 as sha
 from basinscope.engines.base import Engine
 from basinscope.runs.spec import ModelSpec, TaskSpec, sha256, trial_key
 from basinscope.runs.store import Trial
-from basinscope.tasks.base import CallableTask, Item, Outcome, Task
+from basinscope.tasks.base import Answer, CallableTask, Item, Outcome, Task
 from basinscope.weights.directions import Direction, identity
 
 CHUNK = 1024  # items whose rows and answers are held at once
@@ -153,11 +153,15 @@ def _scored(engine: Engine, task: Task, items: Sequence[Item]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     start = 0
     for item in items:
-        own = answers[start : start + len(item.requests)]
+        outcomes.append(outcome(task, item, answers[start : start + len(item.requests)]))
         start += len(item.requests)
-        failure = next((answer.failure for answer in own if answer.failure), "")
-        outcomes.append(Outcome(False, failure, failed=True) if failure else task.oracle(item, own))
     return outcomes
+
+
+def outcome(task: Task, item: Item, answers: Sequence[Answer]) -> Outcome:
+    """Outcome of an item from the answers to its requests; wrong where one of them failed."""
+    failure = next((answer.failure for answer in answers if answer.failure), "")
+    return Outcome(False, failure, failed=True) if failure else task.oracle(item, answers)
 
 
 def _finite(value: float | None) -> float | None:

@@ -146,7 +146,7 @@ def _reckoned(what: Recipe, rows: tuple[Row, ...], vocabulary: int) -> Plan:
     described = []
     for row in rows:
         passes = study.passes(row, what)
-        own = study.equal_steps(what, steps, passes, pace=passes)
+        own = study.equal_steps(what, row, steps, pace=passes)
         tokens = own * what.batch * what.context
         flops = tokens * passes * flops_of_token(what, parameters)
         if what.finetune is not None:
@@ -186,7 +186,7 @@ def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
     described = []
     for row in rows:
         passes = study.passes(row, what)
-        own = study.equal_steps(what, ready.steps, passes, pace[row.label] / reference)
+        own = study.equal_steps(what, row, ready.steps, pace[row.label] / reference)
         taken = what.batch - study.mixed(row.entry, what)
         study.check_size(row.name, ready.pretraining, what, own, taken, what.repeat)
         seconds = own * pace[row.label] + look_s

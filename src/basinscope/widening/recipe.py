@@ -65,6 +65,7 @@ class Text(Part):
     config: str | None = None
     split: str = "train"
     columns: tuple[str, ...] = ("text",)  # joined by a line break
+    characters: Count | None = None  # that are read of each file, from its beginning
     about_tokens: Count | None = None  # of a data set, for the dry run, which does not load it
     hold_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # share kept for validation
 
@@ -72,6 +73,8 @@ class Text(Part):
     def _one_source(self) -> Self:
         if bool(self.files) == (self.dataset is not None):
             raise ValueError("give either files or a dataset")
+        if self.dataset is not None and self.characters is not None:
+            raise ValueError("characters is for files")
         return self
 
 
@@ -98,6 +101,7 @@ class Entry(Part):
     warmup: NotNegative | None = None
     weight_decay: NotNegative | None = None
     mix: Annotated[float, Field(gt=0, lt=1)] | None = None  # of every batch, from the proxy text
+    stop: Annotated[float, Field(gt=0, le=1)] | None = None  # early: share of the row's steps
 
     @field_validator("label")
     @classmethod

@@ -55,7 +55,7 @@ class Row:
 LONGEST_NAME = 200
 """Characters of a row's name: file systems take 255 bytes, and suffixes come after it."""
 
-OVERRIDES = ("lr", "lr_schedule", "warmup", "weight_decay", "mix")
+OVERRIDES = ("lr", "lr_schedule", "warmup", "weight_decay", "mix", "stop")
 """Settings that a method may have of its own."""
 
 
@@ -235,17 +235,19 @@ def steps_of(recipe: Recipe, parameters: int) -> int:
     return math.ceil(total_tokens(recipe, parameters) / (recipe.batch * recipe.context))
 
 
-def equal_steps(recipe: Recipe, steps: int, passes: float, pace: float) -> int:
+def equal_steps(recipe: Recipe, row: Row, steps: int, pace: float) -> int:
     """Optimiser steps of a row, so that rows are equal in what the recipe says.
+
+    One that stops early takes its share of them; its learning rate's schedule is fitted to it.
 
     Args:
         recipe: whose ``equal`` is meant.
+        row: whose steps.
         steps: of a row that costs one pass a step.
-        passes: of the row's method, a step.
         pace: seconds of its step over those of the recipe's first method.
     """
-    cost = {"tokens": 1.0, "passes": passes, "wall": pace}[recipe.equal]
-    return max(1, round(steps / cost))
+    cost = {"tokens": 1.0, "passes": passes(row, recipe), "wall": pace}[recipe.equal]
+    return max(1, round((row.entry.stop or 1.0) * steps / cost))
 
 
 def passes(row: Row, recipe: Recipe) -> float:

@@ -97,7 +97,7 @@ def parts(text: Text, data_dir: str | Path | None, beside: Path | None) -> Parts
         found = [
             passage
             for path in _paths(text.files, data_dir, beside)
-            for passage in passages(_read(path))
+            for passage in passages(_read(path)[: text.characters])
         ]
         return split(found, text.hold_out)
     return Documents(_from_hub(text), text)

@@ -96,6 +96,30 @@ class TestPositionWise:
         expected = bs.normals("x", flat.numel(), seed=0, draw=0)
         assert torch.allclose(flat, expected, atol=1e-4)
 
+    def test_requests_of_an_item_draw_the_same_whatever_fits_a_batch(self, checkpoint, tmp_path):
+        class Twice:
+            name, chance, scoring = "twice", 0.0, "twice/1"
+            items = tuple(
+                bs.Item(f"i{n}", tuple(
+                    bs.Generate(f"{word} {n}: can ", 6)
+                    for word in ("The Cat", "A big old dog sees you", "She says that it is so")
+                )) for n in range(3)
+            )  # fmt: skip
+
+            def oracle(self, item, answers):
+                return bs.Outcome(True, label=" ".join(answer.text for answer in answers))
+
+        records = []
+        for budget in (4096, 8):
+            engine = bs.load(checkpoint, dtype="float32")
+            engine.token_budget = budget
+            run = tmp_path / str(budget)
+            bs.certify_tokens(engine, Twice(), sigma=0.05, draws=5, confidence=0.9, run=run)
+            found = sorted((run / "trials").glob("*.json"))
+            records.append([json.loads(file.read_text())["labels"] for file in found])
+        assert len(records[0]) == 5
+        assert records[0] == records[1]
+
     def test_a_draw_does_not_depend_on_what_was_answered_before(self, language_model, tokenizer):
         # a guess that is verified takes noise, and what is guessed comes from earlier answers
         engine = bs.load(language_model, tokenizer=tokenizer)

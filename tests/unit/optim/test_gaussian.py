@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -181,6 +183,39 @@ def test_relative_sigma_follows_each_tensor_and_the_schedule_the_steps():
         opt.step()
     assert spreads[0] == pytest.approx((1.0, 0.01), rel=0.1)
     assert spreads[1] == pytest.approx((0.5, 0.005), rel=0.1)
+
+
+def test_sigma_in_units_of_the_whole_model_is_the_same_for_every_tensor_until_it_changes():
+    big, small = nn.Parameter(torch.full((3000,), 2.0)), nn.Parameter(torch.zeros(1000))
+    frozen = nn.Parameter(torch.full((1000,), 50.0))
+    opt = bs.GaussianAugmented(
+        [("big", big), ("small", small), ("frozen", frozen)], base=torch.optim.SGD, sigma=0.1,
+        relative="model", select="big|small", lr=1.0,
+    )  # fmt: skip
+    spreads = []
+    for _ in range(2):
+        with opt.perturbed():
+            spreads.append((big.detach().std().item(), small.detach().std().item()))
+            big.sum().backward()
+        opt.zero_grad()
+        big.grad = torch.full_like(big, 1.0)  # 2.0 -> 1.0
+        opt.step()
+    whole = math.sqrt(3000 * 2.0**2 / 4000)
+    assert spreads[0] == pytest.approx((0.1 * whole, 0.1 * whole), rel=0.1)
+    assert spreads[1] == pytest.approx((0.05 * whole, 0.05 * whole), rel=0.1)
+
+
+@pytest.mark.parametrize("relative", [1, "tensor", None])
+def test_an_unknown_unit_of_sigma_is_refused(relative):
+    with pytest.raises(bs.BasinscopeError, match="allowed: true, false, 'model'"):
+        bs.GaussianAugmented(network().parameters(), sigma=0.1, relative=relative)
+
+
+def test_a_copy_or_a_pickle_of_an_optimiser_is_refused_not_made_without_its_noise():
+    opt = bs.GaussianAugmented(network().parameters(), sigma=0.1)
+    for make in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(bs.BasinscopeError, match="state_dict"):
+            make(opt)
 
 
 def test_groups_with_their_own_sigma_and_a_selection():

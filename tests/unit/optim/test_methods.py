@@ -141,7 +141,7 @@ BAD = {
     "a negative sigma": (("go", {"sigma": -0.1}), r"sigma=-0\.1; allowed: a finite number"),
     "sigma not a number": (("go", {"sigma": math.nan}), "sigma=nan; allowed: a finite number"),
     "sigma a word": (("go", {"sigma": "big"}), "sigma='big'; allowed: a finite number"),
-    "relative a number": (("go", {"sigma": 0.1, "relative": 1.0}), "allowed: true or false"),
+    "relative a number": (("go", {"sigma": 0.1, "relative": 1.0}), "allowed: true, false, 'model'"),
     "an unknown base": (("adamw", {"base": "sdg"}), "base='sdg'.*did you mean sgd"),
     "an unknown schedule": (("go", {"sigma": 0.1, "schedule": "later"}), "schedule='later'"),
     "a share of nothing": (("go", {"sigma": 0.1, "schedule": "last:0"}), "0 < SHARE <= 1"),

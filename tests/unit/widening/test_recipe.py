@@ -117,6 +117,11 @@ WRONG = {
     "compute": ({"compute": "int8"}, "compute 'int8': input should be 'float32' or 'bfloat16'"),
     "two texts": ({"text": {"dataset": "a"}}, "give either files or a dataset"),
     "share of training": ({"measure": {"over_training": [1.5]}}, "less than or equal to 1"),
+    "characters of a data set": ({"text": {"files": [], "dataset": "a", "characters": 9}},
+                                 "characters is for files"),
+    "no characters": ({"text": {"characters": 0}}, "greater than or equal to 1"),
+    "stopped at once": ({"methods": [{"name": "adamw", "stop": 0}]}, "greater than 0"),
+    "stopped late": ({"methods": [{"name": "adamw", "stop": 1.5}]}, "less than or equal to 1"),
     "hold out all": ({"text": {"hold_out": 1.0}}, "hold_out 1.0: input should be less than 0.5"),
 }  # fmt: skip
 

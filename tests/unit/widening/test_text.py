@@ -111,6 +111,14 @@ def test_tokens_are_the_text_again(texts):
     assert torch.equal(again.train, stream.train)
 
 
+def test_a_text_is_read_as_far_as_is_asked(texts):
+    whole = (texts / "old.txt").read_text()
+    found = text.parts(Text(files=("old.txt",), hold_out=0.2, characters=400), texts, None)
+    read = [passage for _, passage in found.passages()]
+    assert sorted(read) == sorted(text.passages(whole[:400]))
+    assert len(read) > 1
+
+
 def test_the_cache_is_made_once_and_names_what_it_holds(texts, monkeypatch):
     found = text.parts(Text(files=("new.txt",), hold_out=0.2), texts, None)
     tokenizer = tokens.tokenizer_of(280, found)

@@ -183,6 +183,18 @@ def test_settings_of_a_method_go_before_those_of_the_recipe(tiny, texts, tmp_pat
 # --- equal in what ------------------------------------------------------------------------------
 
 
+def test_one_that_stops_early_takes_its_share_of_the_steps_with_a_schedule_of_its_own(
+    tiny, texts, tmp_path
+):
+    early = {"name": "adamw", "stop": 0.5}
+    whole = bs.widen(tiny(methods=["adamw", early]), run=tmp_path / "a", data_dir=texts)
+    long, short = whole.rows
+    assert (long["steps"], short["steps"]) == (60, 30)
+    assert short["label"] == "adamw stop=0.5"
+    alone = bs.widen(tiny(tokens=30 * 8 * 16), run=tmp_path / "b", data_dir=texts)
+    assert alone.rows[0]["nll"] == short["nll"], "its learning rate ended at zero too"
+
+
 def test_equal_passes_halve_the_steps_of_a_method_of_two(tiny, texts, tmp_path):
     pytest.importorskip("pytorch_optimizer")
     pair = ["adamw", {"nso": {"sigma": 0.01}}]
