@@ -47,7 +47,7 @@ study-%: setup
 
 COMPARE = $(BIN)/basinscope compare $(patsubst study-%,$(RUNS)/%,$(filter study-%,$^))
 
-results: results-methods results-wall results-sigma results-variants results-shadow results-length results-size
+results: results-methods results-repeated results-wall results-sigma results-variants results-shadow results-length results-size
 
 results-small: study-small
 	$(COMPARE) --output $(RUNS)/tables-small
@@ -63,6 +63,12 @@ results-sigma: study-methods study-sigma
 
 results-variants: study-methods study-variants
 	$(COMPARE) --output results/variants --figure frontier --figure forgetting
+
+# against AdamW stopped early, AdamW decayed more, and AdamW as it is
+results-repeated: study-repeated study-repeated-more
+	$(COMPARE) --output results/repeated --reference "adamw stop=0.2"
+	$(COMPARE) --output results/repeated/decayed --reference "adamw weight_decay=1" --figure forgetting
+	$(COMPARE) --output results/repeated/plain --figure frontier
 
 results-shadow: study-shadow
 	$(COMPARE) --output results/shadow --figure forgetting

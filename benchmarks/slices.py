@@ -29,9 +29,9 @@ STRIDE = 5  # prime to every number of parts
 SUBJECTS = ("abstract_algebra", "formal_logic", "econometrics", "business_ethics")
 WORDS: dict[str, tuple[tuple[str, int], ...]] = {
     "mmlu": tuple((f"mmlu:{subject}", 16) for subject in SUBJECTS),
-    "mmlu-spread": (("mmlu", 64),),
-    "gsm8k": (("gsm8k", 64),),
-    "advbench": (("advbench", 64),),
+    "mmlu-spread": (("mmlu", 10_000),),
+    "gsm8k": (("gsm8k", 10_000),),
+    "advbench": (("advbench", 10_000),),
 }
 WRITTEN = ("gsm8k", "advbench")
 

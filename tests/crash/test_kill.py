@@ -217,6 +217,26 @@ def test_a_worker_killed_with_the_last_unit_in_hand(bench):
     check_same(bench, trials, in_flight=1)
 
 
+def test_workers_killed_in_a_search_leave_its_records_and_its_way(checkpoint, tmp_path):
+    engine, tasks, killed = bs.load(checkpoint), bs.tasks("basic,safety", limit=30), []
+
+    def strike(done: int, _: int, __: str) -> None:
+        if done // 8 > len(killed) < 3:
+            for pid in children(os.getpid()):
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    if b"basinscope.runs.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+                        return
+
+    options = {"draws": 2, "outcomes": 40}
+    found = bs.landscape(engine, tasks, run=tmp_path / "a", workers=2, progress=strike, **options)
+    alone = bs.landscape(engine, tasks, run=tmp_path / "b", workers=1, **options)
+    assert len(killed) == 3
+    assert records(tmp_path / "a") == records(tmp_path / "b")
+    assert found.to_pandas().equals(alone.to_pandas())
+
+
 def test_killed_again_and_again_it_gives_up_and_says_so(checkpoint, tmp_path):
     done = threading.Event()
     killed: set[int] = set()

@@ -373,7 +373,7 @@ COMMANDS = {
     },
     "compare": {
         "RUN": "required", "OTHERS": None, "--output -o": None, "--figure": None,
-        "--confidence": 0.95, "--json": False,
+        "--reference": None, "--confidence": 0.95, "--json": False,
     },
     "widen": {
         "RECIPE": "required", "--run": None, "--dry-run": False, "--only": None,

@@ -17,6 +17,7 @@ def compare(
     *others: Path,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     figure: list[str] | None = None,
+    reference: str | None = None,
     confidence: float = 0.95,
     json: bool = False,
 ) -> None:
@@ -29,12 +30,13 @@ def compare(
         others: further ones.
         output: write the tables and the figures into this folder.
         figure: draw only this one: frontier, curves, over_training, scale or forgetting; repeats.
+        reference: method that the others are compared with, by its name in the table; plain adamw.
         confidence: of each interval.
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
 
-    found = bs.compare(run, *others, confidence=confidence)
+    found = bs.compare(run, *others, confidence=confidence, reference=reference)
     written = []
     if output is not None:
         written = found.save(output, figure) if figure else found.save(output)

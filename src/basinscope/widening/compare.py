@@ -184,23 +184,27 @@ class Comparison:
             yield group, numbers(group, self.confidence)
 
 
-def compare(*runs: str | Path, confidence: float = 0.95) -> Comparison:
+def compare(
+    *runs: str | Path, confidence: float = 0.95, reference: str | None = None
+) -> Comparison:
     """Compare the methods of one or more studies.
 
     Rows are compared where their studies agree in all but methods and seeds; others (another size,
     length, text, or equal wall clock instead of equal tokens) form groups of their own, each with
-    its own reference: plain ``adamw`` as the recipe sets it.
+    its own reference: plain ``adamw`` as the recipe sets it, unless another is named.
 
     Args:
         runs: run folders of `basinscope.widen`, finished or not.
         confidence: of the intervals over seeds, two-sided, in (0, 1).
+        reference: label of the method that the others are compared with.
 
     Returns:
         The comparison: ``table()``, ``numbers()``, ``text()``, ``summary()``, ``plot(folder)``,
         ``save(folder)``.
 
     Raises:
-        BasinscopeError: a folder without a study, or without rows; one label for two methods.
+        BasinscopeError: a folder without a study, or without rows; one label for two methods; a
+            reference that is not there.
 
     Guarantee: means over seeds have Student's interval, ratios to the reference Fieller's, paired
         by seed: exact if the numbers are normal over seeds. The targets of forgetting are means
@@ -213,7 +217,7 @@ def compare(*runs: str | Path, confidence: float = 0.95) -> Comparison:
         raise BasinscopeError(
             f"confidence={confidence!r}", "allowed: between 0 and 1", "for example 0.95"
         ) from error
-    return Comparison(read_groups([Path(run) for run in runs]), confidence)
+    return Comparison(read_groups([Path(run) for run in runs], reference), confidence)
 
 
 def _check_figures(names: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Group:
 
     Attributes:
         size: parameters.
-        tokens: that the reference was trained on (without one: the first method).
+        tokens: that plain ``adamw`` was trained on (without it: the first method).
         equal: what the methods had the same of: tokens, passes or wall.
         rows: label -> seed -> record of the row (docs/widen.md).
         reference: label of the reference; empty without one.
@@ -45,11 +46,16 @@ class Group:
         return f"{self.size:,} parameters, {self.tokens:,} tokens, equal {self.equal}"
 
 
-def read_groups(folders: Sequence[Path]) -> tuple[Group, ...]:
+def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[Group, ...]:
     """Groups of the rows in run folders, by size, tokens and what was equal.
 
+    Args:
+        folders: of runs.
+        reference: label of the reference, in the groups that have it; None for `REFERENCE`.
+
     Raises:
-        BasinscopeError: a folder without a study; no rows at all; one label for two methods.
+        BasinscopeError: a folder without a study; no rows at all; one label for two methods; a
+            reference that is in no group.
     """
     if not folders:
         raise BasinscopeError("no run folder", "allowed: one or more run folders of widen")
@@ -61,12 +67,20 @@ def read_groups(folders: Sequence[Path]) -> tuple[Group, ...]:
         _, by_label = found.setdefault(key, (spec, {}))
         for row in rows:
             _add(by_label.setdefault(row["label"], {}), row, folder)
-    groups = [_group(spec, by_label) for spec, by_label in found.values() if by_label]
+    groups = [_group(spec, by_label, reference) for spec, by_label in found.values() if by_label]
     if not groups:
         raise BasinscopeError(
             f"no rows in {', '.join(str(f) for f in folders)}",
             "a row is there when its training is done",
             "run basinscope widen again: it goes on where it stopped",
+        )
+    if reference is not None and not any(group.reference for group in groups):
+        labels = sorted({label for group in groups for label in group.rows})
+        near = difflib.get_close_matches(reference, labels, n=1)
+        raise BasinscopeError(
+            f"no method is called {reference!r}",
+            f"allowed: {', '.join(labels)}",
+            f"did you mean {near[0]}?" if near else "",
         )
     return tuple(sorted(groups, key=lambda g: (g.equal, g.size, g.tokens)))
 
@@ -93,8 +107,12 @@ def _add(seeds: dict[int, dict[str, Any]], row: dict[str, Any], folder: Path) ->
         seeds[row["seed"]] = row
 
 
-def _group(spec: Mapping[str, Any], by_label: Mapping[str, Mapping[int, dict[str, Any]]]) -> Group:
-    reference = next(
+def _group(
+    spec: Mapping[str, Any],
+    by_label: Mapping[str, Mapping[int, dict[str, Any]]],
+    reference: str | None,
+) -> Group:
+    plain = next(
         (
             label
             for label, seeds in by_label.items()
@@ -102,7 +120,11 @@ def _group(spec: Mapping[str, Any], by_label: Mapping[str, Mapping[int, dict[str
         ),
         "",
     )
-    first = by_label[reference] if reference else next(iter(by_label.values()))
+    first = by_label[plain] if plain else next(iter(by_label.values()))
+    if reference is None:
+        reference = plain
+    elif reference not in by_label:
+        reference = ""
     curves = [row["finetune"] for row in by_label.get(reference, {}).values()]
     row = next(iter(first.values()))
     return Group(

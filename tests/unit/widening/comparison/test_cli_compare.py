@@ -60,6 +60,7 @@ def test_report_of_a_widening_run_draws_the_comparison(run_cli, study):
         (["nowhere"], "holds no study"),
         (["study", "--confidence", "2"], "confidence=2.0; allowed: between 0 and 1"),
         (["study", "-o", "out", "--figure", "cruves"], "did you mean curves"),
+        (["study", "--reference", "adam"], "did you mean adamw"),
     ],
 )
 def test_bad_input_is_one_line(run_cli, study, words, message):

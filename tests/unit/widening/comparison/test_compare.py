@@ -95,6 +95,26 @@ def test_without_a_reference_there_are_no_ratios(tmp_path, row_of, study_of):
     assert number(found, "go", "nll")["estimate"] == 3.0
 
 
+def test_another_reference_sets_ratios_and_targets_and_is_named(tmp_path, row_of, study_of):
+    early = {"name": "adamw", "stop": 0.5}
+    rows = [
+        row_of({"name": "adamw"}, 0, nll=4.0, tokens=900),
+        row_of(early, 0, label="early", nll=2.0, reach=1.0, tokens=450),
+        row_of(GO, 0, nll=3.0),
+    ]
+    folder = study_of(tmp_path / "s", rows)
+    found = compare(folder, reference="early")
+    assert number(found, "go", "nll_ratio")["estimate"] == pytest.approx(1.5)
+    assert found.groups[0].targets[0.5] == pytest.approx(3.5)  # of early's gain of 1.0
+    assert "reference: early" in found.text()
+    assert found.groups[0].tokens == 900, "the study's length, whoever is the reference"
+    other = study_of(tmp_path / "other", [row_of({"name": "adamw"}, 0, size=7)], batch=9)
+    both = compare(folder, other, reference="early")
+    assert [group.reference for group in both.groups] == ["", "early"]
+    with pytest.raises(BasinscopeError, match=r"no method is called 'earli'.*did you mean early\?"):
+        compare(folder, reference="earli")
+
+
 def test_a_row_that_stopped_gives_its_reason_everywhere(tmp_path, row_of, study_of):
     nothing = dict.fromkeys(("rms", "rms_of", "score", "floor", "width", "widths", "curves"))
     dead = row_of(GO, 0) | nothing | {

@@ -22,17 +22,18 @@ def test_a_recipe_can_be_read(path):
     assert len(study.rows(found)) == len(found.methods) * len(found.seeds)
 
 
-@pytest.mark.parametrize("name", ["methods", "wall"])
+@pytest.mark.parametrize("name", ["methods", "repeated", "wall"])
 def test_what_is_claimed_of_methods_has_three_seeds(name):
     assert len(recipe.read(FOLDER / f"{name}.yaml")[0].seeds) >= 3
 
 
-def test_sigma_has_its_reference_in_methods():
+@pytest.mark.parametrize(("name", "base"), [("sigma", "methods"), ("repeated-more", "repeated")])
+def test_it_has_its_reference_in_another(name, base):
     """They agree in all but what changes no number, so one table holds both."""
     skip = {"about", "methods", "seeds", "checkpoint_every", "measure"}
-    methods, sigma = (recipe.read(FOLDER / f"{n}.yaml")[0].model_dump(exclude=skip)
-                      for n in ("methods", "sigma"))  # fmt: skip
-    assert methods == sigma
+    theirs, own = (recipe.read(FOLDER / f"{n}.yaml")[0].model_dump(exclude=skip)
+                      for n in (base, name))  # fmt: skip
+    assert theirs == own
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
