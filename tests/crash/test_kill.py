@@ -221,7 +221,7 @@ def test_workers_killed_in_a_search_leave_its_records_and_its_way(checkpoint, tm
     engine, tasks, killed = bs.load(checkpoint), bs.tasks("basic,safety", limit=30), []
 
     def strike(done: int, _: int, __: str) -> None:
-        if done // 8 > len(killed) < 3:
+        if done // 3 > len(killed) < 3:
             for pid in children(os.getpid()):
                 with suppress(FileNotFoundError, ProcessLookupError):
                     if b"basinscope.runs.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
