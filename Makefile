@@ -37,6 +37,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.perturb
 	$(BIN)/python -m benchmarks.floor --out bench
 	$(BIN)/python -m benchmarks.same_work --out bench $(BENCH)
+	$(BIN)/python -m benchmarks.edges --runs 10
+	$(BIN)/python -m benchmarks.decision
 
 # The committed tables and figures of results/, from its recipes; BASINSCOPE_DATA names the texts.
 # Whatever was killed goes on where it stopped. One thread, for bits that do not depend on the cores.

@@ -9,7 +9,8 @@
   at zero included. *Covered*: how often the stated interval holds it (left out where it is that of
   one direction, which differs).
 - *SmolLM2* (--model): the same task, items and direction by the search and by the grid; the widths
-  with their intervals, the answers that were asked for, seconds.
+  with their intervals, the answers that were asked for, seconds; and how long the grid would take
+  by the published loops (B0, `benchmarks.same_work`), in proportion to their time for 25 items.
 
 Run: python -m benchmarks.edges [--runs N] [--draws N] [--model TASK] [--limit N]
 """
@@ -25,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -34,8 +36,10 @@ from basinscope.runs.edges import OUTCOMES, search
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Trial
+from benchmarks.baselines.published import Published
 
 N_ITEMS, POINTS = 200, 41
+SAMPLE = 25  # items by which B0 is timed
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,32 @@ def on_model(word: str, limit: int) -> None:
         for row in land.widths().itertuples():
             side = "+" if row.sign > 0 else "-"
             print(f"  {row.task} {side} {row.width:.4f} [{row.low:.4f}, {row.high:.4f}]")
+    theirs = published_s(engine, tasks[0])
+    print(
+        f"the same grid by B0, {torch.get_num_threads()} threads, from {SAMPLE} of its items: "
+        f"{theirs:.0f} s; the search takes 1/{theirs / lands['search'][1]:.0f} of it (gate 1/60, "
+        f"aim 1/200), the grid by ours 1/{theirs / lands['grid'][1]:.0f}"
+    )
+
+
+def published_s(engine: Any, task: Any) -> float:
+    """Seconds of the grid by the published loops (B0), from a sample of the items at one point."""
+    side = Published(engine.checkpoint)
+    rows = [engine.row(item.requests[0]) for item in task.items]
+    sample = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
+    side.perturb(0.001)
+    start = time.perf_counter()
+    side.perturb(0.01)
+    shifted = time.perf_counter()
+    for row in sample:
+        side.rank((*row.head, *row.body), row.tails)
+    each = (time.perf_counter() - shifted) / sum(map(tokens_of, sample))
+    return POINTS * (shifted - start + each * sum(map(tokens_of, rows)))
+
+
+def tokens_of(row: Any) -> int:
+    """Tokens of the prompt with each of its continuations."""
+    return sum(len(row.head) + len(row.body) + len(tail) for tail in row.tails)
 
 
 def main() -> None:
@@ -237,7 +267,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--outcomes", type=int, default=OUTCOMES)
     parser.add_argument("--model", metavar="TASK", help="run this task on SmolLM2 too")
-    parser.add_argument("--limit", type=int, default=100, help="items of that task")
+    parser.add_argument(
+        "--limit", type=int, default=200, help="items of that task (the published grid: 200)"
+    )
     options = parser.parse_args()
     print(
         f"{'':<18}{'chance':>7}{'draws':>6}{'error of':>9}{'of the':>9}{'answers':>8}{'of the':>8}"

@@ -36,6 +36,17 @@ def choose(
 
 
 @torch.inference_mode()
+def rank(model: Any, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
+    """Index of the likeliest continuation: one batch of whole rows, each prompt with its tail."""
+    rows = [[*prompt, *tail] for tail in tails]
+    ((ids, mask),) = padded(rows, len(rows), model.config.eos_token_id)
+    told = model(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+    each = told.gather(-1, ids[:, 1:, None])[..., 0]
+    sums = [float(own[-len(tail) :].sum()) for own, tail in zip(each, tails, strict=True)]
+    return max(range(len(sums)), key=sums.__getitem__)
+
+
+@torch.inference_mode()
 def write(
     model: Any, prompts: Sequence[Sequence[int]], cap: int, size: int, *, stops: bool
 ) -> list[list[int]]:

@@ -40,6 +40,10 @@ class Published:
         """Likeliest letter after each prompt."""
         return padded.choose(self.model, prompts, letters, BATCH)
 
+    def rank(self, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
+        """Likeliest continuation of one prompt; four of them are a batch."""
+        return padded.rank(self.model, prompt, tails)
+
     def write(self, prompts: Sequence[Sequence[int]], cap: int) -> list[list[int]]:
         """Greedy continuations, all of them to the cap."""
         return padded.write(self.model, prompts, cap, BATCH, stops=False)
