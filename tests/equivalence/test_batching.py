@@ -207,3 +207,36 @@ class TestPasses:
         assert passes[0][1] >= len(PREFIX)
         assert passes[1][0] == 50
         assert passes[1][1] <= 16
+
+
+@pytest.mark.skipif(
+    not toys.sums_in_one_order(), reason="this CPU's own kernels do not sum in one order"
+)
+def test_what_is_written_behind_a_prompt_does_not_depend_on_longer_ones(smollm2):
+    """Where no pool serves: a longer prompt beside it puts a text's tokens into later slots.
+
+    The real model, since in a tiny one bfloat16 hides a sum in another order.
+    """
+    forward, generator = smollm2.forward, torch.Generator().manual_seed(0)
+
+    def tokens(n):
+        return torch.randint(100, 20_000, (n,), generator=generator).tolist()
+
+    head, then, short = tokens(24), [tokens(6) for _ in range(8)], [tokens(7) for _ in range(8)]
+
+    def states(rows, written):
+        past = forward.extend(None, [head])[1]
+        first = forward.extend(past.repeated(len(rows)), rows)[1].rows(torch.zeros(4, dtype=int))
+        found, cache = [], first
+        for token in written:
+            hidden, cache = forward.extend(cache, [(token,)] * 4, decode=True)
+            found.append(hidden[0, 0])
+        return torch.stack(found), first.held
+
+    with torch.inference_mode():
+        for i in (3, 5):
+            alone, near = states([short[i]], then[i])
+            for longer in (23, 40):
+                beside, far = states([short[i], tokens(longer)], then[i])
+                assert torch.equal(beside, alone), (i, longer)
+            assert far == near + 32

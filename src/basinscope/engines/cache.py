@@ -2,9 +2,9 @@
 
 Attention sums over slots, so how many there are can change a row's rounding. Empty slots add exact
 zeros; they leave no trace as long as the kernel sums the others in the same order. The CPU's was
-found to do so for any multiple of `ROUND` slots up to `NEAR`, and for one query at any number; many
-queries over more slots were not. So rows share a batch only if their number of slots is alike
-(`alike`). The tests check it on the machine they run on.
+found to do so for any multiple of `ROUND` slots up to `NEAR` (in float32 multiples of 16 would do),
+and for one query at any number; many queries over more slots were not. So rows share a batch only
+if their number of slots is alike (`alike`). The tests check it on the machine they run on.
 
 Shape legend: B rows, S slots, H key-value heads, E head size.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-ROUND = 16  # lanes of the widest float32 vector
+ROUND = 32  # slots that a product of bfloat16 takes at once; float32 takes 16
 NEAR = 192  # slots up to which attention is summed in one way
 GROWTH = 64  # slots added at once when a cache is full, and by which longer rows are told apart
 
