@@ -10,7 +10,8 @@
   one direction, which differs).
 - *SmolLM2* (--model): the same task, items and direction by the search and by the grid; the widths
   with their intervals, the answers that were asked for, seconds; and how long the grid would take
-  by the published loops (B0, `benchmarks.same_work`), in proportion to their time for 25 items.
+  by the published loops (B0, `benchmarks.same_work`), in proportion to their time for 25 items
+  (8 texts).
 
 Run: python -m benchmarks.edges [--runs N] [--draws N] [--model TASK] [--limit N]
 """
@@ -39,7 +40,7 @@ from basinscope.runs.store import Trial
 from benchmarks.baselines.published import Published
 
 N_ITEMS, POINTS = 200, 41
-SAMPLE = 25  # items by which B0 is timed
+SAMPLE, TEXTS = 25, 8  # items by which B0 is timed: two batches of texts
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def simulate(family: Family, chance: float, n_draws: int, runs: int, outcomes: i
     )
 
 
-def on_model(word: str, limit: int) -> None:
+def on_model(word: str, limit: int, grid: bool) -> None:
     """Search and grid on SmolLM2, the same direction and items."""
     engine = bs.load("smollm2")
     tasks = bs.tasks(word, limit=limit)
@@ -224,7 +225,8 @@ def on_model(word: str, limit: int) -> None:
     edges = [w for w in lands["search"][0].widths()["width"] if math.isfinite(w)]
     reach = 2.5 * max(edges)
     steps = [reach * k / (POINTS // 2) for k in range(-(POINTS // 2), POINTS // 2 + 1)]
-    lands["grid"] = timed(lambda: bs.landscape(engine, tasks, draws=1, steps=steps))
+    if grid:
+        lands["grid"] = timed(lambda: bs.landscape(engine, tasks, draws=1, steps=steps))
     for name, (land, seconds) in lands.items():
         answers = sum(trial.n for trial in land.trials)
         settings = len({(t.draw, t.step) for t in land.trials})
@@ -234,21 +236,27 @@ def on_model(word: str, limit: int) -> None:
             print(f"  {row.task} {side} {row.width:.4f} [{row.low:.4f}, {row.high:.4f}]")
     theirs = published_s(engine, tasks[0])
     print(
-        f"the same grid by B0, {torch.get_num_threads()} threads, from {SAMPLE} of its items: "
-        f"{theirs:.0f} s; the search takes 1/{theirs / lands['search'][1]:.0f} of it (gate 1/60, "
-        f"aim 1/200), the grid by ours 1/{theirs / lands['grid'][1]:.0f}"
+        f"the grid of {len(tasks[0].items)} items by B0, {torch.get_num_threads()} threads, in "
+        f"proportion to some of them: {theirs:.0f} s; against it (gate 60, aim 200): "
+        + ", ".join(f"{name} {theirs / seconds:.0f}" for name, (_, seconds) in lands.items())
     )
 
 
 def published_s(engine: Any, task: Any) -> float:
     """Seconds of the grid by the published loops (B0), from a sample of the items at one point."""
     side = Published(engine.checkpoint)
-    rows = [engine.row(item.requests[0]) for item in task.items]
+    asked = [item.requests[0] for item in task.items]
+    rows = [engine.row(request) for request in asked]
     sample = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
     side.perturb(0.001)
     start = time.perf_counter()
     side.perturb(0.01)
     shifted = time.perf_counter()
+    if isinstance(asked[0], bs.Generate):
+        few = sample[:TEXTS]
+        side.write([(*row.head, *row.body) for row in few], asked[0].max_tokens)
+        each = (time.perf_counter() - shifted) / len(few)
+        return POINTS * (shifted - start + each * len(rows))
     for row in sample:
         side.rank((*row.head, *row.body), row.tails)
     each = (time.perf_counter() - shifted) / sum(map(tokens_of, sample))
@@ -270,6 +278,7 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=int, default=200, help="items of that task (the published grid: 200)"
     )
+    parser.add_argument("--no-grid", action="store_true", help="the search alone, and B0's time")
     options = parser.parse_args()
     print(
         f"{'':<18}{'chance':>7}{'draws':>6}{'error of':>9}{'of the':>9}{'answers':>8}{'of the':>8}"
@@ -277,13 +286,13 @@ def main() -> None:
         f"{'family':<18}{'':>7}{'':>6}{'the grid':>9}{'search':>9}{'of grid':>8}{'search':>8}"
         f"{'ratio':>8}{'error':>8}{'covered':>9}   interval"
     )
-    for family in FAMILIES:
+    for family in FAMILIES if options.runs else ():
         for chance in (0.0, 0.25):
             print(
                 simulate(family, chance, options.draws, options.runs, options.outcomes), flush=True
             )
     if options.model:
-        on_model(options.model, options.limit)
+        on_model(options.model, options.limit, not options.no_grid)
 
 
 if __name__ == "__main__":

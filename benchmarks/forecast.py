@@ -22,9 +22,9 @@ import torch
 import basinscope as bs
 
 PLANS = {
-    "choices": ("mmlu:abstract_algebra,mmlu:econometrics", 24, 21),
-    "texts": ("advbench", 24, 9),
-    "both": ("mini,overrefusal", 12, 11),
+    "choices": ("mmlu:abstract_algebra,mmlu:econometrics", 24, 7),
+    "texts": ("advbench", 24, 5),
+    "both": ("mini,overrefusal", 12, 5),
 }
 REACH = 0.03
 
