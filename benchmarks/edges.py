@@ -8,10 +8,10 @@
   mean curve over all directions and items, relative to it; answers for both sides together, those
   at zero included. *Covered*: how often the stated interval holds it (left out where it is that of
   one direction, which differs).
-- *SmolLM2* (--model): the same task, items and direction by the search and by the grid; the widths
-  with their intervals, the answers that were asked for, seconds; and how long the grid would take
-  by the published loops (B0, `benchmarks.same_work`), in proportion to their time for 25 items
-  (8 texts).
+- *SmolLM2* (--model), a worker for each core: the same task, items and direction by the search and
+  by the grid; the widths with their intervals, the answers that were asked for, seconds; and how
+  long the grid would take by the published loops (B0, `benchmarks.same_work`), in proportion to
+  their time for 25 items (8 texts).
 
 Run: python -m benchmarks.edges [--runs N] [--draws N] [--model TASK] [--limit N]
 """
@@ -221,12 +221,14 @@ def on_model(word: str, limit: int, grid: bool) -> None:
         land = work()
         return land, time.perf_counter() - start
 
-    lands = {"search": timed(lambda: bs.landscape(engine, tasks, draws=1))}
+    lands = {"search": timed(lambda: bs.landscape(engine, tasks, draws=1, workers=None))}
     edges = [w for w in lands["search"][0].widths()["width"] if math.isfinite(w)]
     reach = 2.5 * max(edges)
     steps = [reach * k / (POINTS // 2) for k in range(-(POINTS // 2), POINTS // 2 + 1)]
     if grid:
-        lands["grid"] = timed(lambda: bs.landscape(engine, tasks, draws=1, steps=steps))
+        lands["grid"] = timed(
+            lambda: bs.landscape(engine, tasks, draws=1, steps=steps, workers=None)
+        )
     for name, (land, seconds) in lands.items():
         answers = sum(trial.n for trial in land.trials)
         settings = len({(t.draw, t.step) for t in land.trials})

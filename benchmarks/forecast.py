@@ -17,8 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 import basinscope as bs
 
 PLANS = {
@@ -58,7 +56,6 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     options = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    torch.set_num_threads(1)
     for name, (words, limit, steps) in PLANS.items():
         for workers in (1, options.cores):
             told = foretold(options.model, words, limit, steps, workers)
