@@ -78,7 +78,7 @@ results-shadow: study-shadow
 results-length: study-methods study-length-0.5m study-length-1m study-length-4m
 	$(COMPARE) --output results/length --figure frontier --figure scale --figure over_training
 
-results-size: study-methods study-size-0.9m study-size-2.5m
+results-size: study-methods study-size-0.9m
 	$(COMPARE) --output results/size --figure frontier --figure scale
 
 clean:
