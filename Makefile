@@ -4,7 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: setup demo test lint format bench clean results results-small results-methods \
-	results-wall results-sigma results-length results-size results-antithetic
+	results-wall results-sigma results-variants results-repeated results-shadow results-length \
+	results-size
 
 setup: $(READY)
 

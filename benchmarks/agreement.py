@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 from transformers import AutoModelForCausalLM
 
 import basinscope as bs
-from benchmarks.slices import Slice, outcome, slice_of
+from benchmarks.slices import Slice, generation, outcome, slice_of
 
 STEPS = (0.0, 0.015)
 
@@ -81,10 +81,7 @@ def compared(engine: Any, plain: Plain, work: Slice) -> Iterator[tuple[bool, boo
             note = f"{item.id}: letter {mine}, plain {theirs}"
         else:
             theirs = plain.write(prompt, work.cap)
-            text = engine.tokens.text([t for t in theirs if t not in engine.ends])
-            for stop in item.requests[0].stop:
-                text = text.split(stop)[0]
-            same = text == answer.text
+            same = generation(engine, item, theirs).text == answer.text
             # places where the paths part: our text is read as tokens again, up to the first change
             own, shared = engine.tokenizer.encode(answer.text, add_special_tokens=False), 0
             while shared < min(len(own), len(theirs)) and own[shared] == theirs[shared]:

@@ -83,10 +83,14 @@ def outcome(engine: Any, task: bs.Task, item: Item, answer: int | Sequence[int])
         letters = range(len(item.requests[0].continuations))  # type: ignore[union-attr]
         found = Ranking(tuple(0.0 if k == answer else -1.0 for k in letters))
     else:
-        ends = [k for k, token in enumerate(answer) if token in engine.ends]
-        kept = answer[: ends[0]] if ends else answer
-        text = engine.tokens.text(list(kept))
-        for stop in item.requests[0].stop:  # type: ignore[union-attr]
-            text = text.split(stop)[0]
-        found = Generation(text, bool(ends))
+        found = generation(engine, item, answer)
     return int(task.oracle(item, (found,)).correct)
+
+
+def generation(engine: Any, item: Item, tokens: Sequence[int]) -> Generation:
+    """What a baseline wrote, up to its end token and to what the item stops at."""
+    ends = [k for k, token in enumerate(tokens) if token in engine.ends]
+    text = engine.tokens.text(list(tokens[: ends[0]] if ends else tokens))
+    for stop in item.requests[0].stop:  # type: ignore[union-attr]
+        text = text.split(stop)[0]
+    return Generation(text, bool(ends))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, did_you_mean
 from basinscope.optim import shadow, sharpness
 from basinscope.optim.anti_pgd import AntiPGD
 from basinscope.optim.averaging import parse_average
@@ -122,7 +121,9 @@ class MethodSpec:
     def __post_init__(self) -> None:
         if self.name not in METHODS:
             raise BasinscopeError(
-                f"method {self.name!r}", f"allowed: {', '.join(METHODS)}", _near(self.name, METHODS)
+                f"method {self.name!r}",
+                f"allowed: {', '.join(METHODS)}",
+                did_you_mean(self.name, METHODS),
             )
         known = self._known()
         for key, value in self.options.items():
@@ -130,7 +131,7 @@ class MethodSpec:
                 raise BasinscopeError(
                     f"method {self.name} with {key}={value!r}",
                     f"its options are {', '.join(known)}",
-                    _near(key, known),
+                    did_you_mean(key, known),
                 )
             if key != "relative":
                 _check(f"method {self.name} with {key}={value!r}", known[key], value)
@@ -221,7 +222,9 @@ def build(
 
 def _base(word: str) -> None:
     if word not in BASES:
-        raise BasinscopeError(f"base={word!r}", f"allowed: {', '.join(BASES)}", _near(word, BASES))
+        raise BasinscopeError(
+            f"base={word!r}", f"allowed: {', '.join(BASES)}", did_you_mean(word, BASES)
+        )
 
 
 def _pattern(word: str) -> None:
@@ -241,11 +244,6 @@ _WORDS: dict[str, Callable[[Any], Any]] = {
     "select": _pattern,
 }
 """Checks of the options that are words, or may be."""
-
-
-def _near(word: str, allowed: Any) -> str:
-    close = difflib.get_close_matches(word, list(allowed), n=1)
-    return f"did you mean {close[0]}?" if close else ""
 
 
 def _check(given: str, default: Any, value: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, did_you_mean
 from basinscope.runs.store import disk_error
 from basinscope.stats.intervals import check_confidence
 from basinscope.widening.groups import Group, read_groups
@@ -223,11 +222,10 @@ def compare(
 def _check_figures(names: Collection[str]) -> None:
     for name in names:
         if name not in FIGURES:
-            near = difflib.get_close_matches(name, FIGURES, n=1)
             raise BasinscopeError(
                 f"figure {name!r}",
                 f"allowed: {', '.join(FIGURES)}",
-                f"did you mean {near[0]}?" if near else "",
+                did_you_mean(name, FIGURES),
             )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, did_you_mean
 from basinscope.widening import record
 from basinscope.widening.matched import targets
 
@@ -76,11 +75,10 @@ def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[
         )
     if reference is not None and not any(group.reference for group in groups):
         labels = sorted({label for group in groups for label in group.rows})
-        near = difflib.get_close_matches(reference, labels, n=1)
         raise BasinscopeError(
             f"no method is called {reference!r}",
             f"allowed: {', '.join(labels)}",
-            f"did you mean {near[0]}?" if near else "",
+            did_you_mean(reference, labels),
         )
     return tuple(sorted(groups, key=lambda g: (g.equal, g.size, g.tokens)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, did_you_mean
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -271,11 +270,10 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        near = difflib.get_close_matches(str(word), shipped(), n=1)
         raise BasinscopeError(
             f"no recipe {str(word)!r}",
             f"allowed: {', '.join(shipped())}, or the path of a .yaml file",
-            f"did you mean {near[0]}?" if near else "",
+            did_you_mean(str(word), shipped()),
         ) from None
     except OSError as error:
         raise BasinscopeError(
@@ -323,11 +321,10 @@ def _first_wrong(error: ValidationError, what: str) -> BasinscopeError:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         fields = _fields_at(fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), fields, n=1)
         return BasinscopeError(
             f"{what}: unknown key {place!r}",
             f"allowed: {', '.join(fields)}",
-            f"did you mean {near[0]}?" if near else "",
+            did_you_mean(str(fault["loc"][-1]), fields),
         )
     if fault["type"] == "missing":
         return BasinscopeError(f"{what}: the key {place!r} is missing", "it has no default")

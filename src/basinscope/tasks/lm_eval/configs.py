@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, did_you_mean
 from basinscope.tasks.lm_eval.library import library
 
 PREFIX: Final = "lm-eval:"
@@ -143,12 +142,11 @@ def find(word: Word) -> Source:
         return _local(word.name)
     index = packaged()
     if word.name not in index:
-        near = difflib.get_close_matches(word.name, index, n=3)
         raise BasinscopeError(
             f"lm-eval {library().version} has no task {word.name!r}",
             f"allowed: one of its {len(index):,} tasks, groups and tags (lm-eval ls tasks), or the "
             "path of a YAML file or folder, with a slash",
-            f"did you mean {' or '.join(near)}?" if near else "",
+            did_you_mean(word.name, index, n=3),
         )
     return Source((word.name,), index)
 
