@@ -189,6 +189,37 @@ def test_search_without_steps(line, run_cli):
     assert len({t.step for t in bs.load_run("x").trials if t.whole}) >= 41
 
 
+@pytest.mark.model
+def test_the_default_search_on_the_packaged_model_ends_in_its_table(run_cli, smollm2):
+    """`basinscope landscape smollm2 -t basic`, on fewer items and draws to be quick."""
+    words = ["landscape", "smollm2", "-t", "basic", "--limit", 16, "--draws", 2, "--outcomes", 16]
+    ended = run_cli(*words, "--workers", 1, "--run", "x")
+    assert ended.code == 0
+    assert "Basin half-width at level 0.5" in ended.out
+    assert "x/report.html" in ended.out
+    land = bs.load_run("x")
+    row = land.widths().iloc[0]
+    assert 0.005 < row["width"] < 0.06
+    assert any(not t.whole for t in land.trials), "some points were stopped early"
+    page = Path("x/report.html").read_text()
+    assert "the variance between directions of basic along random could not be made" in page
+    assert 'alt="Scores against the step"' in page
+
+
+def test_a_run_that_cannot_be_written_to_is_printed(line, run_cli, monkeypatch):
+    assert run_cli(*line()).code == 0
+
+    def read_only(*_args, **_options):
+        raise bs.BasinscopeError("cannot write x (Read-only file system)")
+
+    monkeypatch.setattr("basinscope.report.page.write_report", read_only)
+    ended = run_cli(*line())
+    assert ended.code == 0
+    assert "Basin half-width at level 0.5" in ended.out
+    assert "the page could not be made: cannot write x (Read-only file system)" in ended.out
+    assert "the page could not be made" in strict(run_cli(*line(), "--json").out)["missing"][0]
+
+
 @pytest.mark.usefixtures("no_figure")
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -589,8 +620,11 @@ def test_disk_full_at_the_report(line, run_cli, monkeypatch):
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
     ended = run_cli(*line())
-    assert ended.code == 2
-    assert re.match(r"error: cannot write x/figures/landscape.png", ended.err.splitlines()[-1])
+    assert ended.code == 0, "what was measured is shown"
+    assert "Basin half-width at level 0.5" in ended.out
+    assert "picture:" not in ended.out
+    page = Path("x/report.html").read_text()
+    assert "the picture could not be made: cannot write x/figures/landscape.png" in page
 
 
 # --- interrupts ---------------------------------------------------------------------------------

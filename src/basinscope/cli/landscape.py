@@ -300,16 +300,28 @@ def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
 
 
 def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:
-    """Write figures and page, print the table or the JSON object."""
+    """Print the table or the JSON object, and write figures and page beside it.
+
+    What was measured is printed even where the folder cannot be written to.
+    """
     from basinscope.report.page import write_report
+    from basinscope.report.sections import attempt
     from basinscope.report.text import notes, summary, widths_table
 
-    page = write_report(found, folder, level)
+    missing: list[str] = []
+    page = attempt("the page", lambda: write_report(found, folder, level), missing)
     figure = folder / "figures" / "landscape.png"
     if as_json:
-        print_json({**summary(found, level), "run": str(folder), "figure": str(figure)})
+        summed = summary(found, level)
+        summed["missing"] += missing
+        print_json(
+            {**summed, "run": str(folder), "figure": str(figure) if figure.exists() else None}
+        )
     else:
         Console(width=max(screen.width, 106)).print(widths_table(found, level))
-        for note in notes(found, level):
+        for note in notes(found, level) + missing:
             print(f"- {note}")
-        print(f"picture: {figure}\nreport:  {page}")
+        if figure.exists():
+            print(f"picture: {figure}")
+        if page:
+            print(f"report:  {page}")

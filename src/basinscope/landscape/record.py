@@ -280,9 +280,14 @@ class Landscape:
                 for sign in (1, -1):
                     if not any(s * sign > 0 for s in self.at_steps(task, direction)):
                         continue
-                    w = self.width(
-                        task, level, direction=direction, sign=sign, confidence=confidence
-                    )
+                    try:
+                        w = self.width(
+                            task, level, direction=direction, sign=sign, confidence=confidence
+                        )
+                    except BasinscopeError as error:  # the other rows are right all the same
+                        nothing = [math.nan] * 6
+                        rows.append((*head, direction, sign, 0, *nothing, str(error), mark))
+                        continue
                     ends = (w.estimate, w.low, w.high)
                     draws = w.n_units if w.unit == "draws" else 1
                     in_rms = (x / (self.spec.model.rms or math.nan) for x in ends)

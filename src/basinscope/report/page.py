@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Hashable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basinscope.report.figures import plot_landscapes
 from basinscope.report.likelihood import plot_likelihood, thresholding_tables
+from basinscope.report.sections import attempt
 from basinscope.report.text import notes, side
 from basinscope.runs.store import disk_error
 
@@ -23,36 +25,50 @@ if TYPE_CHECKING:
 def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
     """Write ``report.html``, and in ``figures`` what it shows, each picture with its CSV.
 
+    Every section stands alone: one that cannot be made is listed on the page with its reason.
     Everything that comes from a model or a file is escaped by the template.
 
     Returns:
         Path of the page.
+
+    Raises:
+        BasinscopeError: the page itself cannot be written.
     """
     from jinja2 import Environment
 
-    figure = plot_landscapes(folder / "figures" / "landscape.png", [run])
-    plot_landscapes(folder / "figures" / "landscape.pdf", [run])
-    likelihood = plot_likelihood(folder / "figures" / "likelihood.png", run)
+    missing: list[str] = []
+    figures = folder / "figures"
+
+    def table(name: str, make: Callable[[], pd.DataFrame]) -> list[dict[Hashable, object]]:
+        return attempt(name, lambda: make().to_dict(orient="records"), missing) or []
+
+    def picture(name: str, draw: Callable[[], Path | None]) -> str:
+        path = attempt(name, draw, missing)
+        return _picture(path) if path else ""
+
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
     environment.filters["side"] = side
     source = files("basinscope.report").joinpath("page.html").read_text(encoding="utf-8")
+    sections = {
+        "figure": picture("the picture", lambda: plot_landscapes(figures / "landscape.png", [run])),
+        "widths": table("the table of widths", lambda: run.widths(level=level)),
+        "means": table("the table of scores", run.means),
+        "compare": table("the paired comparison", run.compare),
+        "labels": attempt("the kinds of answers", lambda: _labels(run), missing),
+        "spread": table("the spread of widths", lambda: run.spread(level=level)),
+        "bands": _each(run, "the bands", run.bands, missing),
+        "variance": _each(run, "the variance between directions", run.variance, missing),
+        "thresholding": table("the thresholding of margins", lambda: thresholding_tables(run)),
+        "cosines": _picture(figures / "cosines.png"),
+        "likelihood": picture(
+            "the likelihood", lambda: plot_likelihood(figures / "likelihood.png", run)
+        ),
+        "notes": attempt("the notes", lambda: notes(run, level), missing),
+    }
+    attempt("the PDF", lambda: plot_landscapes(figures / "landscape.pdf", [run]), missing)
     page = environment.from_string(source).render(
-        spec=run.spec,
-        widths=run.widths(level=level).to_dict(orient="records"),
-        means=run.means().to_dict(orient="records"),
-        compare=run.compare().to_dict(orient="records"),
-        labels=_labels(run),
-        spread=run.spread(level=level).to_dict(orient="records"),
-        bands=_each(run, run.bands),
-        variance=_each(run, run.variance),
-        thresholding=thresholding_tables(run).to_dict(orient="records"),
-        cosines=_picture(folder / "figures" / "cosines.png"),
-        level=level,
-        notes=notes(run, level),
-        figure=_picture(figure),
-        likelihood=_picture(likelihood) if likelihood else "",
-        trials=len(run.trials),
+        **sections, spec=run.spec, level=level, trials=len(run.trials), missing=missing
     )
     path = folder / "report.html"
     try:
@@ -63,16 +79,19 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
 
 
 def _each(
-    run: Landscape, table: Callable[[str, str], pd.DataFrame]
+    run: Landscape, name: str, table: Callable[[str, str], pd.DataFrame], missing: list[str]
 ) -> list[dict[Hashable, object]]:
     """Rows of a table of the draws, where they are several at a step."""
-    return [
-        {"task": task, "direction": direction, **row}
-        for task in run.tasks
-        for direction in run.directions(task)
-        if any(len(scores) > 1 for scores in run.curve(task, direction).values())
-        for row in table(task, direction).to_dict(orient="records")
-    ]
+    rows: list[dict[Hashable, object]] = []
+    for task in run.tasks:
+        for direction in run.directions(task):
+            if any(len(scores) > 1 for scores in run.curve(task, direction).values()):
+                of_curve = attempt(
+                    f"{name} of {task} along {direction}", partial(table, task, direction), missing
+                )
+                records = [] if of_curve is None else of_curve.to_dict(orient="records")
+                rows += [{"task": task, "direction": direction, **row} for row in records]
+    return rows
 
 
 def _picture(path: Path) -> str:

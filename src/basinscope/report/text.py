@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from basinscope.report.failures import failures
+from basinscope.report.sections import attempt
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from basinscope.landscape import Landscape
     from basinscope.surface import Surface
 
@@ -53,9 +56,18 @@ def notes(run: Landscape, level: float = 0.5) -> list[str]:
 
 
 def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
-    """Everything the table shows, as JSON: infinite and undefined numbers are null."""
+    """Everything the table shows, as JSON: infinite and undefined numbers are null.
+
+    A table that cannot be made is empty, and ``missing`` says why.
+    """
     model = run.spec.model
-    rows = run.widths(level=level).to_dict(orient="records")
+    missing: list[str] = []
+
+    def rows(name: str, make: Callable[[], pd.DataFrame]) -> list[dict[str, Any]]:
+        table = attempt(name, make, missing)
+        records = [] if table is None else table.to_dict(orient="records")
+        return [{str(key): _json(value) for key, value in row.items()} for row in records]
+
     return {
         "model": model.source,
         "fingerprint": model.fingerprint,
@@ -67,19 +79,11 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
         "set_aside": list(run.set_aside),
         "failures": failures(run),
         "displacements": run.spec.displacements,
-        "widths": [{str(k): _json(v) for k, v in row.items()} for row in rows],
-        "means": [
-            {str(k): _json(v) for k, v in row.items()}
-            for row in run.means().to_dict(orient="records")
-        ],
-        "likelihood": [
-            {str(k): _json(v) for k, v in row.items()}
-            for row in run.likelihood().to_dict(orient="records")
-        ],
-        "spread": [
-            {str(k): _json(v) for k, v in row.items()}
-            for row in run.spread(level=level).to_dict(orient="records")
-        ],
+        "widths": rows("the table of widths", lambda: run.widths(level=level)),
+        "means": rows("the table of scores", run.means),
+        "likelihood": rows("the likelihood", run.likelihood),
+        "spread": rows("the spread of widths", lambda: run.spread(level=level)),
+        "missing": missing,
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import basinscope as bs
 from basinscope.report.page import write_report
+from basinscope.report.text import summary
 
 
 class Page(HTMLParser):
@@ -156,6 +157,59 @@ def test_missing_numbers_are_dashes_with_a_reason(draw, page):
     assert "nan" not in found.text.lower()
     assert "measure further out" in found.text
     assert found.tables[0][1][5:7] == ["–", "[1, not reached]"]
+
+
+SECTIONS = ["widths", "means", "compare", "items", "spread", "bands", "variance"]
+
+
+@pytest.mark.usefixtures("no_figure")
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize(
+    "error", [bs.BasinscopeError("too few draws"), ValueError("a fault of ours")]
+)
+def test_no_section_takes_the_rest_with_it(draw, page, monkeypatch, section, error):
+    land = draw(("a", ("x", "y"), 0.5))
+    whole = page(land)
+
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(land, section, fail)
+    without = page(land)
+    assert "could not be made" in without.text
+    assert str(error) in without.text
+    assert len(without.tables) >= len(whole.tables) - 2
+    summed = summary(land)
+    assert all(summed[name] for name in ("widths", "means", "spread") if name != section)
+    assert len(summed["missing"]) == (section in ("widths", "means", "spread"))
+
+
+@pytest.mark.parametrize("figure", ["plot_landscapes", "plot_likelihood"])
+def test_a_picture_that_cannot_be_drawn(draw, page, monkeypatch, no_figure, figure):
+    def fail(*_args, **_options):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(f"basinscope.report.page.{figure}", fail)
+    shown = page(draw(("a", ("x", "y"), 0.5)))
+    assert "could not be made: RuntimeError('no font')" in shown.text
+    assert len(shown.tables) >= 5
+
+
+@pytest.mark.usefixtures("no_figure")
+def test_a_width_that_cannot_be_computed_keeps_the_other_rows(draw, monkeypatch):
+    land = draw(("a", ("x", "y"), 0.5), ("b", ("x", "y"), 0.5))
+    real = type(land).width
+
+    def width(self, task, *args, **options):
+        if task == "a":
+            raise bs.BasinscopeError("nothing to bracket")
+        return real(self, task, *args, **options)
+
+    monkeypatch.setattr(type(land), "width", width)
+    rows = land.widths()
+    assert list(rows["task"]) == ["a", "a", "b", "b"]
+    assert list(rows["reason"])[:2] == ["nothing to bracket"] * 2
+    assert rows["width"].notna().sum() == 2
 
 
 @pytest.mark.usefixtures("no_figure")
