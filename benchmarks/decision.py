@@ -7,7 +7,7 @@
   on either side can do with fewer draws on average than
   kl(error, 1 - error) / kl(0.8, 0.5), kl the binary relative entropy (Wald and Wolfowitz,
   Annals of Mathematical Statistics 19, 1948).
-- *Simulation* of the program's decision (`basinscope.stats.certificates.decide`): several items
+- *Simulation* of the program's decision (`basinscope.stats.smoothing.decide`): several items
   share a draw. Their scores are beta-binomial: given the draw, items are right independently with
   a probability that is Beta distributed over draws with mean 0.8; ``rho`` is the correlation of two
   items under one draw (0: none; 1: all items of a draw agree, so further items tell nothing).
@@ -27,7 +27,7 @@ import torch
 from scipy.stats import binom, norm
 
 import basinscope as bs
-from basinscope.stats.certificates import decide
+from basinscope.stats.smoothing import decide
 
 P, CLAIM, SAMPLE = 0.8, 0.5, 1000
 ERRORS, ITEMS, RHOS = (1e-3, 1e-2), (1, 2, 4, 8, 16), (0.0, 0.1, 0.3)

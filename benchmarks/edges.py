@@ -33,7 +33,7 @@ from scipy.stats import norm
 
 import basinscope as bs
 from basinscope.landscape import Landscape
-from basinscope.runs.edges import OUTCOMES, search
+from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Trial

@@ -25,12 +25,12 @@ import pandas as pd
 import torch
 
 import basinscope as bs
+from basinscope.comparison.matched import arrival, targets
 from basinscope.engines.loading import save
 from basinscope.finetuning.data import pair
 from basinscope.finetuning.examples import Example, tokenize
 from basinscope.finetuning.recipes import REFUSALS
 from basinscope.tasks.base import limited
-from basinscope.widening.matched import arrival, targets
 
 MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
 

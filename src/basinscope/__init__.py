@@ -5,8 +5,8 @@ See the README for the two commands to begin with, and the docstrings of the nam
 
 from importlib.metadata import PackageNotFoundError, version
 
-from basinscope.attack import Attack, Proxy, attack
 from basinscope.attack.collapse import Collapse, collapse_radius
+from basinscope.attack.run import Attack, Proxy, attack
 from basinscope.certify import (
     Certificate,
     StrictBasin,
@@ -22,16 +22,23 @@ from basinscope.certify import (
     subspace_from_trajectory,
     untied,
 )
+from basinscope.certify.smoothed import Smoothed, smoothed
+from basinscope.comparison.compare import Comparison, compare
+from basinscope.directions.adapters import Adapter
+from basinscope.directions.base import Direction, Random
+from basinscope.directions.compressed import Pruned, Quantised
+from basinscope.directions.saved import Saved, save_direction
+from basinscope.directions.toward import Merge, Toward
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
-from basinscope.finetune import DivergedError, FineTune, finetune
 from basinscope.finetuning.record import held_out
+from basinscope.finetuning.run import DivergedError, FineTune, finetune
+from basinscope.geometries.words import geometry
 from basinscope.landscape import Landscape, interpolation_steps, landscape, load_run
+from basinscope.landscape.surface import Surface, cosines, load_surface, surface, trajectory
 from basinscope.optim.gaussian import GaussianAugmented
 from basinscope.optim.trainer import PerturbedSteps
-from basinscope.smoothed import Smoothed, smoothed
-from basinscope.surface import Surface, cosines, load_surface, surface, trajectory
 from basinscope.tasks import tasks
 from basinscope.tasks.base import (
     CallableTask,
@@ -45,17 +52,10 @@ from basinscope.tasks.base import (
     Ranking,
     Task,
 )
-from basinscope.weights.adapters import Adapter
-from basinscope.weights.compressed import Pruned, Quantised
-from basinscope.weights.directions import Direction, Random
-from basinscope.weights.geometries import geometry
 from basinscope.weights.noise import normals
-from basinscope.weights.saved import Saved, save_direction
-from basinscope.weights.toward import Merge, Toward
-from basinscope.widen import Widening, load_widening, widen
-from basinscope.widening.compare import Comparison, compare
 from basinscope.widening.plan import Plan
 from basinscope.widening.plan import plan as widen_plan
+from basinscope.widening.run import Widening, load_widening, widen
 
 try:
     __version__ = version("basinscope")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import basinscope as bs
+from basinscope.directions.words import parse
 from basinscope.runs import executor
-from basinscope.weights.words import parse
 
 
 def test_one_and_two_workers(checkpoint, tmp_path, monkeypatch):

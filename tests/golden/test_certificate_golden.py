@@ -15,7 +15,7 @@ from scipy import stats
 from torch import nn
 
 import basinscope as bs
-from basinscope.stats import certificates as formulas
+from basinscope.stats import smoothing as formulas
 
 FALSE_ALARM = 1e-6
 D = 10

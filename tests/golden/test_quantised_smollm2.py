@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import basinscope as bs
-from basinscope.weights.directions import sits_at
+from basinscope.directions.base import sits_at
 
 
 @pytest.mark.model

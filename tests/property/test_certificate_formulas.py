@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basinscope.stats import certificates as formulas
+from basinscope.stats import smoothing as formulas
 
 p = st.floats(0, 1)
 r = st.floats(0, 1e6)

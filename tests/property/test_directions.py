@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import save_file
 
 import basinscope as bs
-from basinscope.weights import sums
-from basinscope.weights.directions import CHUNK, sits_at
-from basinscope.weights.geometry import Plane, project
+from basinscope.directions.base import CHUNK, sits_at
+from basinscope.directions.planes import Plane, project
+from basinscope.weights import kernels as sums
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 # weights of a few magnitudes; zeros, of either sign, among them

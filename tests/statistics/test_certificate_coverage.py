@@ -16,7 +16,7 @@ from scipy import stats as scipy_stats
 from scipy.stats import binom, norm
 
 from basinscope import stats
-from basinscope.stats import certificates as formulas
+from basinscope.stats import smoothing as formulas
 from basinscope.stats.bounds import log_capitals
 
 FALSE_ALARM = 1e-6

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from basinscope.runs import edges
+from basinscope.landscape import edges
 from basinscope.stats import verdict, width_over_items
 
 

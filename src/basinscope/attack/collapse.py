@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from basinscope import stats
+from basinscope.directions.base import Direction
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.executor import Serial
@@ -17,7 +18,6 @@ from basinscope.runs.plan import Measure, Progress, check, check_labels
 from basinscope.runs.spec import RunSpec, displacements, model_spec, sha256, task_spec
 from basinscope.runs.store import Store
 from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction
 
 TOLERANCE = 1e-6  # of the weights' norm
 RELATIVE = 0.05  # of the radius, where that is smaller

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from basinscope.attack.split import SplitLinear
 from basinscope.engines import gradient
 from basinscope.engines.base import Engine
-from basinscope.engines.split import SplitLinear
 from basinscope.engines.tokens import Row
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
@@ -114,7 +114,7 @@ def of(
         what: task, path, or function.
         limit: most items.
         seed: of the sample that the limit takes.
-        compute: float32, or bfloat16 for products as in `basinscope.engines.split`.
+        compute: float32, or bfloat16 for products as in `basinscope.attack.split`.
 
     Raises:
         BasinscopeError: no reference answers, no text, no tokenizer.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from basinscope.directions.base import Direction, Parts, Weights, fit, identity, parts_of
 from basinscope.engines.base import Engine
-from basinscope.weights.directions import Direction, Parts, Weights, fit, identity, parts_of
 from basinscope.weights.noise import normals
 
 _CHUNK = 1 << 20

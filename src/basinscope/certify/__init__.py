@@ -4,13 +4,13 @@ from basinscope.certify.certificate import Certificate
 from basinscope.certify.embeddings import untied
 from basinscope.certify.sampling import certify, load_certificate
 from basinscope.certify.strict import StrictBasin, load_strict_basin, strict_basin
-from basinscope.certify.subspaces import (
+from basinscope.certify.tokens import TokenCertificate, certify_tokens
+from basinscope.certify.verdict import Verdict, bound_to
+from basinscope.geometries.pilots import (
     random_subspace,
     subspace_from_gradients,
     subspace_from_trajectory,
 )
-from basinscope.certify.tokens import TokenCertificate, certify_tokens
-from basinscope.certify.verdict import Verdict, bound_to
 
 __all__ = [
     "Certificate",

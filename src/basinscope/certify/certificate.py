@@ -15,17 +15,17 @@ from basinscope import stats
 from basinscope.certify.plan import Plan, bounds
 from basinscope.errors import BasinscopeError
 from basinscope.runs.spec import ModelSpec, TaskSpec
-from basinscope.stats import certificates as formulas
 from basinscope.stats import rounded
+from basinscope.stats import smoothing as formulas
 
 if TYPE_CHECKING:
     import torch
 
     from basinscope.certify.verdict import Verdict
+    from basinscope.directions.base import Direction
     from basinscope.engines.base import Engine
+    from basinscope.geometries.base import Geometry
     from basinscope.tasks.base import Task
-    from basinscope.weights.directions import Direction
-    from basinscope.weights.ellipsoids import Geometry
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from basinscope import stats
 from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import Unit
 from basinscope.runs.spec import Frozen
-from basinscope.stats import certificates as formulas
+from basinscope.stats import smoothing as formulas
 
 
 class Plan(Frozen):

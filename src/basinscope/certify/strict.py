@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from basinscope.certify.plan import check
+from basinscope.directions.base import identity
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
+from basinscope.geometries.base import Geometry, Isotropic
+from basinscope.geometries.words import geometry as parse
 from basinscope.runs import executor
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.plan import Measure, Progress
 from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
 from basinscope.runs.store import Store, Trial
-from basinscope.stats import certificates as formulas
+from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import percent
 from basinscope.tasks.base import Task
-from basinscope.weights.directions import identity
-from basinscope.weights.ellipsoids import Geometry, Isotropic
-from basinscope.weights.geometries import geometry as parse
 
 KIND = "strict-basin"
 Lost = Literal["score", "items"]

@@ -34,14 +34,14 @@ from basinscope.certify.sampling import certify
 from basinscope.engines.base import Engine
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
+from basinscope.geometries.base import selected
 from basinscope.runs.measure import outcome
 from basinscope.runs.plan import Progress
 from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
 from basinscope.runs.store import Store, Trial
-from basinscope.stats import certificates as formulas
+from basinscope.stats import smoothing as formulas
 from basinscope.tasks.base import Answer, Corpus, Generate, Item, Task, without_references
 from basinscope.weights import noise, selection
-from basinscope.weights.ellipsoids import selected
 
 KIND = "token-certificate"
 Mode = Literal["position", "row"]

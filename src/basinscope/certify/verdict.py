@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from basinscope import stats
 from basinscope.certify.certificate import Certificate, finite
+from basinscope.directions import words
+from basinscope.directions.base import Direction, Parts, Weights, displacement, parts_of
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
+from basinscope.geometries.base import Displacement, Distance, Geometry, Noise
+from basinscope.geometries.words import geometry as parse
 from basinscope.runs.measure import score
 from basinscope.runs.spec import MODEL, model_spec, task_spec
 from basinscope.stats.rounded import at_least
 from basinscope.tasks.base import Task
-from basinscope.weights import words
-from basinscope.weights.directions import Direction, Parts, Weights, displacement, parts_of
-from basinscope.weights.ellipsoids import Displacement, Distance, Geometry, Noise
-from basinscope.weights.geometries import geometry as parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

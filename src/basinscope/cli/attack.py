@@ -13,7 +13,7 @@ from basinscope.cli.app import app, print_json, progress, screen
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
-    from basinscope.attack import Attack
+    from basinscope.attack.run import Attack
     from basinscope.tasks.base import Task
 
 

@@ -225,7 +225,7 @@ def _foretell(
     dry_run: bool,
 ) -> Forecast:
     """Forecast of so many draws, as if all were made."""
-    from basinscope.weights.directions import Random
+    from basinscope.directions.base import Random
 
     settings = [(Random(0), 0, sigma) for sigma in sorted(sigmas) if sigma]
     return foretell(

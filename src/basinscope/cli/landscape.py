@@ -17,7 +17,7 @@ from basinscope.errors import BasinscopeError
 if TYPE_CHECKING:
     from basinscope.engines.base import Engine
     from basinscope.landscape import Landscape
-    from basinscope.surface import Surface
+    from basinscope.landscape.surface import Surface
     from basinscope.tasks.base import Task
 
 
@@ -85,10 +85,10 @@ def landscape(
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
+    from basinscope.directions.base import draws_of
+    from basinscope.directions.words import parse
+    from basinscope.landscape.edges import OUTCOMES
     from basinscope.landscape.run import SEARCH_DRAWS, STEPS_DRAWS, planned
-    from basinscope.runs.edges import OUTCOMES
-    from basinscope.weights.directions import draws_of
-    from basinscope.weights.words import parse
 
     if interpolate is not None and (steps is not None or len(direction or ()) != 1):
         raise BasinscopeError(

@@ -10,7 +10,7 @@ from basinscope.cli.app import print_json
 
 if TYPE_CHECKING:
     from basinscope.engines.base import Engine
-    from basinscope.engines.cost import Setting
+    from basinscope.runs.cost import Setting
     from basinscope.runs.forecast import Forecast
     from basinscope.tasks.base import Task
 

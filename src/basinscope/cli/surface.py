@@ -64,9 +64,9 @@ def surface(
     """
     import basinscope as bs
     from basinscope.cli.landscape import run_folder
+    from basinscope.directions.planes import Plane
+    from basinscope.directions.words import parse
     from basinscope.report.surfaces import write_surface
-    from basinscope.weights.geometry import Plane
-    from basinscope.weights.words import parse
 
     grid = {"xs": parse_steps(xs), "ys": parse_steps(ys)}
     a, b = parse(x), parse(y)
@@ -138,8 +138,8 @@ def cosines(
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
+    from basinscope.directions.words import parse
     from basinscope.report.cosines import plot_cosines
-    from basinscope.weights.words import parse
 
     words = list(direction or [])
     if run is not None:

@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from basinscope.directions import base as directions
+from basinscope.directions.base import Direction
+from basinscope.engines.pristine import Pristine
 from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Request
-from basinscope.weights import directions, selection
-from basinscope.weights.directions import Direction
-from basinscope.weights.pristine import Pristine
+from basinscope.weights import selection
 
 
 class Engine:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
+from basinscope.engines.batches import batches, by_head, split_fitting
 from basinscope.engines.cache import Past, joined, up
 from basinscope.engines.drafts import LONGEST, Drafts, Guess, lengths
 from basinscope.engines.forward import LEAST_ROWS, Forward
 from basinscope.engines.kernels import greatest
-from basinscope.engines.packing import batches, by_head, split_fitting
 from basinscope.engines.pool import Pool, Span
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.engines.writer import Writer

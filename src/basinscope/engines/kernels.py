@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from basinscope.weights.sums import jit, words_of
+from basinscope.weights.kernels import jit, words_of
 
 BLOCK = 64  # slots whose keys are widened to float32 at once: 16 KiB for heads of 64
 

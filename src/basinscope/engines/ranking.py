@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from basinscope.engines.batches import batches, by_head, packs, split_fitting
 from basinscope.engines.forward import Forward
-from basinscope.engines.packing import batches, by_head, packs, split_fitting
 from basinscope.engines.tokens import Row
 from basinscope.tasks.base import Likelihood, Ranking
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from basinscope import stats
-from basinscope.runs.edges import LOOKS
+from basinscope.landscape.edges import LOOKS
 from basinscope.runs.store import Trial
 
 if TYPE_CHECKING:

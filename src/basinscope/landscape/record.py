@@ -12,8 +12,8 @@ from basinscope import stats
 from basinscope.errors import BasinscopeError
 from basinscope.landscape import paired
 from basinscope.landscape import spread as over_directions
-from basinscope.landscape.parts import joined
-from basinscope.runs.edges import LOOKS
+from basinscope.landscape.edges import LOOKS
+from basinscope.landscape.joined import joined
 from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Store, Trial
 
@@ -110,8 +110,8 @@ class Landscape:
         return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(numbers, float))
 
     def strata(self, task: str, *, confidence: float = 0.95) -> pd.DataFrame:
-        """Scores of the strata of a task, and their mean; see `basinscope.report.strata`."""
-        from basinscope.report.strata import strata
+        """Scores of the strata of a task, and their mean; see `basinscope.landscape.strata`."""
+        from basinscope.landscape.strata import strata
 
         return strata(self, task, confidence=confidence)
 

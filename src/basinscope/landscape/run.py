@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from basinscope.directions.base import Direction, Random, draws_of, sits_at
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
+from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.landscape.record import Landscape
 from basinscope.runs import executor
-from basinscope.runs.edges import OUTCOMES, search
 from basinscope.runs.measure import Bench
 from basinscope.runs.plan import Measure, Progress, check, check_labels, units_at
 from basinscope.runs.spec import (
@@ -22,7 +23,6 @@ from basinscope.runs.spec import (
 )
 from basinscope.runs.store import Store
 from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction, Random, draws_of, sits_at
 
 STEPS_DRAWS, SEARCH_DRAWS, GRID_POINTS = 4, 12, 41
 POINTS = 9  # of a search on one side, as simulated
@@ -50,7 +50,7 @@ def landscape(
         directions: default: random, seed 0.
         steps: signed positions alpha; 0 is always measured too. None finds each task's edge on
             both sides of zero, each point on as many items as decide it: see
-            `basinscope.runs.edges` and, for the error of the width, `Landscape.width`.
+            `basinscope.landscape.edges` and, for the error of the width, `Landscape.width`.
         draws: independent draws of each random direction; one that is determined has one. Default
             4 with steps; 12 where the edges are searched, about the fewest from which the width
             has an upper end over directions.

@@ -13,7 +13,7 @@ from torch import nn
 
 from basinscope.errors import BasinscopeError
 from basinscope.optim.averaging import Average
-from basinscope.optim.packing import pack, unpack
+from basinscope.optim.state import pack, unpack
 from basinscope.optim.tensors import canonical
 
 Loss = Callable[[], torch.Tensor]

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import torch
 
+from basinscope.directions.base import Direction, Weights, parts_of
 from basinscope.errors import BasinscopeError
+from basinscope.geometries.subspaces import Subspace
 from basinscope.optim.gaussian import GaussianAugmented
 from basinscope.optim.tensors import FIRST_DRAW
-from basinscope.weights.directions import Direction, Weights, parts_of
-from basinscope.weights.subspaces import Subspace
 
 
 @dataclass(frozen=True)

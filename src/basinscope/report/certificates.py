@@ -13,7 +13,7 @@ import pandas as pd
 from basinscope.errors import BasinscopeError
 from basinscope.report.figures import COLOURS
 from basinscope.runs.store import disk_error
-from basinscope.stats import certificates as formulas
+from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import at_least
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from basinscope.runs.store import disk_error
 if TYPE_CHECKING:
     import pandas as pd
 
+    from basinscope.landscape.surface import Surface
     from basinscope.runs.spec import PlaneSpec
-    from basinscope.surface import Surface
 
 COLOURS = "cividis"  # lightness alone tells the score, so it serves the colour-blind and in print
 LEVELS = np.linspace(0.1, 0.9, 9)

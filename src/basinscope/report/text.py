@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from basinscope.report.failures import failures
+from basinscope.landscape.failures import failures
 from basinscope.report.sections import attempt
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from basinscope.landscape import Landscape
-    from basinscope.surface import Surface
+    from basinscope.landscape.surface import Surface
 
 
 def widths_table(run: Landscape, level: float = 0.5) -> Table:

@@ -20,13 +20,13 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
+from basinscope.directions.words import parse
 from basinscope.engines.loading import DTYPES, snapshot
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.store import Trial
 from basinscope.tasks import recipe as task_recipe
-from basinscope.weights.words import parse
 
 MAX_DEATHS = 3  # of workers with the same unit in hand, and nothing of it measured in between
 

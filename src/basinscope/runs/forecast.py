@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from basinscope.engines.base import Engine
-from basinscope.engines.cost import Setting, cost
+from basinscope.runs.cost import Setting, cost
 from basinscope.runs.executor import cores
 from basinscope.tasks.base import Task
 
@@ -72,7 +72,7 @@ def forecast(
     probe_s: float = 3.0,
     start_s: float = 0.0,
 ) -> Forecast:
-    """Predict a plan from short real batches (`basinscope.engines.cost`).
+    """Predict a plan from short real batches (`basinscope.runs.cost`).
 
     Args:
         engine: the model, at its pristine weights.

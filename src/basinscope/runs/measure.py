@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256 as sha
 
+from basinscope.directions.base import Direction, identity
 from basinscope.engines.base import Engine
 from basinscope.runs.spec import ModelSpec, TaskSpec, sha256, trial_key
 from basinscope.runs.store import Trial
 from basinscope.tasks.base import Answer, CallableTask, Item, Outcome, Task
-from basinscope.weights.directions import Direction, identity
 
 CHUNK = 1024  # items whose rows and answers are held at once
 

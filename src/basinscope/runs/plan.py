@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from basinscope.directions.base import Direction, draws_of
 from basinscope.errors import BasinscopeError
 from basinscope.runs.executor import Executor
 from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.spec import sha256
 from basinscope.runs.store import Store, Trial
 from basinscope.tasks.base import Task
-from basinscope.weights.directions import Direction, draws_of
 
 Progress = Callable[[int, int, str], None]
 """Called with trials done, trials planned so far, and what was measured last."""

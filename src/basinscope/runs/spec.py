@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from basinscope.directions.base import Direction, displacement
 from basinscope.engines.base import Engine
 from basinscope.tasks.base import Task, items_hash
 from basinscope.weights import noise
-from basinscope.weights.directions import Direction, displacement
 
 
 class Frozen(BaseModel):

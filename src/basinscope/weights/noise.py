@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from basinscope.errors import BasinscopeError
-from basinscope.weights.sums import bfloat16_of, bfloat16_sum, jit, words_of
+from basinscope.weights.kernels import bfloat16_of, bfloat16_sum, jit, words_of
 
 SCHEME = "philox4x32-10/box-muller-f32/1"
 """Name of the noise; it stands in the address of every record. Change it with any bit below."""

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from basinscope.directions.base import Random
 from basinscope.engines.base import Engine
 from basinscope.stats import median_interval
-from basinscope.weights.directions import Random
 from basinscope.widening.recipe import Measure
 from basinscope.widening.tokens import Stream, batch
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import basinscope as bs
-from basinscope.attack import saved
+from basinscope.attack import record as saved
 
-MODULE = sys.modules["basinscope.attack"]  # the name in the package is the function
+MODULE = sys.modules["basinscope.attack.run"]  # the name in the package is the function
 
 
 class Killed(BaseException):

@@ -12,8 +12,8 @@ from scipy import stats as scipy_stats
 import basinscope as bs
 from basinscope.certify.plan import Plan
 from basinscope.runs.spec import canonical, sha256
-from basinscope.stats import certificates as formulas
 from basinscope.stats import lower_mean
+from basinscope.stats import smoothing as formulas
 
 OPTIONS = {"sigma": 0.5, "draws": 40}
 

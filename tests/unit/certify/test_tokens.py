@@ -8,7 +8,7 @@ import torch
 
 import basinscope as bs
 from basinscope.certify.embeddings import distances, embedding_noise, near_duplicates
-from basinscope.stats import certificates as formulas
+from basinscope.stats import smoothing as formulas
 
 A, B = 0, 1
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import basinscope as bs
-from basinscope.engines.cost import cost
 from basinscope.errors import BasinscopeError
+from basinscope.runs.cost import cost
 from basinscope.runs.measure import score
 
 _spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")

@@ -13,7 +13,7 @@ from scipy.stats import norm
 import basinscope as bs
 from basinscope import stats
 from basinscope.errors import BasinscopeError
-from basinscope.report.failures import failures
+from basinscope.landscape.failures import failures
 from basinscope.report.likelihood import plot_likelihood
 from basinscope.report.text import notes, summary
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import basinscope as bs
-from basinscope.engines.cost import Cost
 from basinscope.runs import forecast as module
+from basinscope.runs.cost import Cost
 from basinscope.runs.forecast import Forecast, crowding, forecast, minutes
 
 

@@ -8,7 +8,8 @@ import torch
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
-from basinscope.weights import noise, sums
+from basinscope.weights import kernels as sums
+from basinscope.weights import noise
 
 # (counter, key, output) of philox4x32-10, from Random123's kat_vectors
 KNOWN = [

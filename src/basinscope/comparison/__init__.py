@@ -1,0 +1,1 @@
+"""Training methods side by side: tables, forgetting at matched loss, figures' numbers."""

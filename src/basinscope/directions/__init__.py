@@ -1,0 +1,1 @@
+"""What the weights move along, and the words for it."""

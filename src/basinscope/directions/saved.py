@@ -1,0 +1,179 @@
+"""Directions in files: safetensors with one tensor for each parameter, and where they come from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from basinscope.directions.base import Parts, Weights
+from basinscope.directions.displaced import Displaced, Moves
+from basinscope.errors import BasinscopeError
+from basinscope.weights.checkpoints import Shelf, match
+
+FORMAT = "basinscope-direction/1"
+
+
+@dataclass(frozen=True)
+class Saved(Displaced):
+    """A direction in a safetensors file, as `save_direction` writes it.
+
+    The tensors are scaled to norm sqrt(d). A file without our metadata is taken as a displacement:
+    its own norm is what it was made from.
+
+    Args:
+        file: path of the file.
+    """
+
+    file: str
+
+    def __post_init__(self) -> None:
+        """Take a path for a string."""
+        object.__setattr__(self, "file", str(self.file))
+
+    @property
+    def label(self) -> str:
+        """``saved:FILE``."""
+        return f"saved:{self.file}"
+
+    @property
+    def displacement(self) -> float | None:
+        """As saved: the norm of what it was made from, None if no other model is behind it."""
+        if self._fitted is None:
+            return None
+        assert isinstance(self._fitted.moves, _File)
+        own = self._fitted.moves.displacement
+        return self._fitted.norm if own is not None and math.isnan(own) else own
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Provenance that was saved with it."""
+        found: dict[str, Any] = self._said(self._shelf(), "provenance", {})
+        return found
+
+    def _said(self, shelf: Shelf, key: str, otherwise: Any) -> Any:
+        """One entry of the file's metadata, of the type of what stands for a missing one."""
+        text = shelf.metadata.get(FORMAT)
+        try:
+            told = {} if text is None else json.loads(text)
+            found = told.get(key, otherwise)
+        except (ValueError, AttributeError):
+            found = ...
+        if not isinstance(found, type(otherwise)) and (key, found) != ("displacement", None):
+            raise BasinscopeError(
+                f"the metadata of {self.file} is malformed ({key}: {text!r})",
+                "allowed: what save_direction writes",
+                "save the direction anew",
+            )
+        return found
+
+    def _shelf(self) -> Shelf:
+        path = Path(self.file).expanduser()
+        if not path.is_file():
+            raise BasinscopeError(
+                f"no file at {self.file!r}", "allowed: a safetensors file with a direction"
+            )
+        return Shelf([path])
+
+    def _read(self, engine: Weights) -> Moves:
+        shelf = self._shelf()
+        zero: list[str] = self._said(shelf, "zero", [])
+        own: float | None = self._said(shelf, "displacement", math.nan)
+        return _File(shelf, match(self.label, engine, shelf, optional=zero), own)
+
+
+@dataclass(frozen=True)
+class _File:
+    shelf: Shelf
+    names: dict[str, str]
+    displacement: float | None  # NaN: the file says nothing
+
+    def parts(self, engine: Weights, name: str) -> Parts | None:
+        if name not in self.names:
+            return None
+        key = self.names[name]
+        return lambda start, stop: self.shelf.read(key, start, stop).to(torch.float32)
+
+    def identity(self) -> str:
+        return f"saved/1 {self.shelf.sha256(self.names)}"
+
+
+def save_direction(
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, Any],
+    *,
+    displacement: float | None = None,
+    zero: Sequence[str] = (),
+) -> Path:
+    """Write a direction that `Saved` reads; the file is there whole or not at all.
+
+    Args:
+        path: a name in ``.safetensors``; folders are made where they are missing.
+        tensors: one for each perturbed parameter, by canonical name; any norm; written as float32.
+        metadata: where it comes from, in JSON's types (seeds, steps, model, versions).
+        displacement: ||theta' - theta0|| of the other model that it was made from, where there is
+            one: it is marked on the slice at displacement / sqrt(d).
+        zero: parameters that have no tensor, because the direction is zero there.
+
+    Returns:
+        The path.
+
+    Raises:
+        BasinscopeError: another suffix, no tensor, values that are not finite, metadata that JSON
+            cannot hold, a disk that cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise BasinscopeError(f"direction file {str(path)!r}", "allowed: a name in .safetensors")
+    if not tensors or (twice := sorted(set(tensors) & set(zero))):
+        raise BasinscopeError(
+            f"{len(tensors)} tensors, zero={twice if tensors else list(zero)}",
+            "allowed: at least one tensor; a parameter has a tensor or is zero, not both",
+        )
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise BasinscopeError(
+                f"the direction of {name} is not finite (NaN or infinity)",
+                "allowed: finite directions",
+            )
+    if displacement is not None and not (math.isfinite(displacement) and displacement > 0):
+        raise BasinscopeError(f"displacement={displacement}", "allowed: above 0, or None")
+    told = {
+        "provenance": dict(metadata),
+        "displacement": None if displacement is None else float(displacement),
+        "zero": list(zero),
+    }
+    try:
+        # the library writes several keys in random order: one keeps equal directions equal files
+        text = {FORMAT: json.dumps(told, sort_keys=True, allow_nan=False)}
+    except (TypeError, ValueError) as error:
+        raise BasinscopeError(
+            f"metadata of a direction ({error})", "allowed: JSON's types, without NaN"
+        ) from error
+    state = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in tensors.items()}
+    draft = path.parent / f".draft-{uuid.uuid4().hex}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, draft, metadata=text)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except Exception as error:
+        raise BasinscopeError(
+            f"cannot write {path} ({error})", "a direction needs free disk space"
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return path

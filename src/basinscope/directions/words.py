@@ -1,0 +1,116 @@
+"""Directions by the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+
+from basinscope.directions.adapters import Adapter
+from basinscope.directions.base import Direction, Random
+from basinscope.directions.compressed import Pruned, Quantised
+from basinscope.directions.planes import Orthogonal, Point
+from basinscope.directions.saved import Saved
+from basinscope.directions.toward import Merge, Toward
+from basinscope.errors import BasinscopeError
+
+
+def parse(word: str) -> Direction:
+    """Direction named by a word of the command line; its label is that word.
+
+    Raises:
+        BasinscopeError: for an unknown or malformed word.
+    """
+    kind, colon, rest = word.partition(":")
+    if kind not in WORDS or (colon and not rest) or (not colon and kind != "random"):
+        raise _malformed(word)
+    return WORDS[kind](word, rest)
+
+
+def _random(word: str, seed: str) -> Random:
+    return Random(_integer(word, seed or "0"))
+
+
+def _quantised(word: str, rest: str) -> Quantised:
+    numbers, symmetric = rest.split(":"), True
+    if numbers[-1] == "asymmetric":
+        numbers, symmetric = numbers[:-1], False
+    if len(numbers) not in (1, 2):
+        raise _malformed(word)
+    bits, *group = (_integer(word, n) for n in numbers)
+    return Quantised(bits, group[0] if group else None, symmetric)
+
+
+def _pruned(word: str, fraction: str) -> Pruned:
+    try:
+        return Pruned(float(fraction))
+    except ValueError:
+        raise _malformed(word) from None
+
+
+def _merge(word: str, rest: str) -> Merge:
+    """``A+B`` or ``0.3*A+0.7*B``: all terms have a weight or none has."""
+    terms = rest.split("+")
+    if len(terms) < 2 or not all(terms):
+        raise _malformed(word)
+    weights: list[float] = []
+    models: list[str] = []
+    for term in terms:
+        factor, star, model = term.partition("*")
+        with suppress(ValueError):
+            if star and model:
+                weights.append(float(factor))
+                models.append(model)
+                continue
+        models.append(term)
+    if weights and len(weights) < len(models):
+        raise _malformed(word)
+    return Merge(models, weights or None)
+
+
+def _point(word: str, rest: str) -> Point:
+    """``X,Y:A&B``, the word for workers of a point in a plane; an axis may be ``B_|_A``."""
+    at, _, axes = rest.partition(":")
+    a, _, b = axes.partition("&")
+    try:
+        x, y = (float(number) for number in at.split(","))
+    except ValueError:
+        raise _malformed(word) from None
+    remainder = "_|_" + a
+    if b.endswith(remainder):
+        return Point(_axis(a), Orthogonal(_axis(b.removesuffix(remainder)), _axis(a)), x, y)
+    return Point(_axis(a), _axis(b), x, y)
+
+
+@cache
+def _axis(word: str) -> Direction:
+    """One object for all points of a plane: what it has read, it has read for all of them."""
+    return parse(word)
+
+
+def _integer(word: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise _malformed(word)
+    return int(text)
+
+
+WORDS: dict[str, Callable[[str, str], Direction]] = {
+    "random": _random,
+    "to": lambda _, model: Toward(model),
+    "adapter": lambda _, folder: Adapter(folder),
+    "saved": lambda _, file: Saved(file),
+    "quantised": _quantised,
+    "pruned": _pruned,
+    "merge": _merge,
+    "plane": _point,
+}
+
+
+def _malformed(word: str) -> BasinscopeError:
+    return BasinscopeError(
+        f"direction {word!r}",
+        "allowed: random or random:SEED with an integer seed, to:MODEL, adapter:FOLDER, "
+        "saved:FILE, quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or "
+        "merge:0.3*A+0.7*B",
+        "for example -d random -d to:my-finetune",
+    )

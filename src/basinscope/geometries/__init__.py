@@ -1,0 +1,1 @@
+"""Covariances of weight noise, subspaces among them, and the words for them."""

@@ -1,0 +1,245 @@
+"""Where are the edges? Bracket, bisect and guard them, each point on no more items than it takes.
+
+At every point the items are asked in batches, in a seeded random order of each draw, until the
+point is decided: above or below the threshold, by an anytime-valid test
+(`basinscope.stats.verdicts`). Far from an edge sixteen outcomes do; what stays open until the last
+batch is close to the edge, which is what is wanted. The search looks at nothing but records, so a
+resumed search takes the same way and measures only what is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from basinscope import stats
+from basinscope.directions.base import draws_of
+from basinscope.runs.measure import Unit
+from basinscope.runs.plan import Measure, units_at
+
+POINT_ERROR = 0.02  # of the verdict at one point, above or below
+FIRST = 16  # outcomes at a point before the first look; twice as many before each further one
+OUTCOMES = 256  # at a point at most
+LOOKS = 5  # at a point at most: 16, 32, 64, 128, 256 outcomes
+TOLERANCE = 0.15  # of the edge: a bracket this narrow is interpolated
+GUARD = 0.4  # of the edge: no gap inside it is left wider than this
+ZERO = Unit(None, 0, 0.0, ())
+BEYOND = 1.5  # edges: so far out it is seen whether the score stays down,
+FURTHEST = 3.0  # and further out where it is not surely down there, up to here
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A point that was measured.
+
+    Attributes:
+        margin: mean score less threshold.
+        sure: whether the point was decided.
+        close: whether it was not, and lies at the threshold for all that its outcomes can say.
+    """
+
+    margin: float
+    sure: bool
+    close: bool
+
+
+def next_step(
+    seen: Mapping[float, Seen], first: float, least: float, furthest: float
+) -> float | None:
+    """Where on one side of zero to look next, as a distance; None where the edge is found.
+
+    Outward or inward by factors of two until the edge is bracketed; then by the secant within the
+    bracket, until it is narrow or one end is close to the threshold; then that end is flanked, so
+    that it is known how far away the score is surely above and surely below; then the guards.
+
+    Args:
+        seen: points measured so far.
+        first: where to begin.
+        least: the edge is not sought closer to zero than this.
+        furthest: nor further out than this.
+    """
+    if not seen:
+        return first
+    edge = min((a for a in seen if seen[a].margin < 0), default=math.inf)
+    if edge == math.inf:
+        last = max(seen)
+        return _rounded(2 * last) if last < furthest else None
+    inside = max((a for a in seen if a < edge), default=0.0)
+    if not inside and edge > least:
+        return _rounded(edge / 2)
+    for wanted in (_within(seen, inside, edge), *_flanks(seen, inside, edge)):
+        if wanted is not None and _rounded(wanted) not in seen:
+            return _rounded(wanted)
+    ordered = [0.0, *sorted(a for a in seen if a <= edge)]
+    for a, b in pairwise(ordered):
+        if b - a > GUARD * edge and b > least:
+            return _rounded((a + b) / 2)
+    last = max(seen)
+    if last < 0.9 * BEYOND * edge:
+        return _rounded(BEYOND * edge)
+    down = seen[last].sure and seen[last].margin < 0
+    return None if down or last > FURTHEST * edge else _rounded(BEYOND * last)
+
+
+def _within(seen: Mapping[float, Seen], inside: float, edge: float) -> float | None:
+    """Point of the bracket to look at; None where it is narrow, or an end lies at the threshold."""
+    if not inside or edge - inside <= TOLERANCE * edge or seen[inside].close or seen[edge].close:
+        return None
+    above, below = seen[inside].margin, -seen[edge].margin
+    share = min(max(above / (above + below), 0.3), 0.7)
+    return inside + share * (edge - inside)
+
+
+def _flanks(
+    seen: Mapping[float, Seen], inside: float, edge: float
+) -> tuple[float | None, float | None]:
+    """Points on both sides of an end at the threshold, where only distant ones are decided."""
+    ends = [a for a in (inside, edge) if a and seen[a].close]
+    if not ends:
+        return None, None
+    at = min(ends, key=lambda a: abs(seen[a].margin))
+    reach = 2 * TOLERANCE * at  # and a hundredth: steps are rounded
+    before = max((a for a in seen if a < at), default=0.0)
+    after = min((a for a in seen if a > at), default=math.inf)
+    return (
+        None if at - before <= 1.01 * reach else max(at - reach, (at + before) / 2),
+        None if after - at <= 1.01 * reach else min(at + reach, (at + after) / 2),
+    )
+
+
+def ladder(draws: int, outcomes: int = OUTCOMES) -> list[int]:
+    """Items of each draw that are answered by the first look, the second, and so on.
+
+    >>> ladder(1), ladder(12), ladder(4, outcomes=100)
+    ([16, 32, 64, 128, 256], [2, 4, 8, 16, 22], [4, 8, 16, 25])
+    """
+    most = math.ceil(outcomes / draws)
+    found = [min(math.ceil(FIRST / draws), most)]
+    while found[-1] < most:
+        found.append(min(2 * found[-1], most))
+    return found
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of one direction: what was seen there of each task."""
+
+    direction: int
+    sign: float
+    draws: int
+    looks: list[int]
+    seen: dict[int, dict[float, Seen]]
+
+
+def search(measure: Measure, draws: int, level: float, outcomes: int = OUTCOMES) -> float:
+    """Find where each task's mean curve crosses its threshold, on both sides of zero.
+
+    Returns:
+        The widest edge that was found, as a distance; the furthest point if there is none.
+    """
+    bench = measure.bench
+    measure(units_at(bench, [0.0], draws))
+    thresholds: dict[int, float] = {}
+    for t, spec in enumerate(bench.task_specs):
+        at_zero = measure.outcomes(ZERO, t)
+        correct, n = sum(at_zero.values()), len(at_zero)
+        # a task that is not above chance at zero has no edge to look for
+        if stats.lower_proportion(correct, n, 0.95).low > spec.chance:
+            thresholds[t] = stats.threshold(correct / n, spec.chance, level)
+    scale = bench.model.rms or 1.0
+    first, least, furthest = _rounded(0.05 * scale), 1e-6 * scale, 16 * scale
+    sides = []
+    for d in range(len(bench.directions)):
+        own = draws_of(bench.directions[d], draws)
+        sides += [
+            _Side(d, sign, own, ladder(own, outcomes), {t: {} for t in thresholds})
+            for sign in (1.0, -1.0)
+        ]
+    # of a task without an edge the curve has a point at least
+    rest = tuple(t for t in range(len(bench.tasks)) if t not in thresholds)
+    measure([u for side in sides if rest for u in _batch(side, first, rest, 0)])
+    while True:
+        wanted = [
+            (side, t, step)
+            for side in sides
+            for t in thresholds
+            if (step := next_step(side.seen[t], first, least, furthest)) is not None
+        ]
+        if not wanted:
+            return _widest(sides, first)
+        _decide(measure, wanted, thresholds, level)
+
+
+def _widest(sides: Sequence[_Side], first: float) -> float:
+    curves = [seen for side in sides for seen in side.seen.values()]
+    edges = [min((a for a in seen if seen[a].margin < 0), default=None) for seen in curves]
+    return max((a for a in edges if a is not None), default=max((first, *map(max, curves))))
+
+
+def _decide(
+    measure: Measure,
+    wanted: list[tuple[_Side, int, float]],
+    thresholds: Mapping[int, float],
+    level: float,
+) -> None:
+    """Measure points, look by look, until each is decided or has had its outcomes."""
+    look = 0
+    while wanted:
+        # what is asked of several tasks at one setting of the weights is asked there at once
+        settings: dict[tuple[int, float, float], tuple[_Side, list[int]]] = {}
+        for side, t, step in wanted:
+            settings.setdefault((side.direction, side.sign, step), (side, []))[1].append(t)
+        measure(
+            [
+                unit
+                for (_, _, step), (side, tasks) in settings.items()
+                for unit in _batch(side, step, tuple(tasks), look)
+            ]
+        )
+        still = []
+        for side, t, step in wanted:
+            found = _judged(measure, side, t, step, look, thresholds[t], level)
+            if found is None:
+                still.append((side, t, step))
+            else:
+                side.seen[t][step] = found
+        wanted, look = still, look + 1
+
+
+def _batch(side: _Side, step: float, tasks: tuple[int, ...], look: int) -> list[Unit]:
+    """The items that every draw answers before one look, beyond those of the look before."""
+    part = (side.looks[look - 1] if look else 0, side.looks[look])
+    at = side.sign * step
+    return [Unit(side.direction, n, at, tasks, part=part) for n in range(side.draws)]
+
+
+def _judged(
+    measure: Measure, side: _Side, t: int, step: float, look: int, threshold: float, level: float
+) -> Seen | None:
+    """What the outcomes so far say of a point; None while it is open and there are more items."""
+    spec, at_zero = measure.bench.task_specs[t], measure.outcomes(ZERO, t)
+    rows: list[dict[str, int]] = [{} for _ in range(side.draws)]
+    for earlier in range(look + 1):
+        for row, unit in zip(rows, _batch(side, step, (t,), earlier), strict=True):
+            row |= measure.outcomes(unit, t)
+    correct = [list(row.values()) for row in rows]
+    before = [[at_zero[item] for item in row] for row in rows]
+    n = len(correct[0])
+    last = look + 1 == len(side.looks) or n == spec.n_items
+    found = stats.verdict(
+        correct, before, n_items=spec.n_items, threshold=threshold, chance=spec.chance,
+        level=level, error=POINT_ERROR, looks=len(side.looks),
+    )  # fmt: skip
+    if not found and not last:
+        return None
+    total = n * side.draws
+    right, right_before = sum(map(sum, correct)), sum(map(sum, before))
+    margin = (right - (1 - level) * right_before) / total - level * spec.chance
+    return Seen(margin, found != 0, last and abs(margin) < 0.5 / math.sqrt(total))
+
+
+def _rounded(step: float) -> float:
+    """Three significant digits: steps that can be read and typed again."""
+    return float(f"{step:.3g}")

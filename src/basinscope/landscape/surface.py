@@ -1,0 +1,305 @@
+"""Planes through theta0: surfaces of 0-1 scores, paths of checkpoints on them, and angles.
+
+A surface shows one plane of a space of d dimensions. Where two directions are drawn anew, it is
+another plane; nothing that it shows holds for other planes (for that, see the draws of a
+`basinscope.landscape`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from basinscope import stats
+from basinscope.directions import planes as geometry
+from basinscope.directions.adapters import Adapter
+from basinscope.directions.base import Direction, displacement
+from basinscope.directions.planes import Plane
+from basinscope.directions.toward import Toward
+from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
+from basinscope.runs import executor
+from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.plan import Measure, Progress, check, check_labels
+from basinscope.runs.spec import PlaneSpec, RunSpec, displacements, model_spec, task_spec
+from basinscope.runs.store import Store, Trial
+from basinscope.tasks.base import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def surface(
+    engine: Engine,
+    tasks: Sequence[Task] | Task,
+    a: Direction,
+    b: Direction,
+    *,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    orthogonal: bool = False,
+    run: str | Path | None = None,
+    workers: int | None = 1,
+    progress: Progress | None = None,
+) -> Surface:
+    r"""Score tasks over a plane of weights, :math:`\theta_0 + x a + y b`.
+
+    Both axes are in units of step: ``a`` and ``b`` have norm sqrt(d), random ones on average
+    (Li et al. 2018, arXiv 1712.09913, without their filter normalisation, which would break the
+    link between the step and the standard deviation of noise).
+
+    Args:
+        engine: from `basinscope.load`.
+        tasks: tasks to score; all of them at each point.
+        a: direction along x (its draw 0; see `basinscope.directions.planes.Drawn`).
+        b: direction along y.
+        xs: positions along a; sorted, each measured once.
+        ys: positions along b.
+        orthogonal: take of b only what is orthogonal to a, so that right angles in the picture
+            are right angles between weights.
+        run: run folder; a folder with the same model, items and plane is resumed and may grow.
+        workers: as in `basinscope.landscape`.
+        progress: as in `basinscope.landscape`.
+
+    Returns:
+        The surface of everything that the run folder holds.
+
+    Raises:
+        BasinscopeError: an empty grid, positions that are not finite, directions that are the
+            same or parallel, a foreign run folder, a disk that cannot be written.
+
+    Guarantee: as `basinscope.landscape`: every point is a record under the hash of what determines
+    it, killed and resumed runs and any number of workers give the same bytes.
+    Cost: one pass over the weights and one evaluation of every task for each point that is not
+    measured yet; one pass over both directions before.
+    """
+    many = [tasks] if isinstance(tasks, Task) else list(tasks)
+    grid = [_positions("xs", xs), _positions("ys", ys)]
+    check(many, [a, b], None, 1, 0.5, workers)
+    plane = Plane(a, b, orthogonal)
+    axes = plane.axes
+    cosine = float(geometry.cosines(engine, axes)[0, 1])
+    if 1.0 - cosine**2 < geometry.PARALLEL**2:
+        raise BasinscopeError(
+            f"{a.label} and {b.label} are parallel", "allowed: two directions that span a plane"
+        )
+    points = [(x, y) for y in grid[1] for x in grid[0]]
+    moved = [plane.at(x, y) for x, y in points if (x, y) != (0.0, 0.0)]
+    bench = Bench(
+        engine,
+        tuple(moved) or (a,),  # theta0 alone is a grid too
+        tuple(many),
+        model_spec(engine),
+        tuple(task_spec(t) for t in many),
+    )
+    spec = RunSpec(
+        kind="surface",
+        model=bench.model,
+        tasks=bench.task_specs,
+        directions=tuple(axis.label for axis in axes),
+        draws=1,
+        steps=None,
+        level=0.5,
+        displacements=displacements(engine, [a, b]),
+        plane=PlaneSpec(x=axes[0].label, y=axes[1].label, cosine=cosine, xs=grid[0], ys=grid[1]),
+    )
+    store = Store(run, spec)
+    check_labels(bench, store, 1)
+    every = tuple(range(len(many)))
+    units = [Unit(n, 0, 1.0, every) for n in range(len(moved))]
+    if len(moved) < len(points):
+        units.insert(0, Unit(None, 0, 0.0, every))
+    team = executor.make(bench, workers, len(units))
+    try:
+        Measure(bench, store, team, progress, _coordinates)(units)
+    finally:
+        team.close()
+    if engine.fingerprint() != bench.model.fingerprint:
+        raise AssertionError("the weights were not restored")
+    return Surface(store.spec, store.trials(), store.set_aside)
+
+
+def load_surface(run: str | Path) -> Surface:
+    """Surface of a run folder, without its model.
+
+    Raises:
+        BasinscopeError: if it is not the run folder of a surface, or ``run.json`` is corrupt.
+    """
+    store = Store(run)
+    if store.spec.plane is None:
+        raise BasinscopeError(
+            f"{run} holds a {store.spec.kind}", "allowed: the run folder of a surface", "load_run"
+        )
+    return Surface(store.spec, store.trials(), store.set_aside)
+
+
+class Surface:
+    """Records of a surface, as a table and pictures.
+
+    Attributes:
+        spec: what was planned; ``spec.plane`` is the plane.
+        trials: what was measured.
+        set_aside: records that did not verify, with the reason.
+    """
+
+    def __init__(
+        self, spec: RunSpec, trials: Iterable[Trial], set_aside: Sequence[str] = ()
+    ) -> None:
+        assert spec.plane is not None
+        self.spec, self.plane = spec, spec.plane
+        self.trials = tuple(trials)
+        self.set_aside = tuple(set_aside)
+
+    def to_pandas(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """One row for each task and point, by y and then x.
+
+        Columns: task, x, y, n (items), correct, score, low, high. The interval is exact
+        (Clopper-Pearson) for the score on items like these *at this point of this plane*; it holds
+        for each cell alone, not for all of them at once.
+        """
+        import pandas as pd
+
+        exact = cache(stats.clopper_pearson)
+        rows = []
+        for trial in self.trials:
+            i = exact(sum(trial.correct), trial.n, confidence)
+            counts = (trial.n, sum(trial.correct), trial.score, i.low, i.high)
+            rows.append((trial.task, *_place(trial), *counts))
+        order = {task.name: n for n, task in enumerate(self.spec.tasks)}
+        rows.sort(key=lambda row: (order[row[0]], row[2], row[1]))
+        names = ["task", "x", "y", "n", "correct", "score", "low", "high"]
+        return pd.DataFrame(rows, columns=names)
+
+    def plot(self, path: str | Path, *, trajectory: pd.DataFrame | None = None) -> Path:
+        """Draw a heat map with contours to a PNG, PDF or SVG, with its CSV beside it.
+
+        Args:
+            path: of the figure.
+            trajectory: from `trajectory`, to be drawn over it.
+        """
+        from basinscope.report.surfaces import plot_surface
+
+        return plot_surface(Path(path), self.to_pandas(), self.plane, trajectory=trajectory)
+
+    def plot_3d(self, path: str | Path, *, trajectory: pd.DataFrame | None = None) -> Path:
+        """Write an HTML page with the surface to turn about; needs the extra ``html`` (plotly).
+
+        The page needs no network; its CSV lies beside it. Arguments as `plot`.
+        """
+        from basinscope.report.surfaces import plot_surface_3d
+
+        return plot_surface_3d(Path(path), self.to_pandas(), self.plane, trajectory=trajectory)
+
+
+def trajectory(
+    engine: Engine,
+    a: Direction,
+    b: Direction,
+    models: Sequence[str | Path | Direction] | str | Path,
+    *,
+    orthogonal: bool = False,
+) -> pd.DataFrame:
+    """Where checkpoints lie in a plane, and how much of their way from theta0 lies out of it.
+
+    Each is projected to the nearest point of the plane. That hides what is orthogonal to it: the
+    model at (x, y) of the surface is the checkpoint only if the residual is 0, so the residual
+    stands beside.
+
+    Args:
+        engine: gives theta0.
+        a: direction along x.
+        b: direction along y.
+        models: checkpoints in order: folders (of adapters as well), or directions that a model is
+            behind. A folder with ``checkpoint-N`` folders in it stands for these, by N;
+            that of `basinscope.finetune` for its checkpoints and the model at the end.
+        orthogonal: as in `surface`.
+
+    Returns:
+        Columns label, x, y (units of step), distance (||theta' - theta0||), out (||.|| of what is
+        out of the plane) and residual (out / distance, 0 to 1); the first row is theta0.
+
+    Raises:
+        BasinscopeError: a model that does not fit, or parallel directions.
+
+    Cost: three passes over every checkpoint and two over both directions for each.
+    """
+    import pandas as pd
+
+    given = [models] if isinstance(models, str | Path) else list(models)
+    plane = Plane(a, b, orthogonal)
+    rows: list[tuple[str, float, float, float, float, float]] = [("start", 0, 0, 0, 0, 0)]
+    for model in (m for one in given for m in _checkpoints(one)):
+        line = _line(model) if isinstance(model, str | Path) else model
+        found = geometry.project(engine, plane, line)
+        distance = displacement(line, engine)
+        assert distance is not None
+        label = Path(model).name if isinstance(model, str | Path) else line.label
+        rows.append((label, *found[:2], distance, found.residual, found.residual / distance))
+    return pd.DataFrame(rows, columns=["label", "x", "y", "distance", "out", "residual"])
+
+
+def cosines(engine: Engine, directions: Sequence[Direction]) -> pd.DataFrame:
+    """Cosines between directions, by label: symmetric, ones on the diagonal.
+
+    Between independent random directions a cosine is 0 up to a standard deviation of 1/sqrt(d):
+    ``.attrs["reference"]``. Of a direction with several draws the first is taken.
+
+    Raises:
+        BasinscopeError: fewer than two directions, equal labels, or one that does not fit.
+
+    Cost: one pass over each direction.
+    """
+    import pandas as pd
+
+    labels = [direction.label for direction in directions]
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise BasinscopeError(f"directions: {labels}", "allowed: at least two, each named once")
+    table = pd.DataFrame(geometry.cosines(engine, directions), index=labels, columns=labels)
+    table.attrs["reference"] = 1 / math.sqrt(engine.d)
+    return table
+
+
+def _positions(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """Sorted, each once, without the sign of a zero."""
+    if not len(values) or not all(math.isfinite(v) for v in values):
+        raise BasinscopeError(f"{name}={list(values)}", "allowed: at least one number, all finite")
+    return tuple(sorted({float(v) + 0.0 for v in values}))
+
+
+def _place(trial: Trial) -> tuple[float, float]:
+    """Coordinates of a trial; they stand in its label (see `geometry.Point`)."""
+    if trial.direction is None:
+        return 0.0, 0.0
+    x, _, y = trial.direction.removeprefix("plane:").partition(":")[0].partition(",")
+    return float(x), float(y)
+
+
+def _coordinates(trial: Trial) -> str:
+    return ", ".join(f"{c:.4g}" for c in _place(trial))
+
+
+def _line(model: str | Path) -> Direction:
+    adapter = (Path(model) / "adapter_config.json").exists()
+    return Adapter(str(model)) if adapter else Toward(str(model))
+
+
+def _checkpoints(model: str | Path | Direction) -> Sequence[str | Path | Direction]:
+    """Checkpoints of a training run's folder, by their steps; anything else stands for itself."""
+    if not isinstance(model, str | Path):
+        return [model]
+    own = _numbered(Path(model) / "checkpoints", "step")
+    return [*own, model] if own else _numbered(Path(model), "checkpoint") or [model]
+
+
+def _numbered(folder: Path, word: str) -> list[Path]:
+    """Folders ``word-N`` by N."""
+    found = {
+        int(match[1]): path
+        for path in folder.glob(f"{word}-*")
+        if (match := re.fullmatch(rf"{word}-(\d+)", path.name))
+    }
+    return [found[n] for n in sorted(found)]

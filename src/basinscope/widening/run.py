@@ -1,0 +1,393 @@
+"""Train one model by several methods, and measure how wide its basins become and what it keeps."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from basinscope.comparison.compare import Comparison, compare
+from basinscope.engines import loading
+from basinscope.errors import BasinscopeError
+from basinscope.finetuning import checkpoint
+from basinscope.runs.plan import Progress
+from basinscope.widening import loop, measure, recipe, record, study
+from basinscope.widening.loop import Job
+from basinscope.widening.measure import Windows, evaluate
+from basinscope.widening.plan import step_s
+from basinscope.widening.recipe import Recipe
+from basinscope.widening.study import Row, Study
+
+
+@dataclass(frozen=True)
+class Widening:
+    """A study's rows, as far as they are there.
+
+    Attributes:
+        folder: run folder.
+        rows: records, in the order of the recipe (docs/widen.md says what they hold).
+        notes: what must not pass in silence.
+    """
+
+    folder: Path
+    rows: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    def table(self) -> str:
+        """A line for each row: NLL, score, basin width in alpha / RMS(theta), and the cost."""
+        head = ("row", "NLL", "score", "width", "width of NLL", "RMS", "passes", "train")
+        lines = [f"{head[0]:<36}" + "".join(f"{word:>14}" for word in head[1:])]
+        for row in self.rows:
+            name = f"{row['label']} seed {row['seed']}"
+            if row["stopped"]:
+                lines.append(f"{name:<36}  {row['stopped']}")
+                continue
+            widths = [row["width"][what]["estimate"] for what in ("score", "nll")]
+            cells = [
+                f"{row['nll']:.3f}", f"{row['score']:.3f}",
+                *("-" if w is None else f"{w / row['rms']:.3f}" for w in widths),
+                f"{row['rms']:.4f}", f"{row['passes']:g}", f"{row['train_s']:.0f} s",
+            ]  # fmt: skip
+            lines.append(f"{name:<36}" + "".join(f"{cell:>14}" for cell in cells))
+        lines.append("widths: half-width at T = level of the score and of the NLL, alpha / RMS")
+        return "\n".join(lines)
+
+    def compare(self, confidence: float = 0.95) -> Comparison:
+        """The methods side by side, with intervals over seeds (`basinscope.compare`)."""
+        return compare(self.folder, confidence=confidence)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as JSON takes it, without curves."""
+        long = ("curves", "losses", "over_training", "finetune")
+        rows = [{k: v for k, v in row.items() if k not in long} for row in self.rows]
+        return {"run": str(self.folder), "rows": rows, "notes": list(self.notes)}
+
+
+def widen(
+    given: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    run: str | Path,
+    only: Sequence[str] | None = None,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Widening:
+    """Train the rows of a recipe (each a method and a seed), and measure each of them.
+
+    A row is trained on the recipe's text, then measured under its evaluated weights (the clean
+    ones, or their average): validation NLL, next-token score, width of both basins along random
+    directions (`basinscope.widening.measure`); then fine-tuned on another text, with the new and
+    the old NLL along the way, so that forgetting can be read at matched new-task loss. Rows of one
+    seed begin at the same weights and see the same windows in the same order.
+
+    Args:
+        given: name of a recipe that comes with the program, path of a YAML file, or its content.
+        run: folder of the study. Running it again goes on where it stopped; methods and seeds may
+            be added, nothing else may change.
+        only: rows to do now, by the method's name or label or the row's name; default all.
+        data_dir: folder in which the recipe's files lie; default BASINSCOPE_DATA.
+        device: ``auto`` (CUDA where there is one) or ``cpu``.
+        progress: called with steps done, steps planned, and a line on what is going on.
+
+    Raises:
+        BasinscopeError: a bad recipe, a text too small for the asked tokens, a folder that holds
+            another study (the differences are listed).
+
+    Guarantee: on the CPU, with one number of threads and versions, the same recipe gives the same
+        weights and numbers (but the seconds) bit for bit, interrupted or not. A row whose loss is
+        not finite ends there, and its record says why. Nothing is pickled.
+    Cost: `basinscope.widening.plan.plan`, or ``--dry-run``.
+    """
+    if device not in ("auto", "cpu"):
+        raise BasinscopeError(f"device={device!r}", "allowed: auto, cpu")
+    chosen, beside = recipe.read(given)
+    everything = study.rows(chosen)
+    todo = study.select(everything, only)
+    folder = Path(run)
+    accelerator = _accelerator(device)
+    loop.check_batch(chosen.batch, chosen.accumulate, accelerator.num_processes)
+    if chosen.finetune is not None:
+        loop.check_batch(chosen.finetune.batch, 1, accelerator.num_processes)
+    with accelerator.main_process_first():
+        ready = study.prepare(chosen, data_dir, beside)
+        notes = record.begin(folder, ready, everything)
+        pace = record.paces(folder, ready, everything)
+        steps = {
+            row.name: study.equal_steps(chosen, row, ready.steps, pace.get(row.label, 1.0))
+            for row in todo
+        }
+        for row in todo:  # a method faster than the first one reads more of the text
+            study.check_size(
+                row.name,
+                ready.pretraining,
+                chosen,
+                steps[row.name],
+                chosen.batch - study.mixed(row.entry, chosen),
+                chosen.repeat,
+            )
+    bar = _Bar(progress, ready, todo)
+    for row in todo:
+        with record.claimed(folder, row.name, accelerator.is_main_process):
+            found = record.read_row(folder, row.name)
+            if found is None or found["state"] == record.TRAINED:
+                _row(ready, row, steps[row.name], folder, accelerator, found, bar)
+        bar.finished(row)
+    names = [row.name for row in todo]
+    found_rows = [record.read_row(folder, name) for name in names]
+    return Widening(folder, tuple(r for r in found_rows if r is not None), tuple(notes))
+
+
+def load_widening(run: str | Path) -> Widening:
+    """A study's rows from its run folder, as far as they are there.
+
+    Raises:
+        BasinscopeError: no study there; a corrupt record.
+    """
+    return Widening(Path(run), tuple(record.rows(run)))
+
+
+def _accelerator(device: str) -> Any:
+    from accelerate import Accelerator, InitProcessGroupKwargs  # type: ignore[import-untyped]
+    from accelerate.state import is_initialized  # type: ignore[import-untyped]
+
+    # the recipe says what is computed in what; a process has one state, which a Trainer before us
+    # may have settled otherwise: one process asks nothing of it that depends on the precision
+    given = {} if is_initialized() else {"mixed_precision": "no"}
+    accelerator = Accelerator(
+        cpu=device == "cpu" or not torch.cuda.is_available(),
+        **given,
+        # the first process tokenises while the others wait
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
+    )
+    if accelerator.num_processes > 1 and accelerator.mixed_precision != "no":
+        raise BasinscopeError(
+            f"several processes in which Accelerate was set to {accelerator.mixed_precision}",
+            "allowed: a process that has not used Accelerate before",
+            "run `basinscope widen` by itself under torchrun",
+        )
+    return accelerator
+
+
+def _prepared(accelerator: Any, module: nn.Module) -> tuple[nn.Module, Callable[..., Any]]:
+    """The module as it is called in training, and what goes back through its loss."""
+    if accelerator.num_processes == 1:
+        return module, torch.Tensor.backward
+    return accelerator.prepare_model(module, evaluation_mode=False), accelerator.backward
+
+
+class _Bar:
+    """Steps done over all rows."""
+
+    def __init__(self, progress: Progress | None, ready: Study, todo: Sequence[Row]) -> None:
+        self.progress = progress
+        tuned = ready.recipe.finetune.steps if ready.recipe.finetune is not None else 0
+        self.each = ready.steps + tuned
+        self.total, self.before = self.each * len(todo), 0
+        self.line = f"{len(todo)} rows of {ready.steps:,} steps" + (
+            f" and {tuned:,} of fine-tuning" if tuned else ""
+        )
+        if progress is not None and not torch.cuda.is_available():
+            minutes = step_s(ready, todo[0]) * self.total / 60
+            self.line += f", about {max(minutes, 0.1):.1f} min and what measuring takes"
+        self._say(0, self.line)
+
+    def _say(self, done: int, what: str) -> None:
+        if self.progress is not None:
+            self.progress(done, self.total, what)
+
+    def step(self, done: int, what: str) -> None:
+        """``done`` steps of the row under way."""
+        self._say(min(self.before + done, self.total), what)
+
+    def finished(self, row: Row) -> None:
+        """A row is there."""
+        self.before += self.each
+        self._say(self.before, row.name)
+
+
+def _row(
+    ready: Study,
+    row: Row,
+    steps: int,
+    folder: Path,
+    accelerator: Any,
+    found: dict[str, Any] | None,
+    bar: _Bar,
+) -> None:
+    """Train, measure and fine-tune one row, from wherever it stands."""
+    own = folder / "rows" / row.name
+    module = ready.module(row.seed).to(accelerator.device)
+    main = accelerator.is_main_process
+    if found is None:
+        found = _pretrain(ready, row, steps, own, accelerator, module, bar)
+        if main:
+            if not found["stopped"]:
+                _save_model(module, ready.tokenizer, own / "model")
+            record.save_row(folder, row.name, found)
+        accelerator.wait_for_everyone()
+    else:
+        checkpoint.read_weights(own / "model", module)
+    if ready.recipe.finetune is not None and not found["stopped"]:
+        found = found | _tune(ready, row, own, accelerator, module, bar)
+    found["state"] = record.STOPPED if found["stopped"] else record.DONE
+    if main:
+        record.save_row(folder, row.name, found)
+        for stage in ("training", "tuning"):
+            shutil.rmtree(own / stage, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()  # it keeps hold of every model that it has prepared
+
+
+def _pretrain(
+    ready: Study,
+    row: Row,
+    steps: int,
+    own: Path,
+    accelerator: Any,
+    module: nn.Module,
+    bar: _Bar,
+) -> dict[str, Any]:
+    """First stage: the record, and in ``module`` the evaluated weights."""
+    what = ready.recipe
+    cast = loop.autocast(accelerator.device, what.compute)
+    seen = measure.windows(ready.pretraining, what.context, what.measure.windows)
+    held_out = measure.windows(ready.pretraining, what.context, what.measure.validation)
+    wrapped, backward = _prepared(accelerator, module)
+
+    def along(step: int) -> dict[str, Any]:
+        nll, _ = evaluate(module, held_out, cast)
+        at = {"step": step, "tokens": step * what.batch * what.context}
+        if not math.isfinite(nll):  # the loss of the next step will end the row
+            return at | {"nll": None} | dict.fromkeys(measure.MEASURED)
+        found = measure.measure(module, seen, what.measure, what.measure.over_draws, cast)
+        return at | {"nll": nll} | found
+
+    method = study.build(
+        row.entry, what, module,
+        betas=what.betas, seed=row.seed, steps=steps, backward=backward,
+    )  # fmt: skip
+    job = Job(
+        tokens=ready.pretraining.train,
+        context=what.context,
+        batch=what.batch,
+        accumulate=what.accumulate,
+        steps=steps,
+        lr=study.setting(row.entry, what, "lr"),
+        lr_schedule=study.setting(row.entry, what, "lr_schedule"),
+        warmup=study.setting(row.entry, what, "warmup"),
+        clip=what.clip,
+        compute=what.compute,
+        seed=row.seed,
+        every=what.checkpoint_every,
+        marks=dict.fromkeys(loop.shares(steps, what.measure.over_training), along),
+        proxy=None if ready.proxy is None else ready.proxy.train,
+        mixed=study.mixed(row.entry, what),
+    )
+    done = loop.train(
+        module, wrapped, method, job, accelerator, own / "training",
+        lambda step, loss: bar.step(round(step * ready.steps / steps), f"{row.name} {loss:.2f}"),
+    )  # fmt: skip
+    head = {
+        "method": row.describe(),
+        "label": row.label,
+        "seed": row.seed,
+        "state": record.TRAINED,
+        "stopped": done.stopped,
+        "size": ready.parameters,
+        "tokens": done.step * what.batch * what.context,
+        "steps": done.step,
+        "passes": method.passes,
+        "train_s": done.seconds,
+        "step_s": statistics.median(done.step_s) if done.step_s else None,
+        "losses": done.losses,
+        "over_training": done.records,
+        "finetune": [],
+    }
+    if not done.stopped:
+        with method.evaluated(), torch.no_grad():
+            kept = {n: p.detach().clone() for n, p in module.named_parameters()}
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(kept[name])
+        head |= _measured(module, held_out, seen, what, cast)
+    return dict.fromkeys(("nll", *measure.MEASURED)) | head
+
+
+def _measured(
+    module: nn.Module, held_out: Windows, seen: Windows, what: Recipe, cast: Callable[[], Any]
+) -> dict[str, Any]:
+    """NLL and basins of the trained weights; why not, where they are not finite."""
+    nll, _ = evaluate(module, held_out, cast)
+    if not math.isfinite(nll):
+        return {"stopped": f"the validation NLL was {nll} after the last step"}
+    return {"nll": nll} | measure.measure(module, seen, what.measure, what.measure.draws, cast)
+
+
+def _tune(
+    ready: Study, row: Row, own: Path, accelerator: Any, module: nn.Module, bar: _Bar
+) -> dict[str, Any]:
+    """Fine-tuning stage: what is learnt and what is forgotten along the way."""
+    what, stage = ready.recipe, ready.recipe.finetune
+    assert stage is not None
+    assert ready.tuning is not None
+    cast = loop.autocast(accelerator.device, what.compute)
+    old = measure.windows(ready.pretraining, what.context, what.measure.windows)
+    new = measure.windows(ready.tuning, what.context, what.measure.windows)
+    wrapped, backward = _prepared(accelerator, module)
+
+    def forgotten(step: int) -> dict[str, Any]:
+        old_nll, old_score = evaluate(module, old, cast)
+        new_nll, new_score = evaluate(module, new, cast)
+        numbers = {
+            "new_nll": new_nll, "new_score": new_score, "old_nll": old_nll, "old_score": old_score,
+        }  # fmt: skip
+        return {"step": step} | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+
+    start = forgotten(0)
+    method = study.build(
+        stage.method, stage, module,
+        betas=what.betas, seed=row.seed, steps=stage.steps, backward=backward,
+    )  # fmt: skip
+    job = Job(
+        tokens=ready.tuning.train,
+        context=what.context,
+        batch=stage.batch,
+        accumulate=1,
+        steps=stage.steps,
+        lr=study.setting(stage.method, stage, "lr"),
+        lr_schedule=study.setting(stage.method, stage, "lr_schedule"),
+        warmup=study.setting(stage.method, stage, "warmup"),
+        clip=what.clip,
+        compute=what.compute,
+        seed=row.seed,
+        every=what.checkpoint_every,
+        marks=dict.fromkeys(loop.log_spaced(stage.steps, stage.points), forgotten),
+    )
+    done = loop.train(
+        module, wrapped, method, job, accelerator, own / "tuning",
+        lambda step, loss: bar.step(ready.steps + step, f"{row.name} fine-tuning {loss:.2f}"),
+    )  # fmt: skip
+    return {
+        "finetune": [start, *done.records],
+        "finetune_stopped": done.stopped,
+        "finetune_s": done.seconds,
+    }
+
+
+def _save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
+    """Model folder, which loads like any other."""
+    shutil.rmtree(folder, ignore_errors=True)
+    draft = folder.parent / f"{checkpoint.DRAFT}model"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    loading.save(module, tokenizer, draft)
+    checkpoint.sync(draft)
+    draft.rename(folder)
