@@ -94,7 +94,7 @@ FAMILIES = (
 class World:
     """A model that is not there: outcomes of one task under every draw and step, and their count.
 
-    Stands in for `basinscope.runs.plan.Measure` in a search.
+    Stands in for `basinscope.runs.session.Measure` in a search.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ import torch
 
 import basinscope as bs
 from basinscope.comparison.matched import arrival, targets
-from basinscope.engines.loading import save
+from basinscope.engines.sources import save
 from basinscope.finetuning.data import pair
 from basinscope.finetuning.examples import Example, tokenize
 from basinscope.finetuning.recipes import REFUSALS

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -35,13 +34,10 @@ from unittest import mock
 
 import numpy as np
 import torch
+import toys
 from transformers.utils.logging import disable_progress_bar
 
 import basinscope as bs
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parent / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 DROPPED = (
     "versions",  # of Python and packages, this one too: run.json, widen.json, worst.safetensors

@@ -6,18 +6,13 @@ in one order (`sums_in_one_order`), answers are alike up to rounding only.
 """
 
 import functools
-import importlib.util
 import random
-from pathlib import Path
 
 import pytest
 import torch
+import toys
 
 import basinscope as bs
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[1] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 PREFIX = "Question: what is it? Answer: nobody knows.\n\nQuestion: who? Answer: they.\n\n" * 2
 KINDS = {torch.float32: "transformers-pool/1", torch.bfloat16: "transformers-attention-pool/1"}

@@ -1,20 +1,15 @@
 """A draft changes nothing but time: tokens are those of decoding one by one."""
 
 import functools
-import importlib.util
 import random
-from pathlib import Path
 
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.engines import generation
 from basinscope.engines.drafts import Drafts
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[1] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 KINDS = [(kind, dtype) for kind in ("gpt2", "llama") for dtype in (torch.float32, torch.bfloat16)]
 SHARED = "Say what it is, and say it well: " * 3

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.runs.measure import score
@@ -32,7 +33,6 @@ def module_at(path: Path):
     return module
 
 
-toys = module_at(Path(__file__).parents[1] / "conftest.py")
 parity = module_at(HERE / "benchmarks" / "parity_lm_eval.py")
 
 

@@ -12,9 +12,10 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import save_file
 
 import basinscope as bs
-from basinscope.directions.base import CHUNK, sits_at
+from basinscope.directions.base import sits_at
 from basinscope.directions.planes import Plane, project
 from basinscope.weights import kernels as sums
+from basinscope.weights.parts import CHUNK
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 # weights of a few magnitudes; zeros, of either sign, among them

@@ -14,7 +14,8 @@ from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.executor import Serial
 from basinscope.runs.measure import Bench, Unit
-from basinscope.runs.plan import Measure, Progress, check, check_labels
+from basinscope.runs.plan import check, check_labels
+from basinscope.runs.session import Measure, Progress
 from basinscope.runs.spec import RunSpec, displacements, model_spec, sha256, task_spec
 from basinscope.runs.store import Store
 from basinscope.tasks.base import Task

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from basinscope.attack.ascent import State
 from basinscope.attack.vectors import norm
 from basinscope.errors import BasinscopeError
+from basinscope.files import disk_error
 from basinscope.runs.spec import sha256
-from basinscope.runs.store import disk_error
 
 SPEC, STATE, DIRECTION, COLLAPSE = "attack.json", "state.safetensors", "worst.safetensors", "radius"
 FORMAT = 1

@@ -28,7 +28,7 @@ from basinscope.directions.saved import Saved, save_direction
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
-from basinscope.runs.plan import Progress
+from basinscope.runs.session import Progress
 from basinscope.runs.spec import sha256
 from basinscope.runs.store import versions
 from basinscope.tasks.base import Task

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from basinscope.directions.base import Direction, Parts, Weights, fit, identity, parts_of
+from basinscope.directions.base import Direction, fit, identity, parts_of
 from basinscope.engines.base import Engine
 from basinscope.weights.noise import normals
+from basinscope.weights.parts import Parts, Weights
 
 _CHUNK = 1 << 20
 

@@ -17,6 +17,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.runs.spec import ModelSpec, TaskSpec
 from basinscope.stats import rounded
 from basinscope.stats import smoothing as formulas
+from basinscope.stats.rounded import finite
 
 if TYPE_CHECKING:
     import torch
@@ -374,11 +375,6 @@ def check_displacement(displacement: Mapping[str, torch.Tensor], engine: Engine)
                 f"allowed: shape {tuple(engine.shapes[name])}, finite, float32 or float64, which "
                 "can hold a point of the ball",
             )
-
-
-def finite(value: Any) -> Any:
-    """A number as JSON has it: not finite is null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: NDArray[np.float64]) -> NDArray[np.float64] | float:

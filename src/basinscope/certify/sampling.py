@@ -15,7 +15,7 @@ from basinscope.geometries.words import geometry as parse
 from basinscope.runs import executor
 from basinscope.runs.measure import Bench
 from basinscope.runs.measure import Unit as Setting
-from basinscope.runs.plan import Measure, Progress
+from basinscope.runs.session import Measure, Progress
 from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
 from basinscope.runs.store import Store, Trial
 from basinscope.stats import smoothing as formulas

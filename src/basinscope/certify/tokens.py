@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from basinscope.certify.certificate import Certificate, finite
+from basinscope.certify.certificate import Certificate
 from basinscope.certify.embeddings import distances, embedding, embedding_noise, near_duplicates
 from basinscope.certify.plan import check
 from basinscope.certify.sampling import certify
@@ -36,10 +36,11 @@ from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import selected
 from basinscope.runs.measure import outcome
-from basinscope.runs.plan import Progress
+from basinscope.runs.session import Progress
 from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
 from basinscope.runs.store import Store, Trial
 from basinscope.stats import smoothing as formulas
+from basinscope.stats.rounded import finite
 from basinscope.tasks.base import Answer, Corpus, Generate, Item, Task, without_references
 from basinscope.weights import noise, selection
 

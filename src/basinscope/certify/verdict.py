@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from basinscope import stats
-from basinscope.certify.certificate import Certificate, finite
-from basinscope.directions import words
-from basinscope.directions.base import Direction, Parts, Weights, displacement, parts_of
+from basinscope.directions.base import (
+    Direction,
+    Displacement,
+    displacement_of,
+    parts_of,
+)
+from basinscope.directions.words import direction_of
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import Displacement, Distance, Geometry, Noise
+from basinscope.geometries.base import Distance, Geometry, Noise
 from basinscope.geometries.words import geometry as parse
 from basinscope.runs.measure import score
 from basinscope.runs.spec import MODEL, model_spec, task_spec
-from basinscope.stats.rounded import at_least
+from basinscope.stats.rounded import at_least, finite
 from basinscope.tasks.base import Task
+from basinscope.weights.parts import Parts, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from basinscope.certify.certificate import Certificate
 
 Word = Literal["certified", "outside the certificate", "vacuous"]
 
@@ -165,40 +172,6 @@ def bound_to(cert: Certificate, engine: Engine, geometry: Geometry | None = None
     _check_model(cert, engine)
     shape = _checked_geometry(cert, engine, geometry or cert.geometry)
     return dataclasses.replace(cert, engine=engine, geometry=shape)
-
-
-def direction_of(other: str | Path | Direction) -> Direction:
-    """Direction of what a user calls another model: a word, an adapter's folder, a checkpoint."""
-    if not isinstance(other, str | Path):
-        return other
-    text = str(other)
-    kind = text.partition(":")[0]
-    if kind in words.WORDS:
-        return words.parse(text)
-    is_adapter = (Path(text).expanduser() / "adapter_config.json").is_file()
-    return words.parse(f"{'adapter' if is_adapter else 'to'}:{text}")
-
-
-def displacement_of(direction: Direction, engine: Engine) -> Displacement:
-    """Displacement theta' - theta0 of a direction that another model is behind.
-
-    Raises:
-        BasinscopeError: no other model is behind it.
-    """
-    norm = displacement(direction, engine)
-    if norm is None:
-        raise BasinscopeError(
-            f"direction {direction.label!r} has no displacement",
-            "allowed: one that another model is behind (a checkpoint, an adapter)",
-            "give the norm r itself: cert.verdict(0.02)",
-        )
-    scale = norm / math.sqrt(engine.d)
-
-    def parts(name: str) -> Parts | None:
-        found = parts_of(direction, engine, name, 0)
-        return None if found is None else lambda a, b: found(a, b).mul_(scale).cpu()
-
-    return parts
 
 
 def shifted(moves: Displacement, noise: Direction | None, sigma: float) -> Noise:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cyclopts
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
-    from basinscope.runs.plan import Progress as Report
+    from basinscope.runs.session import Progress as Report
 
 app = cyclopts.App(
     name="basinscope",
@@ -135,3 +136,9 @@ def progress(plan: str = "", unit: str = "trials") -> Iterator[Report]:
 def print_json(value: object) -> None:
     """Print one JSON object: what ``--json`` promises of standard output."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def run_folder(model: str, suffix: str = "") -> Path:
+    """Where a model's records go if the line does not say."""
+    name = Path(model).resolve().name.removesuffix(".gguf") or "run"
+    return Path("runs") / (name + suffix)

@@ -188,23 +188,6 @@ def _refuse_idle(kind: str, options: dict[str, tuple[object, tuple[str, ...]]]) 
             )
 
 
-KINDS = ("certificate", "strict-basin")
-"""Kinds of runs that `report` describes again from their raw counts."""
-
-
-def report(run: Path, kind: str, figure: Path | None) -> None:
-    """Print what a run folder certifies, and draw its figure."""
-    import basinscope as bs
-    from basinscope.report.certificates import plot_bounds
-
-    if kind == "strict-basin":
-        print(bs.load_strict_basin(run))
-        return
-    found = bs.load_certificate(run)
-    print(found)
-    print(f"picture: {plot_bounds(figure or run / 'figures' / 'certificate.png', [found])}")
-
-
 def _draw(found: Any, judged: list[Any], folder: Path) -> list[Path]:
     from basinscope.report.certificates import plot_bounds, plot_measured
 

@@ -63,7 +63,7 @@ def surface(
         json: print one JSON object instead of the paths.
     """
     import basinscope as bs
-    from basinscope.cli.landscape import run_folder
+    from basinscope.cli.app import run_folder
     from basinscope.directions.planes import Plane
     from basinscope.directions.words import parse
     from basinscope.report.surfaces import write_surface

@@ -49,10 +49,10 @@ def widen(
             recipe, run=folder, only=only, data_dir=data_dir, device=device, progress=report
         )
     if json:
-        print_json(found.summary() | {"comparison": found.compare().summary()})
+        print_json(found.summary() | {"comparison": bs.compare(found.folder).summary()})
         return
     print(found.table())
-    print(f"\n{found.compare().text(brief=True)}\n")
+    print(f"\n{bs.compare(found.folder).text(brief=True)}\n")
     for note in found.notes:
         print(f"- {note}")
     print(f"run: {found.folder}")

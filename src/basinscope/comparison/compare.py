@@ -14,7 +14,7 @@ from basinscope.comparison.groups import Group, read_groups
 from basinscope.comparison.matched import MAIN
 from basinscope.comparison.numbers import Number, numbers
 from basinscope.errors import BasinscopeError, did_you_mean
-from basinscope.runs.store import disk_error
+from basinscope.files import disk_error
 from basinscope.stats.intervals import check_confidence
 
 _MAIN = f"{100 * MAIN:.0f}"

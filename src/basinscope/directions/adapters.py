@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from basinscope.directions.base import Parts, Weights
 from basinscope.directions.compressed import by_rows
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.directions.toward import difference
 from basinscope.errors import BasinscopeError
 from basinscope.weights.checkpoints import Shelf, listed
+from basinscope.weights.parts import Parts, Weights
 
 # settings of peft's LoraConfig under which the merged weights are not theta0 + scale BA
 _OTHER = {

@@ -4,58 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-
-Parts = Callable[[int, int], torch.Tensor]
-"""Elements start .. stop of a flattened tensor, float32, in memory that the caller may write to."""
-
-CHUNK = 1 << 18  # elements at a time: what is computed with them stays in a core's own cache
-
-
-class Weights(Protocol):
-    """What a direction may ask of an engine: what is perturbed, from where, and what it is called.
-
-    All of it is fixed while the engine lives; nothing of it tells dtype or device of the module.
-    """
-
-    @property
-    def shapes(self) -> Mapping[str, torch.Size]:
-        """Shape of every perturbed parameter, by canonical name."""
-        ...
-
-    @property
-    def d(self) -> int:
-        """Number of perturbed parameters."""
-        ...
-
-    @property
-    def names(self) -> Mapping[str, str]:
-        """Canonical name for every name that a checkpoint of the module may use.
-
-        Tied parameters under each of their names, buffers under their own.
-        """
-        ...
-
-    @property
-    def linear(self) -> Mapping[str, int]:
-        """Weights of linear layers (without the output head): the dimension of their inputs."""
-        ...
-
-    def pristine(self, name: str) -> torch.Tensor:
-        """theta0 of one perturbed parameter, not to be written to."""
-        ...
-
-    def resolve(self, model: str) -> Path:
-        """Folder with the safetensors of what a user calls a model."""
-        ...
+from basinscope.weights.parts import Parts, Weights, shape_of
 
 
 @runtime_checkable
@@ -124,17 +81,6 @@ class Random:
         return noise.normals(name, shape.numel(), seed=self.seed, draw=draw).reshape(shape)
 
 
-def shape_of(engine: Weights, name: str) -> torch.Size:
-    """Shape of a perturbed parameter, or an error that lists some of the names."""
-    try:
-        return engine.shapes[name]
-    except KeyError:
-        some = ", ".join(list(engine.shapes)[:3])
-        raise BasinscopeError(
-            f"no perturbed parameter is called {name!r}", f"allowed: {some}, ..."
-        ) from None
-
-
 def fit(direction: Direction, engine: Weights) -> None:
     """Have a direction read what it is made from, where it wants to; cheap the second time.
 
@@ -171,20 +117,6 @@ def parts_of(direction: Direction, engine: Weights, name: str, draw: int) -> Par
     return lambda a, b: flat[a:b].clone()
 
 
-def chunks(n: int) -> Iterable[tuple[int, int]]:
-    """Ranges that make up 0 .. n."""
-    return ((a, min(a + CHUNK, n)) for a in range(0, n, CHUNK))
-
-
-def whole(parts: Parts | None, shape: torch.Size) -> torch.Tensor:
-    """The tensor that the parts make up: float32, of the given shape; zeros for None."""
-    tensor = torch.zeros(shape.numel())
-    if parts is not None:
-        for start, stop in chunks(shape.numel()):
-            tensor[start:stop] = parts(start, stop)
-    return tensor.reshape(shape)
-
-
 def draws_of(direction: Direction, draws: int) -> int:
     """How many of so many draws are independent: one where delta is determined."""
     own = getattr(direction, "draws", None)
@@ -217,3 +149,41 @@ def identity(direction: Direction, engine: Weights, draw: int) -> str:
         digest.update(name.encode() + b"\0")
         digest.update(delta.cpu().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
+
+
+Displacement = Callable[[str], Parts | None]
+"""Gives theta' - theta0 of every perturbed parameter by name, piece by piece; None where zero."""
+
+
+def held(tensors: Mapping[str, torch.Tensor]) -> Displacement:
+    """Tensors in memory as a displacement; parameters that have none do not move."""
+
+    def parts(name: str) -> Parts | None:
+        if name not in tensors:
+            return None
+        flat = tensors[name].detach().reshape(-1)
+        return lambda a, b: flat[a:b].to("cpu", torch.float32)
+
+    return parts
+
+
+def displacement_of(direction: Direction, engine: Weights) -> Displacement:
+    """Displacement theta' - theta0 of a direction that another model is behind.
+
+    Raises:
+        BasinscopeError: no other model is behind it.
+    """
+    norm = displacement(direction, engine)
+    if norm is None:
+        raise BasinscopeError(
+            f"direction {direction.label!r} has no displacement",
+            "allowed: one that another model is behind (a checkpoint, an adapter)",
+            "give the norm r itself: cert.verdict(0.02)",
+        )
+    scale = norm / math.sqrt(engine.d)
+
+    def parts(name: str) -> Parts | None:
+        found = parts_of(direction, engine, name, 0)
+        return None if found is None else lambda a, b: found(a, b).mul_(scale).cpu()
+
+    return parts

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.nn.functional import hardshrink
 
-from basinscope.directions.base import Parts, Weights
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.errors import BasinscopeError
+from basinscope.weights.parts import Parts, Weights
 
 MOST_BITS = 16
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import torch
 
-from basinscope.directions.base import Parts, Weights, chunks, shape_of, whole
 from basinscope.errors import BasinscopeError
+from basinscope.weights.parts import Parts, Weights, chunks, shape_of, whole
 
 
 class Moves(Protocol):

@@ -13,21 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from basinscope.directions.base import (
-    Direction,
-    Parts,
-    Weights,
-    chunks,
-    fit,
-    identity,
-    parts_of,
-    shape_of,
-    sits_at,
-    whole,
-)
+from basinscope.directions.base import Direction, fit, identity, parts_of, sits_at
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.directions.toward import Toward
 from basinscope.errors import BasinscopeError
+from basinscope.weights.parts import Parts, Weights, chunks, shape_of, whole
 
 PARALLEL = 1e-5  # a remainder below this share of sqrt(d) is rounding, not a direction
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from basinscope.directions.base import Parts, Weights
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.errors import BasinscopeError
 from basinscope.weights.checkpoints import Shelf, match
+from basinscope.weights.parts import Parts, Weights
 
 FORMAT = "basinscope-direction/1"
 

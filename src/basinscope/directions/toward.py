@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from basinscope.directions.base import Parts, Weights
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.errors import BasinscopeError
 from basinscope.weights.checkpoints import Shelf, files_of, match
+from basinscope.weights.parts import Parts, Weights
 
 
 @dataclass(frozen=True)

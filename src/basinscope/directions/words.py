@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 from basinscope.directions.adapters import Adapter
 from basinscope.directions.base import Direction, Random
@@ -114,3 +115,15 @@ def _malformed(word: str) -> BasinscopeError:
         "merge:0.3*A+0.7*B",
         "for example -d random -d to:my-finetune",
     )
+
+
+def direction_of(other: str | Path | Direction) -> Direction:
+    """Direction of what a user calls another model: a word, an adapter's folder, a checkpoint."""
+    if not isinstance(other, str | Path):
+        return other
+    text = str(other)
+    kind = text.partition(":")[0]
+    if kind in WORDS:
+        return parse(text)
+    is_adapter = (Path(text).expanduser() / "adapter_config.json").is_file()
+    return parse(f"{'adapter' if is_adapter else 'to'}:{text}")

@@ -18,6 +18,7 @@ from basinscope.engines.pristine import Pristine
 from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Request
 from basinscope.weights import selection
+from basinscope.weights.parts import shape_of
 
 
 class Engine:
@@ -76,7 +77,7 @@ class Engine:
 
     def pristine(self, name: str) -> torch.Tensor:
         """Pristine value theta0 of one perturbed parameter: read it, never write to it."""
-        directions.shape_of(self, name)
+        shape_of(self, name)
         return self._pristine.values[name]
 
     def resolve(self, model: str) -> Path:
@@ -85,7 +86,7 @@ class Engine:
         Raises:
             BasinscopeError: unknown model, or one that cannot be converted.
         """
-        from basinscope.engines.loading import resolve
+        from basinscope.engines.sources import resolve
 
         return resolve(model, self.dtype)
 

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from basinscope.directions.base import Direction, Parts, Random, Weights, chunks, parts_of
+from basinscope.directions.base import Direction, Random, parts_of
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
 from basinscope.weights.kernels import add
+from basinscope.weights.parts import Parts, Weights, chunks
 
 
 class Pristine:

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from basinscope.engines import loading
+from basinscope.engines import sources
 from basinscope.errors import BasinscopeError
-from basinscope.runs.store import disk_error
+from basinscope.files import disk_error
 from basinscope.weights import selection
 
 DRAFT: Final = ".draft-"
@@ -96,7 +96,7 @@ def write_weights(folder: Path, module: nn.Module, tokenizer: Any) -> None:
         module.save_pretrained(folder)  # type: ignore[operator]
         (folder / "README.md").unlink(missing_ok=True)  # an empty form
     else:
-        loading.save(module, tokenizer, folder)
+        sources.save(module, tokenizer, folder)
 
 
 def write_result(folder: Path, module: nn.Module, tokenizer: Any) -> None:

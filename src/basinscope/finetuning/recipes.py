@@ -19,10 +19,10 @@ from typing import Final
 
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
+from basinscope.files import write
 from basinscope.finetuning.data import SUFFIXES, Chat, chats, pair
 from basinscope.finetuning.settings import Settings
 from basinscope.runs.spec import sha256
-from basinscope.runs.store import write
 from basinscope.tasks.base import Generate, Generation
 from basinscope.tasks.data import Hub, folder_of, read
 from basinscope.tasks.refusal import is_coherent

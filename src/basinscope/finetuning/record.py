@@ -13,9 +13,9 @@ from typing import Any, Final
 import torch
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import write
 from basinscope.finetuning.checkpoint import DRAFT
 from basinscope.finetuning.recipes import GENERATED
-from basinscope.runs.store import write
 from basinscope.tasks.base import Generate, Item, Subset, Task
 
 FILE: Final = "training.json"

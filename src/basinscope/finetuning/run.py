@@ -14,7 +14,6 @@ from torch import nn
 
 from basinscope.certify import Certificate
 from basinscope.directions.adapters import Adapter
-from basinscope.directions.base import chunks
 from basinscope.directions.toward import Toward
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import cast, load
@@ -33,8 +32,9 @@ from basinscope.finetuning.settings import (
     plan,
     resolve,
 )
-from basinscope.runs.plan import Progress
+from basinscope.runs.session import Progress
 from basinscope.weights import selection
+from basinscope.weights.parts import chunks
 
 METHODS = ("full", "lora")
 

@@ -21,20 +21,10 @@ from typing import Protocol
 
 import torch
 
-from basinscope.directions.base import (
-    Direction,
-    Parts,
-    Random,
-    Weights,
-    chunks,
-    shape_of,
-    whole,
-)
+from basinscope.directions.base import Direction, Displacement, Random, held
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-
-Displacement = Callable[[str], Parts | None]
-"""Gives theta' - theta0 of every perturbed parameter by name, piece by piece; None where zero."""
+from basinscope.weights.parts import Parts, Weights, chunks, shape_of, whole
 
 ROUNDING = 1e-3
 """A displacement has left a subspace once more than this share of its norm lies outside, or more
@@ -279,18 +269,6 @@ def squares(parts: Parts | None, shape: torch.Size) -> float:
         return 0.0
     total = sum(float(parts(*part).double().square().sum()) for part in chunks(shape.numel()))
     return total if math.isfinite(total) else math.inf
-
-
-def held(tensors: Mapping[str, torch.Tensor]) -> Displacement:
-    """Tensors in memory as a displacement; parameters that have none do not move."""
-
-    def parts(name: str) -> Parts | None:
-        if name not in tensors:
-            return None
-        flat = tensors[name].detach().reshape(-1)
-        return lambda a, b: flat[a:b].to("cpu", torch.float32)
-
-    return parts
 
 
 def shorten(displacement: Mapping[str, torch.Tensor], r: float, radius: float) -> float:

@@ -22,18 +22,11 @@ from dataclasses import dataclass, field
 import torch
 
 from basinscope.directions.adapters import inner_factors
-from basinscope.directions.base import Direction, Parts, Weights
+from basinscope.directions.base import Direction, Displacement, held
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import (
-    Displacement,
-    Distance,
-    check_radius,
-    has_left,
-    held,
-    noise_of,
-    squares,
-)
+from basinscope.geometries.base import Distance, check_radius, has_left, noise_of, squares
 from basinscope.weights import noise
+from basinscope.weights.parts import Parts, Weights
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from basinscope.certify.verdict import direction_of, displacement_of
-from basinscope.directions.base import Direction, Parts
-from basinscope.engines.base import Engine
+from basinscope.directions.base import Direction, Displacement, displacement_of
+from basinscope.directions.words import direction_of
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import Displacement
 from basinscope.geometries.subspaces import RandomSubspace, Subspace, save_basis
 from basinscope.weights import selection
 from basinscope.weights.checkpoints import Shelf
+from basinscope.weights.parts import Parts, Weights
+
+if TYPE_CHECKING:
+    from basinscope.engines.base import Engine
 
 
 def subspace_from_trajectory(
-    engine: Engine, checkpoints: Sequence[str | Path | Direction], k: int, path: str | Path
+    engine: Weights, checkpoints: Sequence[str | Path | Direction], k: int, path: str | Path
 ) -> Subspace:
     """Leading directions of a pilot run: the span of most of where its checkpoints went.
 
@@ -90,7 +92,7 @@ def subspace_from_gradients(
     return _with_shares(Subspace(str(path), engine), shares)
 
 
-def random_subspace(engine: Engine, k: int, seed: int = 0) -> RandomSubspace:
+def random_subspace(engine: Weights, k: int, seed: int = 0) -> RandomSubspace:
     """Span of k random directions: the control for a chosen subspace, made from counters."""
     return RandomSubspace(engine, k, seed)
 

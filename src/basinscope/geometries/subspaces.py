@@ -23,18 +23,12 @@ from typing import Any
 
 import torch
 
-from basinscope.directions.base import Direction, Parts, Weights
+from basinscope.directions.base import Direction, Displacement, held
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import (
-    Displacement,
-    Distance,
-    check_radius,
-    has_left,
-    held,
-    noise_of,
-)
+from basinscope.geometries.base import Distance, check_radius, has_left, noise_of
 from basinscope.weights import noise
 from basinscope.weights.checkpoints import Shelf
+from basinscope.weights.parts import Parts, Weights
 
 _ELEMENTS = 1 << 20  # of k rows that are held at once
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from basinscope.directions.base import Weights
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import Geometry, Isotropic, rms_scaled, selected
 from basinscope.geometries.factors import lora, lora_xs
 from basinscope.geometries.subspaces import RandomSubspace, Subspace
+from basinscope.weights.parts import Weights
 
 
 def geometry(word: str, engine: Weights) -> Geometry:

@@ -17,7 +17,8 @@ from itertools import pairwise
 from basinscope import stats
 from basinscope.directions.base import draws_of
 from basinscope.runs.measure import Unit
-from basinscope.runs.plan import Measure, units_at
+from basinscope.runs.plan import units_at
+from basinscope.runs.session import Measure
 
 POINT_ERROR = 0.02  # of the verdict at one point, above or below
 FIRST = 16  # outcomes at a point before the first look; twice as many before each further one

@@ -160,18 +160,18 @@ class Landscape:
     def likelihood(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Mean NLL and margin of every task that has them, at each step, beside its score.
 
-        See `basinscope.report.likelihood.likelihood_table`.
+        See `basinscope.landscape.likelihood.likelihood_table`.
         """
-        from basinscope.report.likelihood import likelihood_table
+        from basinscope.landscape.likelihood import likelihood_table
 
         return likelihood_table(self, confidence)
 
     def thresholding(self, task: str, *, confidence: float = 0.95) -> pd.DataFrame:
         """Whether the margins at zero foretell which items are lost, and the 0-1 curve.
 
-        See `basinscope.report.likelihood.thresholding_table`.
+        See `basinscope.landscape.likelihood.thresholding_table`.
         """
-        from basinscope.report.likelihood import thresholding_table
+        from basinscope.landscape.likelihood import thresholding_table
 
         return thresholding_table(self, task, confidence)
 

@@ -13,7 +13,8 @@ from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.landscape.record import Landscape
 from basinscope.runs import executor
 from basinscope.runs.measure import Bench
-from basinscope.runs.plan import Measure, Progress, check, check_labels, units_at
+from basinscope.runs.plan import check, check_labels, units_at
+from basinscope.runs.session import Measure, Progress
 from basinscope.runs.spec import (
     RunSpec,
     direction_labels,

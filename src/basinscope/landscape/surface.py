@@ -24,7 +24,8 @@ from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs import executor
 from basinscope.runs.measure import Bench, Unit
-from basinscope.runs.plan import Measure, Progress, check, check_labels
+from basinscope.runs.plan import check, check_labels
+from basinscope.runs.session import Measure, Progress
 from basinscope.runs.spec import PlaneSpec, RunSpec, displacements, model_spec, task_spec
 from basinscope.runs.store import Store, Trial
 from basinscope.tasks.base import Task

@@ -10,11 +10,12 @@ from typing import Any, cast
 
 import torch
 
-from basinscope.directions.base import Direction, Weights, parts_of
+from basinscope.directions.base import Direction, parts_of
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.subspaces import Subspace
 from basinscope.optim.gaussian import GaussianAugmented
 from basinscope.optim.tensors import FIRST_DRAW
+from basinscope.weights.parts import Weights
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import disk_error
 from basinscope.report.figures import COLOURS
-from basinscope.runs.store import disk_error
 from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import at_least
 

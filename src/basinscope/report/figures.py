@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from basinscope.errors import BasinscopeError
-from basinscope.runs.store import disk_error
+from basinscope.files import disk_error
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape

@@ -10,11 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from basinscope.files import disk_error
+from basinscope.landscape.likelihood import thresholding_tables
 from basinscope.report.figures import plot_landscapes
-from basinscope.report.likelihood import plot_likelihood, thresholding_tables
+from basinscope.report.likelihood import plot_likelihood
 from basinscope.report.sections import attempt
 from basinscope.report.text import notes, side
-from basinscope.runs.store import disk_error
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import disk_error
 from basinscope.report.figures import check_name, plain, save, short
-from basinscope.runs.store import disk_error
 
 if TYPE_CHECKING:
     import pandas as pd

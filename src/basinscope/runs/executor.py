@@ -21,7 +21,8 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from basinscope.directions.words import parse
-from basinscope.engines.loading import DTYPES, snapshot
+from basinscope.engines.loading import snapshot
+from basinscope.engines.sources import DTYPES
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import Bench, Unit

@@ -8,9 +8,7 @@ code: saving only at the end). A record that does not verify is set aside, not b
 from __future__ import annotations
 
 import json
-import os
 import platform
-import uuid
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import DRAFT, disk_error, write
 from basinscope.runs.spec import MODEL, Frozen, RunSpec, canonical, conflicts, merged, sha256
 
 FORMAT = 1
 OWN = ("trials", "figures", "report.html")  # beside run.json
-_DRAFT = ".draft-"
 
 
 class Trial(Frozen):
@@ -200,7 +198,7 @@ class Store:
                     f"{self.folder} is a file", "--run names a folder", "give another --run"
                 )
             names = sorted(p.name for p in self.folder.glob("*"))
-            foreign = [n for n in names if n not in OWN and not n.startswith(_DRAFT)]
+            foreign = [n for n in names if n not in OWN and not n.startswith(DRAFT)]
             if foreign:
                 raise BasinscopeError(
                     f"{self.folder} is not empty and not a run folder (it holds {foreign[0]!r})",
@@ -257,32 +255,6 @@ def _parse(text: str) -> Trial:
     return trial
 
 
-def write(path: Path, text: str) -> None:
-    """Write to a temporary file, fsync, rename, fsync the folder.
-
-    The file has the permissions of any other new file, so that a group can share a run folder.
-    """
-    draft = path.parent / f"{_DRAFT}{uuid.uuid4().hex}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise disk_error(path, error) from error
-
-
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
@@ -292,15 +264,6 @@ def _exists(path: Path) -> bool:
             "--run names a folder",
             "give another --run or mend the permissions",
         ) from error
-
-
-def disk_error(path: Path, error: OSError) -> BasinscopeError:
-    """What to say when a file of the run folder cannot be written."""
-    return BasinscopeError(
-        f"cannot write {path} ({error.strerror or error})",
-        "what was measured before is kept",
-        "free some space or mend the permissions, then run the same line again",
-    )
 
 
 def versions() -> dict[str, str]:

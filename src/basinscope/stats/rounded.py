@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from typing import Any
 
 
 def at_least(x: float, places: int = 4) -> str:
@@ -49,3 +50,8 @@ def _decimals(x: float, places: int, rounding: str) -> str:
     if not math.isfinite(x):
         return f"{x}"
     return f"{Decimal(repr(float(x))).quantize(Decimal(1).scaleb(-places), rounding=rounding):f}"
+
+
+def finite(value: Any) -> Any:
+    """A number as JSON has it: not finite is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

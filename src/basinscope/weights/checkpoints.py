@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from basinscope.directions.base import Weights, chunks
 from basinscope.errors import BasinscopeError
 from basinscope.weights import selection
+from basinscope.weights.parts import Weights, chunks
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import disk_error
 from basinscope.finetuning.checkpoint import DRAFT, sync
 from basinscope.optim.methods import Method
-from basinscope.runs.store import disk_error
 from basinscope.weights import selection
 from basinscope.widening.tokens import batch, order
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 import torch
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import disk_error, write
 from basinscope.finetuning.checkpoint import DRAFT
-from basinscope.runs.store import disk_error, write
 from basinscope.widening.plan import step_s
 from basinscope.widening.study import Row, Study
 

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from basinscope.comparison.compare import Comparison, compare
-from basinscope.engines import loading
+from basinscope.engines import sources
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning import checkpoint
-from basinscope.runs.plan import Progress
+from basinscope.runs.session import Progress
 from basinscope.widening import loop, measure, recipe, record, study
 from basinscope.widening.loop import Job
 from basinscope.widening.measure import Windows, evaluate
@@ -59,10 +58,6 @@ class Widening:
             lines.append(f"{name:<36}" + "".join(f"{cell:>14}" for cell in cells))
         lines.append("widths: half-width at T = level of the score and of the NLL, alpha / RMS")
         return "\n".join(lines)
-
-    def compare(self, confidence: float = 0.95) -> Comparison:
-        """The methods side by side, with intervals over seeds (`basinscope.compare`)."""
-        return compare(self.folder, confidence=confidence)
 
     def summary(self) -> dict[str, Any]:
         """Everything as JSON takes it, without curves."""
@@ -388,6 +383,6 @@ def _save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
     draft = folder.parent / f"{checkpoint.DRAFT}model"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    loading.save(module, tokenizer, draft)
+    sources.save(module, tokenizer, draft)
     checkpoint.sync(draft)
     draft.rename(folder)

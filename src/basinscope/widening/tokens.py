@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from basinscope.engines.loading import cache_folder
+from basinscope.engines.sources import cache_folder
 from basinscope.errors import BasinscopeError
 from basinscope.widening.text import SEPARATOR, Parts
 

@@ -156,7 +156,7 @@ class TestClaims:
         from basinscope.certify.sampling import draw as sample
         from basinscope.runs.executor import Serial
         from basinscope.runs.measure import Bench
-        from basinscope.runs.plan import Measure
+        from basinscope.runs.session import Measure
         from basinscope.runs.store import Store
 
         store = Store(tmp_path / "x")

@@ -1,19 +1,14 @@
 """Own attention against its definition and torch's, whatever a query's company."""
 
 import functools
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.engines import attention
 from basinscope.engines.forward import Forward
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 exact = pytest.mark.skipif(
     not toys.sums_in_one_order(), reason="this CPU's own kernels do not sum in one order"

@@ -1,20 +1,15 @@
 """Likelihood of texts against the plain definition: one window, one forward pass, no cache."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
 from basinscope.runs.cost import cost
 from basinscope.runs.measure import score
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 TEXT = "It was a dark night; the rain fell in torrents, except at odd intervals. " * 12
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.engines import gradient
 from basinscope.engines.tokens import Row
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 REQUESTS = [
     bs.Choices("one two", (" three", " four five", " x")),

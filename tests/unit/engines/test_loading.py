@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 from torch import nn
 
 import basinscope as bs
-from basinscope.engines import loading
+from basinscope.engines import loading, sources
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 
 @pytest.fixture(autouse=True)
@@ -37,14 +34,14 @@ class TestResolve:
     """Where the weights of a model lie, for those who want no engine of it."""
 
     def test_folder_is_itself(self, checkpoint):
-        assert loading.resolve(str(checkpoint)) == checkpoint
+        assert sources.resolve(str(checkpoint)) == checkpoint
         assert bs.load(nn.Linear(2, 2)).resolve(str(checkpoint)) == checkpoint
 
     def test_gguf_is_its_conversion_in_the_engines_dtype(self, checkpoint, monkeypatch, tmp_path):
         (tmp_path / "m.gguf").write_bytes(b"GGUF")
         asked = []
         monkeypatch.setattr(
-            loading,
+            sources,
             "_converted",
             lambda file, dtype: asked.append((file.name, dtype)) or checkpoint,
         )
@@ -64,7 +61,7 @@ class TestResolve:
             return str(checkpoint)
 
         monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-        assert loading.resolve("org/name") == checkpoint
+        assert sources.resolve("org/name") == checkpoint
         assert asked.pop("repo") == "org/name"
         patterns = asked["allow_patterns"]
         assert all(p.endswith((".safetensors", ".json")) for p in patterns)
@@ -72,7 +69,7 @@ class TestResolve:
     @pytest.mark.parametrize("word", ["no-such-org/no-such-model", "nonsense", "../x/y", "a b"])
     def test_unknown_model_is_named_in_one_line(self, word):
         with pytest.raises(BasinscopeError, match=f"model .*{word}.*allowed: smo") as raised:
-            loading.resolve(word)
+            sources.resolve(word)
         one_line(raised)
 
 
@@ -386,15 +383,15 @@ class TestGguf:
 class TestCacheFolder:
     def test_is_where_the_user_says(self, monkeypatch, tmp_path):
         monkeypatch.setenv("BASINSCOPE_CACHE", str(tmp_path / "own"))
-        assert loading.cache_folder() == tmp_path / "own"
+        assert sources.cache_folder() == tmp_path / "own"
 
     def test_is_in_the_users_cache_otherwise(self, monkeypatch, tmp_path):
         monkeypatch.delenv("BASINSCOPE_CACHE", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        assert loading.cache_folder() == tmp_path / "basinscope"
+        assert sources.cache_folder() == tmp_path / "basinscope"
         monkeypatch.delenv("XDG_CACHE_HOME")
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
-        assert loading.cache_folder() == tmp_path / "home" / ".cache" / "basinscope"
+        assert sources.cache_folder() == tmp_path / "home" / ".cache" / "basinscope"
 
     def test_that_cannot_be_written_is_an_error_of_one_line(self, monkeypatch, tmp_path):
         import transformers
@@ -416,7 +413,7 @@ class TestSave:
     def test_writes_tied_tensors_once(self, tmp_path):
         from safetensors import safe_open
 
-        loading.save(toys.tiny_model("llama"), toys.tiny_tokenizer(), tmp_path)
+        sources.save(toys.tiny_model("llama"), toys.tiny_tokenizer(), tmp_path)
         with safe_open(tmp_path / "model.safetensors", framework="pt") as shelf:
             assert "lm_head.weight" not in shelf.keys()
             assert "model.embed_tokens.weight" in shelf.keys()
@@ -424,7 +421,7 @@ class TestSave:
     def test_leaves_a_quantised_models_config_as_it_was(self, tmp_path):
         model = toys.tiny_model()
         model.config.quantization_config = {"quant_method": "gguf"}
-        loading.save(model, toys.tiny_tokenizer(), tmp_path)
+        sources.save(model, toys.tiny_tokenizer(), tmp_path)
         assert model.config.quantization_config == {"quant_method": "gguf"}
         assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
 

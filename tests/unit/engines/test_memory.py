@@ -1,20 +1,14 @@
 """Memory that runs out: fewer tokens at once, the same answers, and an error when nothing helps."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.engines.forward import Forward
 from basinscope.engines.memory import LEAST, fitting, out_of_memory
 from basinscope.engines.pool import Pool
 from basinscope.errors import BasinscopeError
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 ON_CPU = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
 ERRORS = {

@@ -1,19 +1,13 @@
 """The pool against the module's own forward, and what makes an engine do without it."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.engines import pool as pools
 from basinscope.engines.forward import Forward
 from basinscope.engines.pool import Pool, Span, probe
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 HEAD = [5, 9, 30, 31, 32, 33]
 BODIES = [[40, 41, 42], [50], [60, 61, 62, 63, 64]]

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from basinscope.directions.base import CHUNK, Random
+from basinscope.directions.base import Random
 from basinscope.engines.pristine import Pristine
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
+from basinscope.weights.parts import CHUNK
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

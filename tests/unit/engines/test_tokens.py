@@ -1,20 +1,15 @@
 """Rows of tokens: shared starts held once, rows kept up to a bound, cut as the request says."""
 
-import importlib.util
 import tracemalloc
-from pathlib import Path
 
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.engines import tokens as module
 from basinscope.engines.tokens import Tokens
 from basinscope.runs.measure import score
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 PREFIX = "Question: what is it? Answer: nobody knows.\n\n" * 3
 

@@ -1,10 +1,8 @@
 """Text requests against the plain definition: one row, one forward pass, no cache, no batch."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.engines import generation
@@ -12,12 +10,6 @@ from basinscope.engines.forward import Forward
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.measure import score
-
-_spec = importlib.util.spec_from_file_location(
-    "toys", Path(__file__).parents[2] / "conftest.py"
-)  # the builders, where a fixture would not do
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 LONG = "In the beginning there was a word, and it was long enough to be run once for all. " * 2
 CHOICES = {

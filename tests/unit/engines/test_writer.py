@@ -1,18 +1,13 @@
 """A text read by its last tokens alone ends where the whole does."""
 
-import importlib.util
 import random
-from pathlib import Path
 
 import pytest
+import toys
 
 import basinscope as bs
 from basinscope.engines.tokens import Tokens
 from basinscope.engines.writer import Writer
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 TEXT = "naïve “café” — 12 €; 日本語, 👩‍🚀!\n\n" * 6
 

@@ -10,7 +10,8 @@ from scipy import stats as scipy_stats
 from torch import nn
 
 import basinscope as bs
-from basinscope.geometries.base import Isotropic, PerTensor, held
+from basinscope.directions.base import held
+from basinscope.geometries.base import Isotropic, PerTensor
 from basinscope.geometries.factors import Factors, Pair, lora_xs
 from basinscope.geometries.subspaces import RandomSubspace, Subspace, save_basis
 
@@ -326,7 +327,7 @@ class TestFactors:
         model.save_pretrained(tmp_path / "adapter")
         shape = bs.geometry(f"lora:{tmp_path / 'adapter'}", engine)
         direction = bs.Adapter(str(tmp_path / "adapter"))
-        from basinscope.certify.verdict import displacement_of
+        from basinscope.directions.base import displacement_of
 
         found = shape.distance(engine, displacement_of(direction, engine))
         assert found.r == pytest.approx(math.sqrt(size), rel=1e-4)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+import toys
 from transformers import Trainer, TrainingArguments
 
 import basinscope as bs
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).parents[2] / "conftest.py")
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
 
 
 class Noisy(bs.PerturbedSteps, Trainer):

@@ -97,9 +97,9 @@ def test_a_study_with_a_proxy(with_proxy, tiny, texts, tmp_path):
     assert [row["passes"] for row in found.rows] == [1, 1.225, 1]
     assert {row["steps"] for row in found.rows} == {60}
     assert len({row["nll"] for row in found.rows}) == 3
-    table = found.compare().table()
+    table = bs.compare(found.folder).table()
     assert list(table["label"]) == [row["label"] for row in found.rows]
-    assert found.compare().groups[0].reference == "adamw"
+    assert bs.compare(found.folder).groups[0].reference == "adamw"
     alone = bs.widen(tiny(methods=["adamw"], measure=SHORT), run=tmp_path / "y", data_dir=texts)
     assert timeless(alone.rows[0]) == timeless(plain), "a proxy beside it changes nothing"
     again = bs.widen(made, run=tmp_path / "z", data_dir=texts, only=["shadow"])

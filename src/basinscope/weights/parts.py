@@ -1,0 +1,80 @@
+"""What is read of the weights, and how: piece by piece, by canonical name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from basinscope.errors import BasinscopeError
+
+Parts = Callable[[int, int], torch.Tensor]
+"""Elements start .. stop of a flattened tensor, float32, in memory that the caller may write to."""
+
+
+CHUNK = 1 << 18  # elements at a time: what is computed with them stays in a core's own cache
+
+
+class Weights(Protocol):
+    """What a direction may ask of an engine: what is perturbed, from where, and what it is called.
+
+    All of it is fixed while the engine lives; nothing of it tells dtype or device of the module.
+    """
+
+    @property
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Shape of every perturbed parameter, by canonical name."""
+        ...
+
+    @property
+    def d(self) -> int:
+        """Number of perturbed parameters."""
+        ...
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Canonical name for every name that a checkpoint of the module may use.
+
+        Tied parameters under each of their names, buffers under their own.
+        """
+        ...
+
+    @property
+    def linear(self) -> Mapping[str, int]:
+        """Weights of linear layers (without the output head): the dimension of their inputs."""
+        ...
+
+    def pristine(self, name: str) -> torch.Tensor:
+        """theta0 of one perturbed parameter, not to be written to."""
+        ...
+
+    def resolve(self, model: str) -> Path:
+        """Folder with the safetensors of what a user calls a model."""
+        ...
+
+
+def shape_of(engine: Weights, name: str) -> torch.Size:
+    """Shape of a perturbed parameter, or an error that lists some of the names."""
+    try:
+        return engine.shapes[name]
+    except KeyError:
+        some = ", ".join(list(engine.shapes)[:3])
+        raise BasinscopeError(
+            f"no perturbed parameter is called {name!r}", f"allowed: {some}, ..."
+        ) from None
+
+
+def chunks(n: int) -> Iterable[tuple[int, int]]:
+    """Ranges that make up 0 .. n."""
+    return ((a, min(a + CHUNK, n)) for a in range(0, n, CHUNK))
+
+
+def whole(parts: Parts | None, shape: torch.Size) -> torch.Tensor:
+    """The tensor that the parts make up: float32, of the given shape; zeros for None."""
+    tensor = torch.zeros(shape.numel())
+    if parts is not None:
+        for start, stop in chunks(shape.numel()):
+            tensor[start:stop] = parts(start, stop)
+    return tensor.reshape(shape)

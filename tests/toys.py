@@ -1,0 +1,104 @@
+"""Toy models built in code: the suite needs no weights, no network and no data."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def tiny_tokenizer():
+    """Word-level tokenizer of printable characters, with a chat template."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = [chr(c) for c in range(32, 127)] + ["\n"]
+    vocabulary = {"<s>": 0, "</s>": 1, "<unk>": 2}
+    vocabulary |= {c: i + 3 for i, c in enumerate(characters)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    return fast
+
+
+def tiny_model(kind: str = "gpt2", *, seed: int = 0, dtype: torch.dtype = torch.float32):
+    """One-layer GPT-2 or two-layer Llama with 98 tokens; tied embeddings in both."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "gpt2":
+            config = GPT2Config(
+                vocab_size=99, n_positions=256, n_embd=32, n_layer=1, n_head=2,
+                bos_token_id=0, eos_token_id=1,
+            )  # fmt: skip
+            model = GPT2LMHeadModel(config)
+        else:
+            config = LlamaConfig(
+                vocab_size=99, max_position_embeddings=256, hidden_size=32, intermediate_size=64,
+                num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
+            )  # fmt: skip
+            model = LlamaForCausalLM(config)
+        for parameter in model.parameters():  # far enough from uniform to have an opinion
+            parameter.data.mul_(4.0)
+    return model.to(dtype).eval()
+
+
+def write_checkpoint(folder: Path, kind: str = "gpt2", **options) -> Path:
+    """Folder as ``save_pretrained`` leaves it."""
+    tiny_model(kind, **options).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@functools.cache
+def sums_in_one_order() -> bool:
+    """Whether this CPU's kernels give a row the same bits in any company.
+
+    That is the premise of bit-identical batches (`basinscope.engines.cache`), and a property of
+    torch's libraries on a processor, not of this program.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        for size in (32, 64, 128):
+            x = torch.randn(300, size, generator=generator).to(dtype)
+            w = torch.randn(3 * size, size, generator=generator).to(dtype)
+            whole = torch.nn.functional.linear(x, w)
+            for rows in (4, 7, 33, 120, 260):
+                if not torch.equal(torch.nn.functional.linear(x[:rows], w), whole[:rows]):
+                    return False
+        for size in (8, 16):
+            q, k, v = torch.randn(3, 2, 4, 24, size, generator=generator).to(dtype)
+            seen = torch.ones(24, 24, dtype=torch.bool).tril()
+            found = []
+            for slots in (32, 64, 112, 192):
+                k_, v_ = (torch.nn.functional.pad(t, (0, 0, 0, slots - 24)) for t in (k, v))
+                mask = torch.nn.functional.pad(seen, (0, slots - 24))
+                attend = torch.nn.functional.scaled_dot_product_attention
+                found.append(attend(q, k_, v_, attn_mask=mask))
+            if not all(torch.equal(found[0], other) for other in found[1:]):
+                return False
+    return True
+
+
+def same(found, expected) -> bool:
+    """Bit-identical answers; alike up to rounding on a CPU without `sums_in_one_order`."""
+    if sums_in_one_order():
+        return found == expected
+    return len(found) == len(expected) and all(
+        type(a) is type(b)
+        and a.failure == b.failure
+        and (not hasattr(a, "loglik") or a.loglik == pytest.approx(b.loglik, rel=0.03, abs=0.3))
+        and (not hasattr(a, "logliks") or a.nll == pytest.approx(b.nll, rel=0.03, abs=0.3))
+        for a, b in zip(found, expected, strict=True)
+    )
