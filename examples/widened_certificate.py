@@ -24,9 +24,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from subspace_noise import SubspaceAugmented
 
 import basinscope as bs
-from basinscope.optim.subspace import SubspaceAugmented
 from basinscope.tasks.base import limited
 
 MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time

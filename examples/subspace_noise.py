@@ -1,4 +1,7 @@
-"""Gaussian-augmented training whose noise stays in a subspace: wider where certificates look."""
+"""Gaussian-augmented training whose noise stays in a subspace.
+
+It was meant to enlarge the certificates of that subspace; it did not (results/README.md).
+"""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from safetensors.torch import save_file
+from subspace_noise import SubspaceAugmented
 
 from basinscope.errors import BasinscopeError
 from basinscope.optim.gaussian import GaussianAugmented
-from basinscope.optim.subspace import SubspaceAugmented
 
 
 @pytest.fixture
@@ -83,10 +83,10 @@ def test_expected_gradient_of_a_kink_widens_along_the_span(basis):
     for _ in range(2000):
         with opt.perturbed():
             named[0][1].abs().sum().backward()
-    found = named[0][1].grad.flatten() / 2000
+    gradient = named[0][1].grad.flatten() / 2000
     # standard error .016; 6 of them: p < 1e-8
-    assert abs(float(found[2]) - 0.6827) < 0.1
-    assert float(found[1]) == 1.0
+    assert abs(float(gradient[2]) - 0.6827) < 0.1
+    assert float(gradient[1]) == 1.0
 
 
 def test_resuming_goes_on_with_the_next_draw(basis):
