@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: setup demo test lint format bench clean results results-small results-methods \
-	results-wall results-sigma results-variants results-repeated results-shadow results-length \
+	results-wall results-sigma results-variants results-repeated results-length \
 	results-size
 
 setup: $(READY)
@@ -50,7 +50,7 @@ study-%: setup
 
 COMPARE = $(BIN)/basinscope compare $(patsubst study-%,$(RUNS)/%,$(filter study-%,$^))
 
-results: results-methods results-repeated results-wall results-sigma results-variants results-shadow results-length results-size
+results: results-methods results-repeated results-wall results-sigma results-variants results-length results-size
 
 results-small: study-small
 	$(COMPARE) --output $(RUNS)/tables-small
@@ -72,9 +72,6 @@ results-repeated: study-repeated study-repeated-more
 	$(COMPARE) --output results/repeated --reference "adamw stop=0.2"
 	$(COMPARE) --output results/repeated/decayed --reference "adamw weight_decay=1" --figure forgetting
 	$(COMPARE) --output results/repeated/plain --figure frontier
-
-results-shadow: study-shadow
-	$(COMPARE) --output results/shadow --figure forgetting
 
 results-length: study-methods study-length-0.5m study-length-1m study-length-4m
 	$(COMPARE) --output results/length --figure frontier --figure scale --figure over_training

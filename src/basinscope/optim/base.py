@@ -83,11 +83,9 @@ class Method:
         passes: forward and backward passes over the batch that a step takes, in expectation.
         optimizer: the optimiser whose learning rate a schedule may set.
         steps: optimiser steps taken.
-        proxy: micro-batch of a proxy text that every step needs, as a share of the batch; 0: none.
         pieces: least number of micro-batches of a step.
     """
 
-    proxy: float = 0.0
     pieces: int = 1
 
     def __init__(
@@ -102,39 +100,28 @@ class Method:
         self.setup, self.optimizer, self.passes = setup, optimizer, passes
         self._stateful: Any = optimizer
         self.steps = 0
-        self._proxy: Loss | None = None
         self._parameters = [p for _, p in setup.named()]
         self._identity = {**identity, "seed": setup.seed, "total_steps": setup.total_steps}
         self._average = (
             None if average is None else Average(average, self._parameters, setup.total_steps)
         )
 
-    def step(
-        self, losses: Sequence[Loss], clip: float | None = None, *, proxy: Loss | None = None
-    ) -> float:
+    def step(self, losses: Sequence[Loss], clip: float | None = None) -> float:
         """One optimiser step on the mean loss of some micro-batches.
 
         Args:
             losses: one callable for each micro-batch; called as often as the method needs.
             clip: greatest norm of the gradient that the step uses.
-            proxy: loss of the proxy micro-batch, for a method that has `proxy`, and only then.
 
         Returns:
             Mean of the losses where the method first took them (at noisy weights under GO).
 
         Raises:
-            BasinscopeError: no micro-batch, a loss that is no callable, or gives no scalar; a proxy
-                that is missing, or that the method does not use.
+            BasinscopeError: no micro-batch, a loss that is no callable, or gives no scalar.
         """
         if not losses:
             raise BasinscopeError("a step without a micro-batch", "allowed: one loss or more")
-        if (proxy is not None) != (self.proxy > 0):
-            raise BasinscopeError(
-                f"method {self._identity['name']} "
-                + ("without a proxy loss" if proxy is None else "with a proxy loss"),
-                "allowed: one for a method with `proxy`, none for the others",
-            )
-        if not all(callable(loss) for loss in (*losses, proxy or losses[0])):
+        if not all(map(callable, losses)):
             raise BasinscopeError(
                 "a loss that is a value",
                 "allowed: a callable that runs the forward pass, since a method chooses at which "
@@ -142,9 +129,7 @@ class Method:
                 "pass lambda: model(...).loss",
             )
         self.optimizer.zero_grad()
-        self._proxy = proxy
         seen = self._gradients(losses)
-        self._proxy = None
         self._update(losses, clip)
         self.optimizer.zero_grad()
         self.steps += 1
@@ -185,7 +170,6 @@ class Method:
                 "average": None
                 if average is None
                 else {"count": average.count, "tensors": average.tensors},
-                "own": self._own_state(),
             }
         )
 
@@ -214,14 +198,6 @@ class Method:
         if self._average is not None:
             self._average.count = found["average"]["count"]
             self._average.tensors = found["average"]["tensors"]
-        self._load_own(found.get("own", {}))
-
-    def _own_state(self) -> dict[str, Any]:
-        """What a method keeps besides its optimiser and average."""
-        return {}
-
-    def _load_own(self, state: Mapping[str, Any]) -> None:
-        """Take `_own_state` back."""
 
     def _gradients(self, losses: Sequence[Loss]) -> torch.Tensor:
         """Leave the gradient in ``.grad``, give the mean loss."""
@@ -240,12 +216,8 @@ class Method:
         self,
         losses: Sequence[Loss],
         around: Callable[[int], AbstractContextManager[None]] = lambda i: nullcontext(),
-        weights: Sequence[float] | None = None,
     ) -> torch.Tensor:
-        """One forward and backward pass over every micro-batch, each inside ``around(i)``.
-
-        ``weights`` of the micro-batches sum to 1; without them all count alike.
-        """
+        """One forward and backward pass over every micro-batch, each inside ``around(i)``."""
         total = torch.zeros(())
         for i, loss in enumerate(losses):
             torch.clear_autocast_cache()  # of weights cast before they were moved
@@ -257,7 +229,7 @@ class Method:
                         "allowed: a scalar",
                         "take its mean",
                     )
-                part = value / len(losses) if weights is None else value * weights[i]
+                part = value / len(losses)
                 self.setup.backward(part)
             total = total.to(value.device) + part.detach().float()
         return total

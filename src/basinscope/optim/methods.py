@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from basinscope.errors import BasinscopeError, did_you_mean
-from basinscope.optim import shadow, sharpness
+from basinscope.optim import sharpness
 from basinscope.optim.anti_pgd import AntiPGD
 from basinscope.optim.averaging import parse_average
 from basinscope.optim.base import BASES, Loss, Method, Setup
@@ -30,16 +30,12 @@ Option = float | str | bool | None
 class Kind:
     """One method: how it is made, and the options it takes with their defaults.
 
-    An option without a default (`REQUIRED`) must be given. ``check`` refuses options that are each
-    of the right kind and still out of range; ``proxy`` is `Method.proxy`, ``pieces`` its `pieces`.
+    An option without a default (`REQUIRED`) must be given.
     """
 
     make: Callable[..., Method]
     about: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    check: Callable[[Mapping[str, Any]], None] = lambda options: None
-    proxy: float = 0.0
-    pieces: int = 1
 
 
 REQUIRED = float
@@ -75,11 +71,6 @@ METHODS: dict[str, Kind] = {
     "dropout": Kind(
         ContinuousDropout, "Gaussian factors on activations (Srivastava et al. 2014, section 10)",
         {"std": REQUIRED},
-    ),
-    "shadow": Kind(
-        shadow.Shadow, "gradients along a short fine-tune on a proxy text (docs/widening.md)",
-        {"eta": 1e-3, "k": 40.0, "share": 0.5},
-        shadow.check, shadow.Shadow.proxy, shadow.Shadow.pieces,
     ),
     "sam": Kind(sharpness.sam, "sharpness-aware (arXiv 2010.01412)", {"rho": 0.05}),
     "asam": Kind(sharpness.asam, "adaptive SAM (arXiv 2102.11600)", {"rho": 0.5}),
@@ -150,7 +141,6 @@ class MethodSpec:
             if v != known[k] or isinstance(v, bool) != isinstance(known[k], bool)
         }
         object.__setattr__(self, "options", kept)
-        METHODS[self.name].check(self.complete())
 
     @classmethod
     def of(cls, given: str | Mapping[str, Any]) -> MethodSpec:

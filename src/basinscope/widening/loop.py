@@ -50,8 +50,6 @@ class Job:
         seed: names the order of the windows.
         every: steps between two checkpoints.
         marks: step -> what is measured after it.
-        proxy: int32, training tokens of the proxy text; None without one.
-        mixed: windows of every batch that come from the proxy text instead.
     """
 
     tokens: torch.Tensor
@@ -67,8 +65,6 @@ class Job:
     seed: int
     every: int
     marks: Mapping[int, Callable[[int], dict[str, Any]]]
-    proxy: torch.Tensor | None = None
-    mixed: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,18 +158,13 @@ def train(
         start = time.perf_counter()
         for group in method.optimizer.param_groups:
             group["lr"] = job.lr * factor(job, done.step)
-        rows, proxy_rows = windows_of(job, done.step, method.proxy, rank, world)
+        rows = windows_of(job, done.step, rank, world)
         micro = rows.to(device).chunk(max(job.accumulate, method.pieces))
         losses = [
             _loss(wrapped, part, cast, accelerator, last=i == len(micro) - 1)
             for i, part in enumerate(micro)
         ]
-        proxy = (
-            None
-            if proxy_rows is None
-            else _loss(wrapped, proxy_rows.to(device), cast, accelerator, last=True)
-        )
-        seen = method.step(losses, job.clip, proxy=proxy)
+        seen = method.step(losses, job.clip)
         if world > 1:
             seen = float(accelerator.reduce(torch.tensor(seen, device=device), "mean"))
         done.step += 1
@@ -211,40 +202,11 @@ def check_batch(batch: int, accumulate: int, world: int) -> None:
         )
 
 
-def windows_of(
-    job: Job, step: int, share: float, rank: int = 0, world: int = 1
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Windows of one process in a step, and those of its proxy micro-batch.
-
-    Where a batch is mixed, the windows of the proxy text lie evenly among the others.
-
-    Args:
-        job: what is trained.
-        step: from 0.
-        share: size of the proxy micro-batch as a share of the batch; 0 for none.
-        rank: of the process.
-        world: number of processes.
-    """
-
-    def take(tokens: torch.Tensor, each: int) -> torch.Tensor:
-        chosen = order((len(tokens) - 1) // job.context, step * each, each, job.seed)
-        return batch(tokens, chosen.tolist(), job.context)
-
-    rows = take(job.tokens, job.batch - job.mixed)
-    beside = world * proxied(share, job.batch // world)
-    if job.proxy is None or not job.mixed + beside:
-        return rows[rank::world], None
-    others = take(job.proxy, job.mixed + beside)
-    place = torch.arange(job.batch)
-    among = (place + 1) * job.mixed // job.batch > place * job.mixed // job.batch
-    mixed = torch.empty(job.batch, job.context + 1, dtype=rows.dtype)
-    mixed[among], mixed[~among] = others[: job.mixed], rows
-    return mixed[rank::world], others[job.mixed :][rank::world] if beside else None
-
-
-def proxied(share: float, batch: int) -> int:
-    """Windows of a proxy micro-batch of that share of a batch: at least one, but none of none."""
-    return max(1, round(share * batch)) if share else 0
+def windows_of(job: Job, step: int, rank: int = 0, world: int = 1) -> torch.Tensor:
+    """Windows of one process in a step, counted from 0."""
+    windows = (len(job.tokens) - 1) // job.context
+    chosen = order(windows, step * job.batch, job.batch, job.seed)
+    return batch(job.tokens, chosen.tolist(), job.context)[rank::world]
 
 
 def _loss(

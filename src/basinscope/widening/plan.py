@@ -37,7 +37,6 @@ class Plan:
         steps: optimiser steps of a row that costs one pass a step.
         tokens: that such a row sees.
         text_tokens: that there are to train on; None where the text was not read.
-        proxy_tokens: alike, of the proxy text; None also without one.
         rows: for each row its label, seed, steps, passes a step, and seconds.
         memory_bytes: of one process: weights, gradients, moments, a copy, and activations.
         seconds: of all rows one after another.
@@ -51,7 +50,6 @@ class Plan:
     steps: int
     tokens: int
     text_tokens: int | None
-    proxy_tokens: int | None
     rows: tuple[dict[str, Any], ...]
     memory_bytes: int
     seconds: float
@@ -70,12 +68,6 @@ class Plan:
         if self.text_tokens is not None:
             over = self.tokens / self.text_tokens
             lines.append(f"text: {self.text_tokens:,} tokens, read {over:.2f} times")
-        if what.proxy is not None:
-            most = max(row["proxy_tokens"] for row in self.rows)
-            line = f"proxy: at most {most:,} tokens a row"
-            if self.proxy_tokens is not None:
-                line += f" of {self.proxy_tokens:,}, read {most / self.proxy_tokens:.2f} times"
-            lines.append(line)
         lines.append(f"memory of a process: about {_size(self.memory_bytes)}")
         if what.hardware is not None and self.memory_bytes > what.hardware.memory_gb * 1e9:
             lines.append(f"- more than the {what.hardware.memory_gb:g} GB of the recipe's hardware")
@@ -99,7 +91,6 @@ class Plan:
             "tokens": self.tokens,
             "tokens_of_step": self.recipe.batch * self.recipe.context,
             "text_tokens": self.text_tokens,
-            "proxy_tokens": self.proxy_tokens,
             "rows": list(self.rows),
             "memory_bytes": self.memory_bytes,
             "seconds": self.seconds,
@@ -152,7 +143,7 @@ def _reckoned(what: Recipe, rows: tuple[Row, ...], vocabulary: int) -> Plan:
         if what.finetune is not None:
             tuned = what.finetune.steps * what.finetune.batch * what.context
             flops += tuned * flops_of_token(what, parameters)
-        described.append(_row(row, what, own, passes, flops / rate))
+        described.append(_row(row, own, passes, flops / rate))
     seconds = sum(row["seconds"] for row in described)
     micro = max(1, what.batch // (what.accumulate * hardware.gpus))
     notes = ["measuring is not counted"]
@@ -167,7 +158,6 @@ def _reckoned(what: Recipe, rows: tuple[Row, ...], vocabulary: int) -> Plan:
         steps=steps,
         tokens=steps * what.batch * what.context,
         text_tokens=None,
-        proxy_tokens=None,
         rows=tuple(described),
         memory_bytes=memory_bytes(what, parameters, vocabulary, micro),
         seconds=seconds,
@@ -187,12 +177,11 @@ def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
     for row in rows:
         passes = study.passes(row, what)
         own = study.equal_steps(what, row, ready.steps, pace[row.label] / reference)
-        taken = what.batch - study.mixed(row.entry, what)
-        study.check_size(row.name, ready.pretraining, what, own, taken, what.repeat)
+        study.check_size(row.name, ready.pretraining, what, own, what.batch, what.repeat)
         seconds = own * pace[row.label] + look_s
         if what.finetune is not None:
             seconds += what.finetune.steps * reference * what.finetune.batch / what.batch
-        described.append(_row(row, what, own, passes, seconds))
+        described.append(_row(row, own, passes, seconds))
     threads = torch.get_num_threads()
     return Plan(
         recipe=what,
@@ -200,7 +189,6 @@ def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
         steps=ready.steps,
         tokens=ready.steps * what.batch * what.context,
         text_tokens=len(ready.pretraining.train),
-        proxy_tokens=None if ready.proxy is None else len(ready.proxy.train),
         rows=tuple(described),
         memory_bytes=memory_bytes(
             what, ready.parameters, len(ready.tokenizer), what.batch // what.accumulate
@@ -225,8 +213,6 @@ def step_s(ready: Study, row: Row) -> float:
         tokens=ready.pretraining.train, context=what.context, batch=what.batch,
         accumulate=what.accumulate, steps=TIMED_STEPS, lr=what.lr, lr_schedule="constant",
         warmup=0.0, clip=what.clip, compute=what.compute, seed=0, every=TIMED_STEPS, marks={},
-        proxy=None if ready.proxy is None else ready.proxy.train,
-        mixed=study.mixed(row.entry, what),
     )  # fmt: skip
     return statistics.median(loop.train(module, module, method, job, Alone(), None).step_s[1:])
 
@@ -285,9 +271,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _row(row: Row, what: Recipe, steps: int, passes: float, seconds: float) -> dict[str, Any]:
-    proxied = steps * study.proxy_windows(row, what) * what.context
+def _row(row: Row, steps: int, passes: float, seconds: float) -> dict[str, Any]:
     return {
         "label": row.label, "seed": row.seed, "steps": steps, "passes": passes, "seconds": seconds,
-        "proxy_tokens": proxied,
     }  # fmt: skip

@@ -99,7 +99,6 @@ class Entry(Part):
     lr_schedule: str | None = None
     warmup: NotNegative | None = None
     weight_decay: NotNegative | None = None
-    mix: Annotated[float, Field(gt=0, lt=1)] | None = None  # of every batch, from the proxy text
     stop: Annotated[float, Field(gt=0, le=1)] | None = None  # early: share of the row's steps
 
     @field_validator("label")
@@ -183,11 +182,9 @@ class Recipe(Training):
     tokenizer: Count | str  # size of a BPE trained on the text, or a hub id or folder
     vocabulary: Count | None = None  # of a tokenizer that is not here, for the dry run
     text: Text
-    proxy: Text | None = None  # another text, for the methods that train on one; see `Entry.mix`
     tokens: Count | None = None
     chinchilla: Positive | None = None  # tokens in units of 20 a parameter
-    # most passes over the text, and over the proxy
-    repeat: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    repeat: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0  # most passes over the text
     attention: Literal["eager", "sdpa"] = "sdpa"
     methods: tuple[Entry, ...]
     seeds: tuple[Seed, ...] = (0,)
@@ -347,7 +344,6 @@ def _fields_at(place: tuple[int | str, ...]) -> list[str]:
 _PARTS: dict[str, type[Part]] = {
     "model": Shape,
     "text": Text,
-    "proxy": Text,
     "measure": Measure,
     "methods": Entry,
     "method": Entry,

@@ -47,7 +47,6 @@ def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> list[str]:
             ),
             "text": study.pretraining.digest,
             "text of finetune": study.tuning.digest if study.tuning is not None else None,
-            "text of proxy": study.proxy.digest if study.proxy is not None else None,
             "rows": {row.name: row.describe() | {"seed": row.seed} for row in all_rows},
         },
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
@@ -211,7 +210,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         a, b = old["recipe"].get(key), new["recipe"].get(key)
         if a != b:
             found.append(f"{key} {a!r:.60}, now {b!r:.60}")
-    texts = ("text", "text of finetune", "text of proxy")
+    texts = ("text", "text of finetune")
     found += [f"{key} differs" for key in texts if old.get(key) != new.get(key)]
     before, after = old["rows"], new["rows"]
     found += [

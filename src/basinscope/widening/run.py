@@ -125,7 +125,7 @@ def widen(
                 ready.pretraining,
                 chosen,
                 steps[row.name],
-                chosen.batch - study.mixed(row.entry, chosen),
+                chosen.batch,
                 chosen.repeat,
             )
     bar = _Bar(progress, ready, todo)
@@ -283,8 +283,6 @@ def _pretrain(
         seed=row.seed,
         every=what.checkpoint_every,
         marks=dict.fromkeys(loop.shares(steps, what.measure.over_training), along),
-        proxy=None if ready.proxy is None else ready.proxy.train,
-        mixed=study.mixed(row.entry, what),
     )
     done = loop.train(
         module, wrapped, method, job, accelerator, own / "training",

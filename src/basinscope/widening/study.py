@@ -14,8 +14,8 @@ from torch import nn
 
 from basinscope.errors import BasinscopeError
 from basinscope.optim import methods
-from basinscope.optim.methods import METHODS, Method, MethodSpec
-from basinscope.widening import loop, text, tokens
+from basinscope.optim.methods import Method, MethodSpec
+from basinscope.widening import text, tokens
 from basinscope.widening.recipe import TOKENS_PER_PARAMETER, Entry, Recipe, Training, Tuning
 from basinscope.widening.tokens import Stream
 
@@ -55,7 +55,7 @@ class Row:
 LONGEST_NAME = 200
 """Characters of a row's name: file systems take 255 bytes, and suffixes come after it."""
 
-OVERRIDES = ("lr", "lr_schedule", "warmup", "weight_decay", "mix", "stop")
+OVERRIDES = ("lr", "lr_schedule", "warmup", "weight_decay", "stop")
 """Settings that a method may have of its own."""
 
 
@@ -68,7 +68,6 @@ class Study:
         tokenizer: of the model.
         pretraining: tokens that the rows are trained on.
         tuning: tokens of the fine-tuning stage; None without one.
-        proxy: tokens of the proxy text; None without one.
         parameters: of the model.
         steps: of a row that costs one forward and backward pass a step.
     """
@@ -77,7 +76,6 @@ class Study:
     tokenizer: Any
     pretraining: Stream
     tuning: Stream | None
-    proxy: Stream | None
     parameters: int
     steps: int
 
@@ -142,7 +140,6 @@ def rows(recipe: Recipe) -> tuple[Row, ...]:
             f"allowed: at most {LONGEST_NAME}, since files are called so",
             "give it a shorter `label`",
         )
-    _check_proxy(recipe, found)
     return found
 
 
@@ -167,59 +164,6 @@ def check_methods(recipe: Recipe) -> None:
                 "allowed: an even number, they come in pairs",
                 "accumulate: 2, and a batch of as many",
             )
-
-
-def proxy_windows(row: Row, recipe: Recipe) -> int:
-    """Windows of the proxy text that a step of a row takes."""
-    share = METHODS[row.spec.name].proxy
-    return mixed(row.entry, recipe) + loop.proxied(share, recipe.batch)
-
-
-def mixed(entry: Entry, recipe: Recipe) -> int:
-    """Windows of every batch that come from the proxy text instead."""
-    return 0 if entry.mix is None else round(entry.mix * recipe.batch)
-
-
-def _check_proxy(recipe: Recipe, found: Sequence[Row]) -> None:
-    """A proxy text is there exactly where a row takes something of it.
-
-    Raises:
-        BasinscopeError: if not; a batch that cannot be divided; a proxy for the fine-tuning stage.
-    """
-    for row in found:
-        share = row.entry.mix
-        if share is not None and not 0 < mixed(row.entry, recipe) < recipe.batch:
-            raise BasinscopeError(
-                f"{row.label}: mix {share:g} of {recipe.batch} windows is "
-                f"{mixed(row.entry, recipe)}",
-                "allowed: at least one window of either text",
-            )
-        pieces = METHODS[row.spec.name].pieces
-        if recipe.batch < pieces:
-            raise BasinscopeError(
-                f"{row.label} with a batch of {recipe.batch}", f"allowed: at least {pieces}"
-            )
-    users = [row.label for row in found if proxy_windows(row, recipe)]
-    if users and recipe.proxy is None:
-        raise BasinscopeError(
-            f"{users[0]} without a proxy text",
-            "it trains on some of another text beside the recipe's own",
-            "give `proxy: {files: [...]}`",
-        )
-    if recipe.proxy is not None and not users:
-        raise BasinscopeError(
-            "a proxy text that no method uses",
-            "allowed: with `shadow`, or with `mix` of a method",
-            "leave `proxy` out",
-        )
-    tuned = recipe.finetune.method if recipe.finetune is not None else None
-    if tuned is not None and (
-        tuned.mix is not None or METHODS[MethodSpec(tuned.name, tuned.options).name].proxy
-    ):
-        raise BasinscopeError(
-            f"finetune.method {tuned.name} with a proxy text",
-            "allowed: in pre-training only; the fine-tuning stage has none",
-        )
 
 
 def total_tokens(recipe: Recipe, parameters: int) -> int:
@@ -264,7 +208,7 @@ def _weightless(entry: Entry, stage: Training | Tuning, recipe: Recipe) -> Metho
 
 def copies(row: Row) -> int:
     """Float32 copies of the weights that a method keeps beside the optimiser's own state."""
-    own = {"adamw": 0, "averaged": 0, "dropout": 0, "shadow": 3}.get(row.spec.name, 1)
+    own = {"adamw": 0, "averaged": 0, "dropout": 0}.get(row.spec.name, 1)
     return own + int(row.spec.complete()["average"] is not None)
 
 
@@ -274,7 +218,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, beside: Path | None) ->
     Raises:
         BasinscopeError: bad texts or tokenizer; a text too small for the asked tokens.
     """
-    all_rows = rows(recipe)
+    rows(recipe)
     check_methods(recipe)
     found = text.parts(recipe.text, data_dir, beside)
     tokenizer = tokens.tokenizer_of(recipe.tokenizer, found)
@@ -282,21 +226,12 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, beside: Path | None) ->
     parameters = recipe.model.parameters(len(tokenizer), recipe.context)
     steps = steps_of(recipe, parameters)
     check_size("the text", stream, recipe, steps, recipe.batch, recipe.repeat)
-    tuning = proxy = None
-    beside_it = {"the text": found}
+    tuning = None
     if recipe.finetune is not None:
         own = recipe.finetune
-        beside_it["the text of finetune"] = text.parts(own.text, data_dir, beside)
-        tuning = tokens.stream(tokenizer, beside_it["the text of finetune"])
+        tuning = tokens.stream(tokenizer, text.parts(own.text, data_dir, beside))
         check_size("the text of finetune", tuning, recipe, own.steps, own.batch, own.repeat)
-    if recipe.proxy is not None:
-        parts = text.parts(recipe.proxy, data_dir, beside)
-        for what, other in beside_it.items():
-            text.check_apart("the proxy text", parts, what, other)
-        proxy = tokens.stream(tokenizer, parts)
-        most = max(proxy_windows(row, recipe) for row in all_rows)
-        check_size("the proxy text", proxy, recipe, steps, most, recipe.repeat, held_out=False)
-    return Study(recipe, tokenizer, stream, tuning, proxy, parameters, steps)
+    return Study(recipe, tokenizer, stream, tuning, parameters, steps)
 
 
 def check_size(
@@ -306,8 +241,6 @@ def check_size(
     steps: int,
     batch: int,
     repeat: float,
-    *,
-    held_out: bool = True,
 ) -> None:
     """Refuse a text that has no window, or fewer than ``steps`` of ``batch`` ask for.
 
@@ -316,12 +249,11 @@ def check_size(
     """
     context = recipe.context
     there, wanted = stream.windows(context), steps * batch
-    if there == 0 or (held_out and (len(stream.validation) - 1) // context == 0):
+    if there == 0 or (len(stream.validation) - 1) // context == 0:
         raise BasinscopeError(
-            f"{what} has {len(stream.train):,} tokens to train on"
-            + (f" and {len(stream.validation):,} held out" if held_out else ""),
-            f"allowed: at least one window of {context} + 1 tokens"
-            + (" in each" if held_out else ""),
+            f"{what} has {len(stream.train):,} tokens to train on and "
+            f"{len(stream.validation):,} held out",
+            f"allowed: at least one window of {context} + 1 tokens in each",
             "a longer text, a larger hold_out, or a smaller context",
         )
     if wanted > repeat * there:

@@ -16,7 +16,6 @@ from basinscope.widening.recipe import Text
 
 SEPARATOR = "<|endoftext|>"
 PASSAGE_CHARACTERS = 2000
-SHARED = 0.01  # such as "THE END"
 _GUTENBERG = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*")
 
 
@@ -127,25 +126,6 @@ def split(found: Sequence[str], hold_out: float) -> Files:
         tuple(p for p in found if not chosen[p]),
         tuple(dict.fromkeys(p for p in found if chosen[p])),
     )
-
-
-def check_apart(what: str, one: Parts, what_other: str, other: Parts) -> None:
-    """Refuse a text of which more than a hundredth is in another; data sets are not compared.
-
-    Raises:
-        BasinscopeError: as said.
-    """
-    if not (isinstance(one, Files) and isinstance(other, Files)):
-        return
-    there = {passage for _, passage in other.passages()}
-    lengths = [(passage in there, len(passage)) for _, passage in one.passages()]
-    share = sum(n for shared, n in lengths if shared) / sum(n for _, n in lengths)
-    if share > SHARED:
-        raise BasinscopeError(
-            f"{100 * share:.0f}% of {what} is in {what_other}",
-            "allowed: another text than that",
-            "name other files",
-        )
 
 
 def passages(text: str) -> list[str]:

@@ -94,7 +94,7 @@ def order(windows: int, first: int, count: int, seed: int) -> np.ndarray[Any, np
     return np.array(found, dtype=np.int64)
 
 
-@lru_cache(maxsize=4)  # two texts, each between two passes
+@lru_cache(maxsize=2)  # between two passes
 def _shuffled(windows: int, seed: int, turn: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.random.Generator(np.random.Philox(key=[seed, turn])).permutation(windows)
 

@@ -28,8 +28,6 @@ SPECS = {
         MethodSpec("anti-pgd", {"sigma": 0.05}),
         MethodSpec("anti-pgd", {"sigma": 0.05, "schedule": "first:0.8", "average": "tail:0.4"}),
         MethodSpec("dropout", {"std": 0.2}),
-        MethodSpec("shadow", {"eta": 0.02, "k": 2.0}),
-        MethodSpec("shadow", {"k": 40.0, "share": 0.3, "base": "sgd", "average": "tail:0.4"}),
         MethodSpec("sam", {"average": "ema:0.9"}),
         MethodSpec("asam"),
         MethodSpec("looksam", {"k": 3.0}),
@@ -70,15 +68,8 @@ def make(spec, model, **changed):
     return build(spec, model, **given)
 
 
-def proxy_of(method, model, step):
-    return losses_of(model, 1000 + step)[0] if method.proxy else None
-
-
 def run(method, model, steps):
-    return [
-        method.step(losses_of(model, step), 0.5, proxy=proxy_of(method, model, step))
-        for step in steps
-    ]
+    return [method.step(losses_of(model, step), 0.5) for step in steps]
 
 
 @pytest.mark.parametrize("label", SPECS)
@@ -216,7 +207,7 @@ def test_learning_rate_schedules_act_on_every_method():
         before = weights(model)
         with method.evaluated():
             assert torch.equal(weights(model), before)
-        method.step(losses_of(model, 0), proxy=proxy_of(method, model, 0))
+        method.step(losses_of(model, 0))
         rate.step()
         with method.evaluated():
             assert torch.allclose(weights(model), before, rtol=0, atol=1e-6), spec.label
@@ -235,7 +226,7 @@ def test_an_exception_in_the_loss_leaves_the_weights_alone(label):
         return model(torch.ones(1, 6)).mean()
 
     with pytest.raises(RuntimeError, match="planned"):
-        method.step([fails_later, fails_later], proxy=proxy_of(method, model, 0))
+        method.step([fails_later, fails_later])
     assert torch.equal(weights(model), before)
 
 
@@ -248,12 +239,8 @@ def test_passes_are_the_calls_that_are_made():
             return model(torch.ones(1, 6)).square().mean()
 
         method = make(spec, model)
-        proxy = proxy_of(method, model, 0)
         for _ in range(STEPS):
-            method.step([loss, loss], proxy=proxy)
-        if method.proxy:  # not by `loss`, a quarter of a batch, and not in the first tenth
-            assert len(calls) == 2 * STEPS
-            continue
+            method.step([loss, loss])
         assert len(calls) / (2 * STEPS) == pytest.approx(method.passes), spec.label
 
 

@@ -31,7 +31,7 @@ def _cache(tmp_path_factory, monkeypatch):
 def texts(tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
-    for name, first, count in (("old.txt", 0, 60), ("new.txt", 1000, 40), ("proxy.txt", 2000, 40)):
+    for name, first, count in (("old.txt", 0, 60), ("new.txt", 1000, 40)):
         stories = [story(first + i) for i in range(count)]
         (folder / name).write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
     return folder

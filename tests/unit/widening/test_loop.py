@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import basinscope as bs
-from basinscope.widening.loop import Job, factor, log_spaced, shares
+from basinscope.widening.loop import Job, factor, log_spaced, shares, windows_of
 
 
 def job(**changes):
@@ -52,6 +52,13 @@ def test_points_of_a_stage_are_different_and_reach_its_end(steps, points):
     assert len(found) <= points + 1
 
 
+def test_ranks_share_what_one_process_sees():
+    eight = job(batch=8)
+    parts = [windows_of(eight, 3, rank, 2) for rank in range(2)]
+    assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), windows_of(eight, 3))
+    assert parts[0].shape == (4, 5)
+
+
 def test_shares_become_steps():
     assert list(shares(200, (0.5, 0.001, 1.0, 0.5))) == [1, 100, 200]
 
@@ -78,8 +85,7 @@ def test_two_processes_train_as_one_up_to_rounding(tiny, texts, tmp_path):
     """
     made = tiny(
         accumulate=2, finetune={"steps": 4, "batch": 4}, tokens=20 * 8 * 16,
-        methods=["adamw", {"go": {"sigma": 0.01}}, "shadow", {"name": "adamw", "mix": 0.25}],
-        proxy={"files": ["proxy.txt"]},
+        methods=["adamw", {"go": {"sigma": 0.01}}],
         measure={"draws": 1, "over_draws": 1, "windows": 4, "validation": 4},
     )  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(made))

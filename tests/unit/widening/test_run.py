@@ -285,6 +285,21 @@ def test_another_study_in_the_folder_is_refused(changes, message, study, folder,
         bs.widen(tiny(**changes), run=folder, data_dir=texts)
 
 
+def test_a_study_from_when_there_were_proxy_texts_goes_on(tiny, texts, tmp_path):
+    """Its header names none of them; one that names a text is another study."""
+    made = tiny(methods=["adamw"], finetune=None)
+    before = bs.widen(made, run=tmp_path / "x", data_dir=texts)
+    path = tmp_path / "x" / record.FILE
+    header = json.loads(path.read_text())
+    header["spec"]["text of proxy"] = header["spec"]["recipe"]["proxy"] = None
+    path.write_text(json.dumps(header))
+    assert bs.widen(made, run=tmp_path / "x", data_dir=texts).rows == before.rows
+    header["spec"]["recipe"]["proxy.files"] = ["other.txt"]
+    path.write_text(json.dumps(header))
+    with pytest.raises(bs.BasinscopeError, match=r"another study \(proxy.files \[.*now None"):
+        bs.widen(made, run=tmp_path / "x", data_dir=texts)
+
+
 def test_another_text_is_refused(study, folder, tiny, texts):
     assert study.rows
     (texts / "old.txt").write_text((texts / "old.txt").read_text() + "<|endoftext|>One more.")
