@@ -32,6 +32,8 @@ SCHEME = "philox4x32-10/box-muller-f32/1"
 
 CHUNK_BLOCKS = 1 << 16  # 1 MiB of float32: small beside a core's caches, large beside a call
 
+_BATCH = 512  # blocks at a time: their integers stay in a core's first cache
+
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 # log(1 + z) on [sqrt(1/2) - 1, sqrt(2) - 1], sine and cosine on [-pi/4, pi/4]: minimax polynomials
@@ -272,26 +274,61 @@ def _philox_words(counters, k0, k1, out):  # type: ignore[no-untyped-def]
 
 
 @jit()
+def _words_of(first, blocks, left, right, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
+    """Words 0 and 2 of each block into ``left``, 1 and 3 into ``right``: Box-Muller's pairs."""
+    for b in range(blocks):
+        counter = _U64(first + b)
+        x0, x1, x2, x3 = _philox(_U32(counter), _U32(counter >> _U64(32)), c2, c3, k0, k1)
+        left[b] = _U64(x0) | (_U64(x2) << _U64(32))
+        right[b] = _U64(x1) | (_U64(x3) << _U64(32))
+
+
+@jit()
+def _normals_of(left, right, out, pairs):  # type: ignore[no-untyped-def]
+    for j in range(pairs):
+        out[2 * j], out[2 * j + 1] = _box_muller(left[j], right[j])
+
+
+@jit()
+def _sums_of(left, right, theta, live, step, pairs):  # type: ignore[no-untyped-def]
+    for j in range(pairs):
+        z0, z1 = _box_muller(left[j], right[j])
+        live[2 * j] = theta[2 * j] + step * z0
+        live[2 * j + 1] = theta[2 * j + 1] + step * z1
+
+
+@jit()
+def _rounded_sums_of(left, right, theta, live, step, pairs):  # type: ignore[no-untyped-def]
+    for j in range(pairs):
+        z0, z1 = _box_muller(left[j], right[j])
+        live[2 * j] = bfloat16_of(theta[2 * j] + step * z0)
+        live[2 * j + 1] = bfloat16_of(theta[2 * j + 1] + step * z1)
+
+
+# Integers first, then normals: two loops that a compiler turns into vector code of one width each.
+# With a quarter more speed than one loop without AVX-512, and no less with it; only for bfloat16
+# weights one loop is the faster there.
+
+
+@jit()
 def _fill(out, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
-    for b in range(out.size // 4):
-        z0, z1, z2, z3 = _block(_U64(first + b), k0, k1, c2, c3)
-        i = 4 * b
-        out[i] = z0
-        out[i + 1] = z1
-        out[i + 2] = z2
-        out[i + 3] = z3
+    left, right = np.empty(_BATCH, np.uint64), np.empty(_BATCH, np.uint64)
+    for a in range(0, out.size // 4, _BATCH):
+        blocks = min(_BATCH, out.size // 4 - a)
+        _words_of(first + a, blocks, left, right, k0, k1, c2, c3)
+        batch = out[4 * a : 4 * (a + blocks)]
+        _normals_of(left.view(np.uint32), right.view(np.uint32), batch, 2 * blocks)
 
 
 @jit()
 def _perturb_float32(theta, live, step, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
+    left, right = np.empty(_BATCH, np.uint64), np.empty(_BATCH, np.uint64)
     full = theta.size // 4
-    for b in range(full):
-        z0, z1, z2, z3 = _block(_U64(first + b), k0, k1, c2, c3)
-        i = 4 * b
-        live[i] = theta[i] + step * z0
-        live[i + 1] = theta[i + 1] + step * z1
-        live[i + 2] = theta[i + 2] + step * z2
-        live[i + 3] = theta[i + 3] + step * z3
+    for a in range(0, full, _BATCH):
+        b = min(a + _BATCH, full)
+        _words_of(first + a, b - a, left, right, k0, k1, c2, c3)
+        x, y = left.view(np.uint32), right.view(np.uint32)
+        _sums_of(x, y, theta[4 * a : 4 * b], live[4 * a : 4 * b], step, 2 * (b - a))
     tail = _block(_U64(first + full), k0, k1, c2, c3)
     for j in range(theta.size - 4 * full):
         live[4 * full + j] = theta[4 * full + j] + step * tail[j]
@@ -314,14 +351,13 @@ def _perturb_bfloat16(theta, live, step, first, k0, k1, c2, c3):  # type: ignore
 
 @jit()
 def _perturb_to_bfloat16(theta, live, step, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
+    left, right = np.empty(_BATCH, np.uint64), np.empty(_BATCH, np.uint64)
     full = theta.size // 4
-    for b in range(full):
-        z0, z1, z2, z3 = _block(_U64(first + b), k0, k1, c2, c3)
-        i = 4 * b
-        live[i] = bfloat16_of(theta[i] + step * z0)
-        live[i + 1] = bfloat16_of(theta[i + 1] + step * z1)
-        live[i + 2] = bfloat16_of(theta[i + 2] + step * z2)
-        live[i + 3] = bfloat16_of(theta[i + 3] + step * z3)
+    for a in range(0, full, _BATCH):
+        b = min(a + _BATCH, full)
+        _words_of(first + a, b - a, left, right, k0, k1, c2, c3)
+        x, y = left.view(np.uint32), right.view(np.uint32)
+        _rounded_sums_of(x, y, theta[4 * a : 4 * b], live[4 * a : 4 * b], step, 2 * (b - a))
     tail = _block(_U64(first + full), k0, k1, c2, c3)
     for j in range(theta.size - 4 * full):
         live[4 * full + j] = bfloat16_of(theta[4 * full + j] + step * tail[j])
