@@ -34,7 +34,7 @@ from scipy.stats import norm
 import basinscope as bs
 from basinscope.landscape import Landscape
 from basinscope.landscape.edges import OUTCOMES, search
-from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Trial
 from benchmarks.baselines.published import Published
@@ -94,7 +94,7 @@ FAMILIES = (
 class World:
     """A model that is not there: outcomes of one task under every draw and step, and their count.
 
-    Stands in for `basinscope.runs.session.Measure` in a search.
+    Stands in for `basinscope.runs.session.Session` in a search.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class World:
         self.asked: dict[tuple[int, float], set[str]] = {}
         self.at: dict[tuple[int, float], np.ndarray] = {}
 
-    def __call__(self, units: Sequence[Unit]) -> None:
+    def measure(self, units: Sequence[Unit]) -> None:
         """Note which items are asked where."""
         for unit in units:
             self.asked.setdefault((unit.draw, unit.step), set()).update(self.ids(unit))
@@ -167,8 +167,8 @@ class World:
 
 def searched(world: World, outcomes: int = OUTCOMES) -> Landscape:
     """What the program's search finds in a world."""
-    measure: Any = world
-    search(measure, world.n_draws, 0.5, outcomes)
+    session: Any = world
+    search(session, world.n_draws, 0.5, outcomes)
     return world.landscape()
 
 
@@ -177,7 +177,7 @@ def on_grid(world: World, reach: float) -> Landscape:
     half = POINTS // 2
     for k in range(-half, half + 1):
         step = reach * k / half
-        world([Unit(None if k == 0 else 0, 0, step, (0,))])
+        world.measure([Unit(None if k == 0 else 0, 0, step, (0,))])
     return world.landscape()
 
 

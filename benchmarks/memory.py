@@ -14,7 +14,7 @@ import sys
 import torch
 
 import basinscope as bs
-from basinscope.runs.measure import score
+from basinscope.runs.bench import score
 from benchmarks.meter import Meter, memory_bytes
 
 

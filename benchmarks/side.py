@@ -21,7 +21,7 @@ class Ours:
     def __init__(self, folder: str, name: str, limit: int, cores: int) -> None:
         import basinscope as bs
         from basinscope.runs import executor
-        from basinscope.runs.measure import Bench, Unit
+        from basinscope.runs.bench import Bench, Unit
         from basinscope.runs.spec import model_spec, task_spec
         from benchmarks.slices import tasks_of
 

@@ -20,7 +20,7 @@ import pytest
 import basinscope as bs
 from basinscope import cli
 from basinscope.runs import executor
-from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.spec import model_spec, sha256, task_spec
 from basinscope.runs.store import Store
 

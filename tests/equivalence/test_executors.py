@@ -9,7 +9,7 @@ import torch
 
 import basinscope as bs
 from basinscope.runs import executor
-from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.spec import model_spec, task_spec
 from basinscope.runs.store import Store
 

@@ -19,7 +19,7 @@ import torch
 import toys
 
 import basinscope as bs
-from basinscope.runs.measure import score
+from basinscope.runs.bench import score
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 HERE = Path(__file__).parents[2]

@@ -12,12 +12,10 @@ from basinscope import stats
 from basinscope.directions.base import Direction
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.runs.executor import Serial
-from basinscope.runs.measure import Bench, Unit
-from basinscope.runs.plan import check, check_labels
-from basinscope.runs.session import Measure, Progress
-from basinscope.runs.spec import RunSpec, displacements, model_spec, sha256, task_spec
-from basinscope.runs.store import Store
+from basinscope.runs.bench import Bench, Unit
+from basinscope.runs.plan import check
+from basinscope.runs.session import Progress, Session, open_session
+from basinscope.runs.spec import RunSpec, displacements
 from basinscope.tasks.base import Task
 
 TOLERANCE = 1e-6  # of the weights' norm
@@ -122,39 +120,37 @@ def collapse_radius(
     check(many, [direction], None, 1, level, 1)
     if not tolerance > 0 or (near is not None and not 0 < near < math.inf):
         raise BasinscopeError(f"tolerance={tolerance}, near={near}", "allowed: above 0")
-    specs = tuple(task_spec(task) for task in many)
-    bench = Bench(engine, (direction,), tuple(many), model_spec(engine), specs)
+    bench = Bench.of(engine, [direction], many)
     spec = RunSpec(
-        kind="landscape", model=bench.model, tasks=specs, directions=(direction.label,),
+        kind="landscape", model=bench.model, tasks=bench.task_specs, directions=(direction.label,),
         draws=draw + 1, steps=None, level=level, displacements=displacements(engine, [direction]),
     )  # fmt: skip
-    store = Store(run, spec)
-    check_labels(bench, store, draw + 1)
-    search = _Search(Measure(bench, store, Serial(bench), progress), draw, level)
     scale = bench.model.rms or 1.0
-    return tuple(
-        search.edge(t, sign, near or _FIRST * scale, tolerance * scale, scale)
-        for t in range(len(many))
-        for sign in (1, -1)
-    )
+    with open_session(bench, spec, run, progress=progress) as session:
+        search = _Search(session, draw, level)
+        return tuple(
+            search.edge(t, sign, near or _FIRST * scale, tolerance * scale, scale)
+            for t in range(len(many))
+            for sign in (1, -1)
+        )
 
 
 class _Search:
     """Scores along one direction, measured where they are asked for."""
 
-    def __init__(self, measure: Measure, draw: int, level: float) -> None:
-        self.measure, self.draw, self.level = measure, draw, level
+    def __init__(self, session: Session, draw: int, level: float) -> None:
+        self.session, self.draw, self.level = session, draw, level
 
     def correct(self, task: int, step: float) -> tuple[int, int]:
         """Number of right items, and of items."""
         unit = Unit(0, self.draw, step, (task,)) if step else Unit(None, 0, 0.0, (task,))
-        self.measure([unit])
-        trial = self.measure.store.get(sha256(self.measure.bench.key(unit, task)))
+        self.session.measure([unit])
+        trial = self.session.trial(unit, task)
         assert trial is not None
         return sum(trial.correct), trial.n
 
     def edge(self, task: int, sign: int, near: float, tolerance: float, scale: float) -> Collapse:
-        bench = self.measure.bench
+        bench = self.session.bench
         spec = bench.task_specs[task]
         right, n = self.correct(task, 0.0)
         threshold = stats.threshold(right / n, spec.chance, self.level)

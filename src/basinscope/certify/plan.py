@@ -9,7 +9,7 @@ from typing import Literal
 
 from basinscope import stats
 from basinscope.errors import BasinscopeError
-from basinscope.runs.measure import Unit
+from basinscope.runs.bench import Unit
 from basinscope.runs.spec import Frozen
 from basinscope.stats import smoothing as formulas
 

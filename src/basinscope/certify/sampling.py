@@ -7,16 +7,13 @@ from pathlib import Path
 
 from basinscope.certify.certificate import Certificate, Unit, certificate
 from basinscope.certify.plan import Plan, check, is_exact
-from basinscope.directions.base import identity
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import Geometry, Isotropic
 from basinscope.geometries.words import geometry as parse
-from basinscope.runs import executor
-from basinscope.runs.measure import Bench
-from basinscope.runs.measure import Unit as Setting
-from basinscope.runs.session import Measure, Progress
-from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
+from basinscope.runs.bench import ZERO, Bench
+from basinscope.runs.session import Progress, Session, open_session
+from basinscope.runs.spec import RunSpec, sha256, trial_key
 from basinscope.runs.store import Store, Trial
 from basinscope.stats import smoothing as formulas
 from basinscope.tasks.base import Task
@@ -103,46 +100,39 @@ def certify(
         target=target, antithetic=antithetic, per_item=per_item, ids=ids, chance=task.chance,
     )  # fmt: skip
     exact = is_exact(each, claim, antithetic, per_item)
-    model, described = model_spec(engine), task_spec(task)
     noise = shape.noise(seed)
+    bench = Bench.of(engine, [noise], [task])
     plan = Plan(
-        task=described.items, sigma=sigma, geometry=shape.label, covariance=shape.identity,
-        items_per_draw=each, confidence=confidence, seed=seed, claim=claim, antithetic=antithetic,
-        per_item=per_item, bound="exact" if exact else "anytime", draws=draws if exact else None,
+        task=bench.task_specs[0].items, sigma=sigma, geometry=shape.label,
+        covariance=shape.identity, items_per_draw=each, confidence=confidence, seed=seed,
+        claim=claim, antithetic=antithetic, per_item=per_item,
+        bound="exact" if exact else "anytime", draws=draws if exact else None,
     )  # fmt: skip
     spec = RunSpec(
-        kind=KIND, model=model, tasks=(described,), directions=(noise.label,), draws=draws,
-        steps=(0.0, -sigma, sigma) if antithetic else (0.0, sigma), level=0.5,
-        plan={**plan.model_dump(mode="json"), "noise": identity(noise, engine, 0)},
+        kind=KIND, model=bench.model, tasks=bench.task_specs, directions=(noise.label,),
+        draws=draws, steps=(0.0, -sigma, sigma) if antithetic else (0.0, sigma), level=0.5,
+        plan={**plan.model_dump(mode="json"), "noise": bench.identity(0, 0)},
     )  # fmt: skip
-    store = Store(run, spec)
-    bench = Bench(engine, (noise,), (task,), model, (described,))
-    team = executor.make(bench, workers, draws)
-    try:
-        measure = Measure(bench, store, team, progress)
-        measure([Setting(None, 0, 0.0, (0,))])
-        draw(measure, store, plan, ids, team.workers)
-    finally:
-        team.close()
-    if engine.fingerprint() != model.fingerprint:
-        raise AssertionError("the weights were not restored")
-    return read(store, target, geometry=shape, engine=engine)
+    with open_session(bench, spec, run, workers=workers, units=draws, progress=progress) as session:
+        session.measure([ZERO])
+        draw(session, plan, ids)
+    return read(session.store, target, geometry=shape, engine=engine)
 
 
-def draw(measure: Measure, store: Store, plan: Plan, ids: Sequence[str], workers: int) -> None:
+def draw(session: Session, plan: Plan, ids: Sequence[str]) -> None:
     """Measure draws in order until the claim is decided or the plan is done."""
-    most = store.spec.draws
+    most = session.store.spec.draws
     # without a claim nothing is looked at; with one, as few as keep the workers busy
-    batch = most if plan.claim is None else workers
-    measure.planned += most * (2 if plan.antithetic else 1)
+    batch = most if plan.claim is None else session.team.workers
+    session.planned += most * (2 if plan.antithetic else 1)
     scores: list[float] = []
     for first in range(0, most, batch):
         numbers = range(first, min(first + batch, most))
         settings = [unit for number in numbers for unit in plan.units(ids, number)]
-        measure.planned -= len(settings)  # counted again as they are measured
-        measure(settings)
+        session.planned -= len(settings)  # counted again as they are measured
+        session.measure(settings)
         if plan.claim is not None:
-            scores += [unit.score for unit, _ in counted(store, plan, ids, numbers)]
+            scores += [unit.score for unit, _ in counted(session.store, plan, ids, numbers)]
             if formulas.decide(scores, plan.claim, plan.error)[1] is not None:
                 return
 

@@ -16,7 +16,7 @@ from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import Geometry, Isotropic
 from basinscope.geometries.words import geometry as parse
-from basinscope.runs.measure import score
+from basinscope.runs.bench import score
 from basinscope.stats.rounded import at_least, at_most, percent
 from basinscope.tasks.base import Answer, Request, Task
 

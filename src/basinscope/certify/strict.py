@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from basinscope.certify.plan import check
-from basinscope.directions.base import identity
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import Geometry, Isotropic
 from basinscope.geometries.words import geometry as parse
-from basinscope.runs import executor
-from basinscope.runs.measure import Bench, Unit
-from basinscope.runs.session import Measure, Progress
-from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
+from basinscope.runs.bench import ZERO, Bench, Unit
+from basinscope.runs.session import Progress, open_session
+from basinscope.runs.spec import RunSpec, sha256, trial_key
 from basinscope.runs.store import Store, Trial
 from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import percent
@@ -174,37 +172,32 @@ def strict_basin(
     planned, allowed = _plan(share, confidence, failures, draws)
     shape = geometry if geometry is not None else Isotropic()
     shape = parse(shape, engine) if isinstance(shape, str) else shape
-    noise, model, described = shape.noise(seed), model_spec(engine), task_spec(task)
+    noise = shape.noise(seed)
+    bench = Bench.of(engine, [noise], [task])
     spec = RunSpec(
-        kind=KIND, model=model, tasks=(described,), directions=(noise.label,), draws=planned,
-        steps=(0.0, *sorted(grid)), level=0.5,
+        kind=KIND, model=bench.model, tasks=bench.task_specs, directions=(noise.label,),
+        draws=planned, steps=(0.0, *sorted(grid)), level=0.5,
         plan={
-            "task": described.items, "sigmas": sorted(grid), "share": share, "draws": planned,
-            "confidence": confidence, "tau": tau, "lost": lost, "failures": allowed,
-            "geometry": shape.label, "covariance": shape.identity,
-            "noise": identity(noise, engine, 0),
+            "task": bench.task_specs[0].items, "sigmas": sorted(grid), "share": share,
+            "draws": planned, "confidence": confidence, "tau": tau, "lost": lost,
+            "failures": allowed, "geometry": shape.label, "covariance": shape.identity,
+            "noise": bench.identity(0, 0),
         },
     )  # fmt: skip
-    store = Store(run, spec)
-    team = executor.make(Bench(engine, (noise,), (task,), model, (described,)), workers, planned)
-    try:
-        measure = Measure(
-            Bench(engine, (noise,), (task,), model, (described,)), store, team, progress
-        )
-        measure([Unit(None, 0, 0.0, (0,))])
+    with open_session(
+        bench, spec, run, workers=workers, units=planned, progress=progress
+    ) as session:
+        session.measure([ZERO])
+        each = session.team.workers
         for sigma in sorted(grid):
-            for first in range(0, planned, team.workers):
-                batch = range(first, min(first + team.workers, planned))
-                measure([Unit(0, d, sigma, (0,)) for d in batch])
-                if _level(store, sigma).holds is not None:
+            for first in range(0, planned, each):
+                batch = range(first, min(first + each, planned))
+                session.measure([Unit(0, d, sigma, (0,)) for d in batch])
+                if _level(session.store, sigma).holds is not None:
                     break
-            if not _level(store, sigma).holds:
+            if not _level(session.store, sigma).holds:
                 break
-    finally:
-        team.close()
-    if engine.fingerprint() != model.fingerprint:
-        raise AssertionError("the weights were not restored")
-    return read_strict(store)
+    return read_strict(session.store)
 
 
 def load_strict_basin(run: str | Path) -> StrictBasin:

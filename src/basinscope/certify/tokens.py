@@ -35,10 +35,10 @@ from basinscope.engines.base import Engine
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import selected
-from basinscope.runs.measure import outcome
-from basinscope.runs.session import Progress
-from basinscope.runs.spec import RunSpec, model_spec, sha256, task_spec, trial_key
-from basinscope.runs.store import Store, Trial
+from basinscope.runs.bench import Bench, outcome
+from basinscope.runs.session import Progress, open_session
+from basinscope.runs.spec import RunSpec, sha256, trial_key
+from basinscope.runs.store import Trial
 from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import finite
 from basinscope.tasks.base import Answer, Corpus, Generate, Item, Task, without_references
@@ -228,7 +228,8 @@ def _position_bounds(
                 "another model or shorter prompts, or mode='row'",
             )
     words = f"{noise.SCHEME} position-wise embedding noise/2 seed={seed}"
-    model, described = model_spec(engine), task_spec(task)
+    bench = Bench.of(engine, [], [task])
+    model, (described,) = bench.model, bench.task_specs
     plan = {
         "task": described.items, "sigma": sigma, "draws": draws, "confidence": confidence,
         "seed": seed, "noise": words,
@@ -237,16 +238,17 @@ def _position_bounds(
         kind=KIND, model=model, tasks=(described,), directions=("position-wise",), draws=draws,
         steps=(sigma,), level=0.5, plan=plan,
     )  # fmt: skip
-    store, counts = Store(run, spec), np.zeros(len(ids))
-    for draw in range(draws):
-        key = trial_key(model, described, words, draw, sigma)
-        trial = store.get(sha256(key))
-        if trial is None:
-            trial = _trial(engine, task, sigma, seed, draw, key)
-            store.put(trial)
-        counts += trial.correct
-        if progress is not None:
-            progress(draw + 1, draws, f"draw {draw}")
+    counts = np.zeros(len(ids))
+    with open_session(bench, spec, run) as session:
+        for draw in range(draws):
+            key = trial_key(model, described, words, draw, sigma)
+            trial = session.store.get(sha256(key))
+            if trial is None:
+                trial = _trial(engine, task, sigma, seed, draw, key)
+                session.store.put(trial)
+            counts += trial.correct
+            if progress is not None:
+                progress(draw + 1, draws, f"draw {draw}")
     bounds = formulas.item_lower_bounds(counts, draws, confidence)
     return dict(zip(ids, map(float, bounds), strict=True))
 

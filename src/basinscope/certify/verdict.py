@@ -20,7 +20,8 @@ from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import Distance, Geometry, Noise
 from basinscope.geometries.words import geometry as parse
-from basinscope.runs.measure import score
+from basinscope.runs.bench import score
+from basinscope.runs.session import restored
 from basinscope.runs.spec import MODEL, model_spec, task_spec
 from basinscope.stats.rounded import at_least, finite
 from basinscope.tasks.base import Task
@@ -154,7 +155,8 @@ def verdict(
             f"task {task.name!r} is not the certificate's ({cert.task.name!r} with its items)",
             "allowed: the same task with the same items",
         )
-    at, smoothed = _measured(cert, engine, task, moves, shape, draws)
+    with restored(engine, cert.model.fingerprint):
+        at, smoothed = _measured(cert, engine, task, moves, shape, draws)
     return Verdict(**{**vars(found), "score": at, "smoothed": smoothed})
 
 

@@ -16,9 +16,9 @@ from itertools import pairwise
 
 from basinscope import stats
 from basinscope.directions.base import draws_of
-from basinscope.runs.measure import Unit
+from basinscope.runs.bench import ZERO, Unit
 from basinscope.runs.plan import units_at
-from basinscope.runs.session import Measure
+from basinscope.runs.session import Session
 
 POINT_ERROR = 0.02  # of the verdict at one point, above or below
 FIRST = 16  # outcomes at a point before the first look; twice as many before each further one
@@ -26,7 +26,6 @@ OUTCOMES = 256  # at a point at most
 LOOKS = 5  # at a point at most: 16, 32, 64, 128, 256 outcomes
 TOLERANCE = 0.15  # of the edge: a bracket this narrow is interpolated
 GUARD = 0.4  # of the edge: no gap inside it is left wider than this
-ZERO = Unit(None, 0, 0.0, ())
 BEYOND = 1.5  # edges: so far out it is seen whether the score stays down,
 FURTHEST = 3.0  # and further out where it is not surely down there, up to here
 
@@ -134,17 +133,17 @@ class _Side:
     seen: dict[int, dict[float, Seen]]
 
 
-def search(measure: Measure, draws: int, level: float, outcomes: int = OUTCOMES) -> float:
+def search(session: Session, draws: int, level: float, outcomes: int = OUTCOMES) -> float:
     """Find where each task's mean curve crosses its threshold, on both sides of zero.
 
     Returns:
         The widest edge that was found, as a distance; the furthest point if there is none.
     """
-    bench = measure.bench
-    measure(units_at(bench, [0.0], draws))
+    bench = session.bench
+    session.measure(units_at(bench, [0.0], draws))
     thresholds: dict[int, float] = {}
     for t, spec in enumerate(bench.task_specs):
-        at_zero = measure.outcomes(ZERO, t)
+        at_zero = session.outcomes(ZERO, t)
         correct, n = sum(at_zero.values()), len(at_zero)
         # a task that is not above chance at zero has no edge to look for
         if stats.lower_proportion(correct, n, 0.95).low > spec.chance:
@@ -160,7 +159,7 @@ def search(measure: Measure, draws: int, level: float, outcomes: int = OUTCOMES)
         ]
     # of a task without an edge the curve has a point at least
     rest = tuple(t for t in range(len(bench.tasks)) if t not in thresholds)
-    measure([u for side in sides if rest for u in _batch(side, first, rest, 0)])
+    session.measure([u for side in sides if rest for u in _batch(side, first, rest, 0)])
     while True:
         wanted = [
             (side, t, step)
@@ -170,7 +169,7 @@ def search(measure: Measure, draws: int, level: float, outcomes: int = OUTCOMES)
         ]
         if not wanted:
             return _widest(sides, first)
-        _decide(measure, wanted, thresholds, level)
+        _decide(session, wanted, thresholds, level)
 
 
 def _widest(sides: Sequence[_Side], first: float) -> float:
@@ -180,7 +179,7 @@ def _widest(sides: Sequence[_Side], first: float) -> float:
 
 
 def _decide(
-    measure: Measure,
+    session: Session,
     wanted: list[tuple[_Side, int, float]],
     thresholds: Mapping[int, float],
     level: float,
@@ -192,7 +191,7 @@ def _decide(
         settings: dict[tuple[int, float, float], tuple[_Side, list[int]]] = {}
         for side, t, step in wanted:
             settings.setdefault((side.direction, side.sign, step), (side, []))[1].append(t)
-        measure(
+        session.measure(
             [
                 unit
                 for (_, _, step), (side, tasks) in settings.items()
@@ -201,7 +200,7 @@ def _decide(
         )
         still = []
         for side, t, step in wanted:
-            found = _judged(measure, side, t, step, look, thresholds[t], level)
+            found = _judged(session, side, t, step, look, thresholds[t], level)
             if found is None:
                 still.append((side, t, step))
             else:
@@ -217,14 +216,14 @@ def _batch(side: _Side, step: float, tasks: tuple[int, ...], look: int) -> list[
 
 
 def _judged(
-    measure: Measure, side: _Side, t: int, step: float, look: int, threshold: float, level: float
+    session: Session, side: _Side, t: int, step: float, look: int, threshold: float, level: float
 ) -> Seen | None:
     """What the outcomes so far say of a point; None while it is open and there are more items."""
-    spec, at_zero = measure.bench.task_specs[t], measure.outcomes(ZERO, t)
+    spec, at_zero = session.bench.task_specs[t], session.outcomes(ZERO, t)
     rows: list[dict[str, int]] = [{} for _ in range(side.draws)]
     for earlier in range(look + 1):
         for row, unit in zip(rows, _batch(side, step, (t,), earlier), strict=True):
-            row |= measure.outcomes(unit, t)
+            row |= session.outcomes(unit, t)
     correct = [list(row.values()) for row in rows]
     before = [[at_zero[item] for item in row] for row in rows]
     n = len(correct[0])

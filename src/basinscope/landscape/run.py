@@ -11,18 +11,10 @@ from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.landscape.record import Landscape
-from basinscope.runs import executor
-from basinscope.runs.measure import Bench
-from basinscope.runs.plan import check, check_labels, units_at
-from basinscope.runs.session import Measure, Progress
-from basinscope.runs.spec import (
-    RunSpec,
-    direction_labels,
-    displacements,
-    model_spec,
-    task_spec,
-)
-from basinscope.runs.store import Store
+from basinscope.runs.bench import Bench
+from basinscope.runs.plan import check, units_at
+from basinscope.runs.session import Progress, open_session
+from basinscope.runs.spec import RunSpec, direction_labels, displacements
 from basinscope.tasks.base import Task
 
 STEPS_DRAWS, SEARCH_DRAWS, GRID_POINTS = 4, 12, 41
@@ -84,9 +76,7 @@ def landscape(
         draws = STEPS_DRAWS if steps is not None else SEARCH_DRAWS
     check(many, lines, steps, draws, level, workers)
     points = check_search(steps, grid, outcomes)
-    bench = Bench(
-        engine, tuple(lines), tuple(many), model_spec(engine), tuple(task_spec(t) for t in many)
-    )
+    bench = Bench.of(engine, lines, many)
     explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
     spec = RunSpec(
         kind="landscape",
@@ -98,23 +88,18 @@ def landscape(
         level=level,
         displacements=displacements(engine, lines),
     )
-    store = Store(run, spec)
-    check_labels(bench, store, draws)
     slices = sum(draws_of(direction, draws) for direction in lines)
     settings = len(explicit) - 1 if explicit is not None else 2
-    team = executor.make(bench, workers, settings * slices + 1)
-    try:
-        measure = Measure(bench, store, team, progress)
+    with open_session(
+        bench, spec, run, workers=workers, units=settings * slices + 1, progress=progress
+    ) as session:
         if explicit is not None:
-            measure(units_at(bench, explicit, draws))
+            session.measure(units_at(bench, explicit, draws))
         else:
-            edge = search(measure, draws, level, outcomes)
+            edge = search(session, draws, level, outcomes)
             if points:
-                measure(units_at(bench, full_curve(edge, points), draws))
-    finally:
-        team.close()
-    if engine.fingerprint() != bench.model.fingerprint:
-        raise AssertionError("the weights were not restored")
+                session.measure(units_at(bench, full_curve(edge, points), draws))
+    store = session.store
     return Landscape(store.spec, store.trials(), store.set_aside)
 
 

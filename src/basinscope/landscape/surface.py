@@ -22,11 +22,10 @@ from basinscope.directions.planes import Plane
 from basinscope.directions.toward import Toward
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.runs import executor
-from basinscope.runs.measure import Bench, Unit
-from basinscope.runs.plan import check, check_labels
-from basinscope.runs.session import Measure, Progress
-from basinscope.runs.spec import PlaneSpec, RunSpec, displacements, model_spec, task_spec
+from basinscope.runs.bench import Bench, Unit
+from basinscope.runs.plan import check
+from basinscope.runs.session import Progress, open_session
+from basinscope.runs.spec import PlaneSpec, RunSpec, displacements
 from basinscope.runs.store import Store, Trial
 from basinscope.tasks.base import Task
 
@@ -90,13 +89,7 @@ def surface(
         )
     points = [(x, y) for y in grid[1] for x in grid[0]]
     moved = [plane.at(x, y) for x, y in points if (x, y) != (0.0, 0.0)]
-    bench = Bench(
-        engine,
-        tuple(moved) or (a,),  # theta0 alone is a grid too
-        tuple(many),
-        model_spec(engine),
-        tuple(task_spec(t) for t in many),
-    )
+    bench = Bench.of(engine, moved or [a], many)  # theta0 alone is a grid too
     spec = RunSpec(
         kind="surface",
         model=bench.model,
@@ -108,19 +101,15 @@ def surface(
         displacements=displacements(engine, [a, b]),
         plane=PlaneSpec(x=axes[0].label, y=axes[1].label, cosine=cosine, xs=grid[0], ys=grid[1]),
     )
-    store = Store(run, spec)
-    check_labels(bench, store, 1)
     every = tuple(range(len(many)))
     units = [Unit(n, 0, 1.0, every) for n in range(len(moved))]
     if len(moved) < len(points):
         units.insert(0, Unit(None, 0, 0.0, every))
-    team = executor.make(bench, workers, len(units))
-    try:
-        Measure(bench, store, team, progress, _coordinates)(units)
-    finally:
-        team.close()
-    if engine.fingerprint() != bench.model.fingerprint:
-        raise AssertionError("the weights were not restored")
+    with open_session(
+        bench, spec, run, workers=workers, units=len(units), progress=progress, where=_coordinates
+    ) as session:
+        session.measure(units)
+    store = session.store
     return Surface(store.spec, store.trials(), store.set_aside)
 
 

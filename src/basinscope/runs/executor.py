@@ -25,7 +25,7 @@ from basinscope.engines.loading import snapshot
 from basinscope.engines.sources import DTYPES
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
-from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.store import Trial
 from basinscope.tasks import recipe as task_recipe
 
@@ -34,6 +34,8 @@ MAX_DEATHS = 3  # of workers with the same unit in hand, and nothing of it measu
 
 class Executor(Protocol):
     """Runs units and yields their trials in any order."""
+
+    workers: int
 
     def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
         """Yield a trial as soon as it is measured."""

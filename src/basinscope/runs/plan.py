@@ -1,4 +1,4 @@
-"""Which points are measured: the units of a plan, and what of them is there already."""
+"""Which points are measured: the units of a plan."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from basinscope.directions.base import Direction, draws_of
 from basinscope.errors import BasinscopeError
-from basinscope.runs.measure import Bench, Unit
-from basinscope.runs.store import Store
+from basinscope.runs.bench import Bench, Unit
 from basinscope.tasks.base import Task
 
 
@@ -38,34 +37,6 @@ def check(
     for task in tasks:
         if not task.items:
             raise BasinscopeError(f"task {task.name!r} has no items")
-
-
-def check_labels(bench: Bench, store: Store, draws: int) -> None:
-    """Refuse two directions of one label, or two labels of one direction, in a run folder."""
-    labels: dict[tuple[str, int], str] = {}
-    for d, direction in enumerate(bench.directions):
-        for draw in range(draws_of(direction, draws)):
-            first = labels.setdefault((bench.identity(d, draw), draw), direction.label)
-            if first != direction.label:
-                raise BasinscopeError(
-                    f"directions {first!r} and {direction.label!r} are the same", "give one of them"
-                )
-    for trial in store.trials():
-        if trial.direction is None or trial.draw >= draws:
-            continue
-        label = labels.get((trial.key["direction"], trial.draw))
-        if label is None and trial.direction in labels.values():
-            raise BasinscopeError(
-                f"{store.folder} holds another direction called {trial.direction!r}",
-                "a label names one direction in a run folder",
-                "give another --run, or the direction another label",
-            )
-        if label not in (None, trial.direction):
-            raise BasinscopeError(
-                f"{store.folder} holds the direction {label!r} as {trial.direction!r}",
-                "a direction has one label in a run folder",
-                "give another --run, or the direction its old label",
-            )
 
 
 def units_at(

@@ -1,20 +1,100 @@
-"""A run's frame: what is measured that the store does not hold yet, and kept."""
+"""The frame of a run: opened, measured in, closed, and the weights compared at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+from basinscope.directions.base import draws_of
+from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
+from basinscope.runs import executor
+from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.executor import Executor
-from basinscope.runs.measure import Bench, Unit
-from basinscope.runs.spec import sha256
+from basinscope.runs.spec import RunSpec, sha256
 from basinscope.runs.store import Store, Trial
 
 Progress = Callable[[int, int, str], None]
 """Called with trials done, trials planned so far, and what was measured last."""
 
 
-class Measure:
+@contextmanager
+def open_session(
+    bench: Bench,
+    spec: RunSpec,
+    run: str | Path | None,
+    *,
+    workers: int | None = 1,
+    units: int = 1,
+    progress: Progress | None = None,
+    where: Callable[[Trial], str] = lambda trial: f"{trial.step:.4g}",
+) -> Iterator[Session]:
+    """Open a run's store and its workers, close them, and compare the weights with the first.
+
+    Args:
+        bench: what is measured.
+        spec: the plan, which the run folder keeps.
+        run: run folder; None keeps the records in memory.
+        workers: as in `basinscope.landscape`.
+        units: about how many settings of the weights will be measured: no more workers start.
+        progress: called after every trial.
+        where: a trial's place, as progress names it.
+
+    Raises:
+        BasinscopeError: a run folder of something else, one label for two directions, a disk that
+            cannot be written.
+        AssertionError: on leaving, if one bit of the weights is another than on entering.
+    """
+    store = Store(run, spec)
+    if not spec.plan:  # which fixes the noise, and is compared by the store
+        check_labels(bench, store, spec.draws)
+    team = executor.make(bench, workers, units)
+    with restored(bench.engine, bench.model.fingerprint):
+        try:
+            yield Session(bench, store, team, progress, where)
+        finally:
+            team.close()
+
+
+@contextmanager
+def restored(engine: Engine, fingerprint: str) -> Iterator[None]:
+    """Raise AssertionError after the body unless the weights have this fingerprint."""
+    yield
+    if engine.fingerprint() != fingerprint:
+        raise AssertionError("the weights were not restored")
+
+
+def check_labels(bench: Bench, store: Store, draws: int) -> None:
+    """Refuse two directions of one label, or two labels of one direction, in a run folder."""
+    labels: dict[tuple[str, int], str] = {}
+    for d, direction in enumerate(bench.directions):
+        for draw in range(draws_of(direction, draws)):
+            first = labels.setdefault((bench.identity(d, draw), draw), direction.label)
+            if first != direction.label:
+                raise BasinscopeError(
+                    f"directions {first!r} and {direction.label!r} are the same", "give one of them"
+                )
+    for trial in store.trials():
+        if trial.direction is None or trial.draw >= draws:
+            continue
+        label = labels.get((trial.key["direction"], trial.draw))
+        if label is None and trial.direction in labels.values():
+            raise BasinscopeError(
+                f"{store.folder} holds another direction called {trial.direction!r}",
+                "a label names one direction in a run folder",
+                "give another --run, or the direction another label",
+            )
+        if label not in (None, trial.direction):
+            raise BasinscopeError(
+                f"{store.folder} holds the direction {label!r} as {trial.direction!r}",
+                "a direction has one label in a run folder",
+                "give another --run, or the direction its old label",
+            )
+
+
+class Session:
     """Have units measured that the store does not hold yet, and keep their trials."""
 
     def __init__(
@@ -23,35 +103,29 @@ class Measure:
         store: Store,
         team: Executor,
         progress: Progress | None,
-        where: Callable[[Trial], str] = lambda trial: f"{trial.step:.4g}",
+        where: Callable[[Trial], str],
     ) -> None:
         self.bench, self.store, self.team, self.progress = bench, store, team, progress
         self.where = where
         self.done = self.planned = 0
 
-    def __call__(self, units: Sequence[Unit]) -> None:
+    def measure(self, units: Sequence[Unit]) -> None:
         """Measure what is missing of these units."""
-        left = []
+        missing = []
         for unit in units:
             tasks = tuple(t for t in unit.tasks if not self._has(unit, t))
             self.planned += len(unit.tasks)
             self.done += len(unit.tasks) - len(tasks)
             if tasks:
-                left.append(replace(unit, tasks=tasks))
-        self._tell("")
-        for trial in self.team.run(left) if left else ():
+                missing.append(replace(unit, tasks=tasks))
+        self._report("")
+        for trial in self.team.run(missing) if missing else ():
             self.store.put(trial)
             self.done += 1
-            self._tell(f"{trial.task} at {self.where(trial)}")
+            self._report(f"{trial.task} at {self.where(trial)}")
 
-    def _has(self, unit: Unit, task: int) -> bool:
-        """Whether the outcomes are there: as a record of their own, or in one of all items."""
-        if self.bench.chosen(unit, task) == ():
-            return True
-        whole = unit.part is not None and self._get(replace(unit, part=None), task) is not None
-        return whole or self._get(unit, task) is not None
-
-    def _get(self, unit: Unit, task: int) -> Trial | None:
+    def trial(self, unit: Unit, task: int) -> Trial | None:
+        """Record of one task of a unit; None where it is not measured."""
         return self.store.get(sha256(self.bench.key(unit, task)))
 
     def outcomes(self, unit: Unit, task: int) -> dict[str, int]:
@@ -59,11 +133,18 @@ class Measure:
         chosen = self.bench.chosen(unit, task)
         if chosen == ():
             return {}
-        trial = self._get(replace(unit, part=None), task) or self._get(unit, task)
+        trial = self.trial(replace(unit, part=None), task) or self.trial(unit, task)
         assert trial is not None
-        found = dict(zip(trial.items, trial.correct, strict=True))
-        return found if chosen is None else {item: found[item] for item in chosen}
+        outcomes = dict(zip(trial.items, trial.correct, strict=True))
+        return outcomes if chosen is None else {item: outcomes[item] for item in chosen}
 
-    def _tell(self, what: str) -> None:
+    def _has(self, unit: Unit, task: int) -> bool:
+        """Whether the outcomes are there: as a record of their own, or in one of all items."""
+        if self.bench.chosen(unit, task) == ():
+            return True
+        whole = unit.part is not None and self.trial(replace(unit, part=None), task) is not None
+        return whole or self.trial(unit, task) is not None
+
+    def _report(self, place: str) -> None:
         if self.progress is not None:
-            self.progress(self.done, self.planned, what)
+            self.progress(self.done, self.planned, place)

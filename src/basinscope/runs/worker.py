@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from basinscope.directions.words import parse
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
-from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.spec import ModelSpec, TaskSpec, model_spec, task_spec
 from basinscope.tasks import from_recipe
 

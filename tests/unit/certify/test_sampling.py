@@ -154,16 +154,18 @@ class TestClaims:
         options = {"sigma": 0.2, "draws": 200, "items_per_draw": 12, "claim": 0.5}
         first = bs.certify(engine, task, **options, run=tmp_path / "x")
         from basinscope.certify.sampling import draw as sample
+        from basinscope.runs.bench import Bench
         from basinscope.runs.executor import Serial
-        from basinscope.runs.measure import Bench
-        from basinscope.runs.session import Measure
+        from basinscope.runs.session import Session
         from basinscope.runs.store import Store
 
         store = Store(tmp_path / "x")
         plan = Plan.model_validate({k: v for k, v in store.spec.plan.items() if k != "noise"})
         bench = Bench(engine, (bs.Random(0),), (task,), store.spec.model, store.spec.tasks)
         ids = [item.id for item in task.items]
-        sample(Measure(bench, store, Serial(bench), None), store, plan, ids, workers=50)
+        team = Serial(bench)
+        team.workers = 50
+        sample(Session(bench, store, team, None, str), plan, ids)
         assert len(records(tmp_path / "x")) > first.draws
         assert bs.load_certificate(tmp_path / "x") == first
 

@@ -8,8 +8,8 @@ import toys
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
+from basinscope.runs.bench import score
 from basinscope.runs.cost import cost
-from basinscope.runs.measure import score
 
 TEXT = "It was a dark night; the rain fell in torrents, except at odd intervals. " * 12
 

@@ -9,7 +9,7 @@ import toys
 import basinscope as bs
 from basinscope.engines import tokens as module
 from basinscope.engines.tokens import Tokens
-from basinscope.runs.measure import score
+from basinscope.runs.bench import score
 
 PREFIX = "Question: what is it? Answer: nobody knows.\n\n" * 3
 
@@ -123,7 +123,7 @@ def peak_bytes(engine, task):
 def test_memory_does_not_grow_with_the_number_of_items(kind, monkeypatch):
     # null hypothesis: rows or answers of all items are held at once. A row's 100 tokens were some
     # 800 bytes as a tuple; the likelihoods of 100 tokens are 7,000: 640 kB and more for 800 items
-    monkeypatch.setattr("basinscope.runs.measure.CHUNK", 100)
+    monkeypatch.setattr("basinscope.runs.bench.CHUNK", 100)
     monkeypatch.setattr(module, "KEPT_TOKENS", 10_000)
     monkeypatch.setattr("basinscope.engines.drafts.KEPT_TOKENS", 100)  # of answers, as guesses
     engine = bs.load(toys.tiny_model("gpt2"), tokenizer=toys.tiny_tokenizer())

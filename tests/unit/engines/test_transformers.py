@@ -9,7 +9,7 @@ from basinscope.engines import generation
 from basinscope.engines.forward import Forward
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
-from basinscope.runs.measure import score
+from basinscope.runs.bench import score
 
 LONG = "In the beginning there was a word, and it was long enough to be run once for all. " * 2
 CHOICES = {

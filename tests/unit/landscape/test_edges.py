@@ -19,7 +19,7 @@ from basinscope.landscape.edges import (
     ladder,
     next_step,
 )
-from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.spec import model_spec, sha256, task_spec
 
 LIMITS = {"first": 0.05, "least": 1e-6, "furthest": 16.0}

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.runs.bench import score
 from basinscope.runs.cost import Cost, _Clock, _fit, _Run, cost
-from basinscope.runs.measure import score
 
 
 class Asks:

@@ -13,7 +13,7 @@ import torch
 
 import basinscope as bs
 from basinscope.runs import executor, worker
-from basinscope.runs.measure import Bench, Unit
+from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.spec import model_spec, task_spec
 
 UNITS = [Unit(None, 0, 0.0, (0,)), Unit(0, 0, 0.01, (0,))]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import basinscope as bs
-from basinscope.runs.measure import score
+from basinscope.runs.bench import score
 from basinscope.tasks import from_recipe, recipe
 from basinscope.tasks.base import items_hash
 from basinscope.tasks.lm_eval import configs, library

@@ -10,7 +10,7 @@ import torch
 
 import basinscope as bs
 from basinscope.engines.base import Engine
-from basinscope.runs.measure import Bench, Unit, score
+from basinscope.runs.bench import Bench, Unit, score
 from basinscope.runs.spec import canonical, model_spec, task_spec
 from basinscope.runs.store import Store
 from basinscope.tasks.base import Item

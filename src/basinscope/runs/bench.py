@@ -1,4 +1,4 @@
-"""One trial: answers of the live weights, scored by a task's oracle."""
+"""The bench: engine, directions and tasks, and the trials that they give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from hashlib import sha256 as sha
 
 from basinscope.directions.base import Direction, identity
 from basinscope.engines.base import Engine
-from basinscope.runs.spec import ModelSpec, TaskSpec, sha256, trial_key
+from basinscope.runs.spec import (
+    ModelSpec,
+    TaskSpec,
+    model_spec,
+    sha256,
+    task_spec,
+    trial_key,
+)
 from basinscope.runs.store import Trial
 from basinscope.tasks.base import Answer, CallableTask, Item, Outcome, Task
 
@@ -32,6 +39,10 @@ class Unit:
     part: tuple[int, int] | None = None
 
 
+ZERO = Unit(None, 0, 0.0, (0,))
+"""The first task under the weights themselves."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """Everything a unit refers to: engine, directions, tasks, and their descriptions."""
@@ -47,11 +58,18 @@ class Bench:
         default_factory=dict, repr=False, compare=False
     )
 
+    @classmethod
+    def of(cls, engine: Engine, directions: Sequence[Direction], tasks: Sequence[Task]) -> Bench:
+        """Bench of an engine under its present weights."""
+        specs = tuple(task_spec(task) for task in tasks)
+        return cls(engine, tuple(directions), tuple(tasks), model_spec(engine), specs)
+
     def identity(self, direction: int, draw: int) -> str:
         """Text that determines delta; worked out once, since it may hash all of delta."""
         if (direction, draw) not in self._identities:
-            found = identity(self.directions[direction], self.engine, draw)
-            self._identities[direction, draw] = found
+            self._identities[direction, draw] = identity(
+                self.directions[direction], self.engine, draw
+            )
         return self._identities[direction, draw]
 
     def key(self, unit: Unit, task: int) -> dict[str, object]:
