@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import uuid
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from basinscope import files
 from basinscope.attack.ascent import State
 from basinscope.attack.vectors import norm
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error
 from basinscope.runs.spec import sha256
 
 SPEC, STATE, DIRECTION, COLLAPSE = "attack.json", "state.safetensors", "worst.safetensors", "radius"
@@ -128,7 +124,7 @@ class Folder:
         if old is None:
             body = {"format": FORMAT, "spec": spec, "hash": sha256(spec)}
             text = json.dumps(body, indent=1, sort_keys=True)
-            _replace(self.path / SPEC, lambda draft: draft.write_text(text, encoding="utf-8"))
+            files.write(self.path / SPEC, text)
         elif old != spec:
             found = ", ".join(
                 f"{key} {_short(old.get(key))} -> {_short(spec.get(key))}"
@@ -167,13 +163,15 @@ class Folder:
         done = [start.to_json() for start in kept.done]
         text = json.dumps({"scalars": scalars, "best_is_x": same, "done": done, "best": kept.best,
                            "hash": sha256(self.spec)})  # fmt: skip
-        _replace(
-            self.path / STATE, lambda draft: save_file(vectors, draft, metadata={"state": text})
-        )
+        with files.whole(self.path / STATE) as draft:
+            save_file(vectors, draft, metadata={"state": text})
 
     def resume(self) -> Kept:
         """What was kept last; nothing if the attack is new."""
-        if self.path is None or not (self.path / STATE).exists():
+        if self.path is None:
+            return Kept()
+        files.remove_drafts(self.path)
+        if not (self.path / STATE).exists():
             return Kept()
         file = self.path / STATE
         try:
@@ -230,22 +228,3 @@ class Folder:
 
 def _short(value: Any) -> str:
     return str(value)[:24]
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary file, fsync, rename."""
-    draft = path.parent / f".draft-{uuid.uuid4().hex}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(draft)
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-    except SafetensorError as error:
-        raise disk_error(path, OSError(str(error))) from error
-    except OSError as error:
-        raise disk_error(path, error) from error

@@ -14,7 +14,7 @@ from basinscope.comparison.groups import Group, read_groups
 from basinscope.comparison.matched import MAIN
 from basinscope.comparison.numbers import Number, numbers
 from basinscope.errors import BasinscopeError, did_you_mean
-from basinscope.files import disk_error
+from basinscope.files import write
 from basinscope.stats.intervals import check_confidence
 
 _MAIN = f"{100 * MAIN:.0f}"
@@ -144,12 +144,8 @@ class Comparison:
             "table.md": self.text() + "\n",
             "numbers.csv": self.numbers().to_csv(index=False, float_format="%.6g"),
         }
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            for name, content in texts.items():
-                (out / name).write_text(content, encoding="utf-8")
-        except OSError as error:
-            raise disk_error(out, error) from error
+        for name, content in texts.items():
+            write(out / name, content)
         return [*(out / name for name in texts), *self.plot(out, figures)]
 
     def plot(self, folder: str | Path, figures: Collection[str] = FIGURES) -> list[Path]:

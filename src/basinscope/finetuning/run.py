@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from basinscope import files
 from basinscope.certify import Certificate
 from basinscope.directions.adapters import Adapter
 from basinscope.directions.toward import Toward
@@ -20,7 +21,6 @@ from basinscope.engines.loading import cast, load
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning import checkpoint, guarantee, lora, record
-from basinscope.finetuning.checkpoint import DRAFT
 from basinscope.finetuning.data import Chat, Rows, chats
 from basinscope.finetuning.examples import Example, fitting
 from basinscope.finetuning.recipes import RECIPES, Material, material, sample
@@ -316,8 +316,8 @@ def _train(
     """Train from the last checkpoint on, write the result, and the record last of all."""
     from basinscope.finetuning.trainer import NotFiniteError, train
 
-    for draft in (*folder.glob(f"{DRAFT}*"), *folder.glob(f"checkpoints/{DRAFT}*")):
-        shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+    for place in (folder, folder / "checkpoints"):
+        files.remove_drafts(place)
     ready = [path for path in checkpoint.found(folder) if checkpoint.can_resume(path)]
     start = ready[-1] if ready else None
     done = checkpoint.step_of(start) if start else 0

@@ -15,14 +15,15 @@ import abc
 import hashlib
 import json
 import math
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from basinscope import files
 from basinscope.directions.base import Direction, Displacement, held
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import Distance, check_radius, has_left, noise_of
@@ -314,12 +315,12 @@ def save_basis(
             f"k={k}, but the {n} displacements span {rank} dimensions", f"allowed: 1 to {rank}"
         )
     mixing = (vectors[:, :k] / values[:k].sqrt()).T.float()
-    with _Writer(Path(path), {m: (k, *s) for m, s in moved.items()}, metadata) as writer:
+    with _columns_of(Path(path), {m: (k, *s) for m, s in moved.items()}, metadata) as write:
         for name, shape in moved.items():
             parts = [displacement(name) for displacement in displacements]
             for a in range(0, shape.numel(), step):
                 b = min(a + step, shape.numel())
-                writer.columns(name, a, b, mixing @ _stacked(parts, a, b))
+                write(name, a, b, mixing @ _stacked(parts, a, b))
     return [float(share) for share in values[:k] / values.clamp(min=0).sum()]
 
 
@@ -328,62 +329,44 @@ def _stacked(parts: Sequence[Parts | None], start: int, stop: int) -> torch.Tens
     return torch.stack(rows).float()
 
 
-class _Writer:
-    """A safetensors file of float32 tensors (k, ...), written in pieces; there whole or not at all.
+@contextmanager
+def _columns_of(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, Any]
+) -> Iterator[Callable[[str, int, int, torch.Tensor], None]]:
+    """Write a safetensors file of float32 tensors (k, ...) in pieces: whole, or not at all.
 
     The library's own writer wants all tensors in memory. The format: the length of the header in
     8 bytes, the header as JSON, the tensors.
+
+    Yields:
+        A function that writes elements start .. stop of all k rows of a tensor.
     """
+    if path.suffix != ".safetensors":
+        raise BasinscopeError(f"basis file {str(path)!r}", "allowed: a name in .safetensors")
+    header: dict[str, Any] = {"__metadata__": {"provenance": json.dumps(dict(metadata))}}
+    starts: dict[str, int] = {}
+    end = 0
+    for name, shape in shapes.items():
+        starts[name], end = end, end + 4 * math.prod(shape)
+        offsets = [starts[name], end]
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
 
-    def __init__(
-        self, path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, Any]
-    ) -> None:
-        if path.suffix != ".safetensors":
-            raise BasinscopeError(f"basis file {str(path)!r}", "allowed: a name in .safetensors")
-        self.path, self._shapes = path, shapes
-        self._draft = path.with_name(f".draft-{uuid.uuid4().hex}")
-        header: dict[str, Any] = {"__metadata__": {"provenance": json.dumps(dict(metadata))}}
-        self._at: dict[str, int] = {}
-        end = 0
-        for name, shape in shapes.items():
-            begin, end = end, end + 4 * math.prod(shape)
-            self._at[name] = begin
-            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        self._head, self._size = len(text).to_bytes(8, "little") + text, end
-
-    def __enter__(self) -> _Writer:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._draft.open("xb")
-            self._file.write(self._head)
-        except OSError as error:
-            raise self._unwritten(error) from error
-        return self
-
-    def columns(self, name: str, start: int, stop: int, rows: torch.Tensor) -> None:
-        """Write elements start .. stop of all k rows of a tensor."""
-        n = math.prod(self._shapes[name][1:])
-        try:
-            for j, row in enumerate(rows.float().numpy()):
-                self._file.seek(len(self._head) + self._at[name] + 4 * (j * n + start))
-                self._file.write(row[: stop - start].tobytes())
-        except OSError as error:
-            raise self._unwritten(error) from error
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                self._draft.replace(self.path)
-        except OSError as reason:
-            raise self._unwritten(reason) from reason
-        finally:
-            self._draft.unlink(missing_ok=True)
-
-    def _unwritten(self, error: OSError) -> BasinscopeError:
+    def explain(path: Path, error: OSError) -> BasinscopeError:
         return BasinscopeError(
-            f"cannot write {self.path} ({error.strerror or error})",
-            f"a basis needs {self._size / 1e6:.0f} MB of free disk space",
+            f"cannot write {path} ({error.strerror or error})",
+            f"a basis needs {end / 1e6:.0f} MB of free disk space",
         )
+
+    with files.whole(path, explain) as draft, draft.open("xb") as file:
+        file.write(head)
+
+        def columns(name: str, start: int, stop: int, rows: torch.Tensor) -> None:
+            n = math.prod(shapes[name][1:])
+            for j, row in enumerate(rows.float().numpy()):
+                file.seek(len(head) + starts[name] + 4 * (j * n + start))
+                file.write(row[: stop - start].tobytes())
+
+        yield columns

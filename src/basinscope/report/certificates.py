@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error
-from basinscope.report.figures import COLOURS
+from basinscope.report.figures import COLOURS, save
 from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import at_least
 
@@ -137,10 +136,5 @@ def _write(path: Path, figure: Any, axis: Any, table: pd.DataFrame) -> Path:
     legend = axis.legend(fontsize=8, framealpha=0.9)
     for text in [*legend.get_texts(), *axis.texts]:
         text.set_parse_math(False)  # names of tasks and folders are no formulas
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        table.to_csv(path.with_suffix(".csv"), index=False)
-    except OSError as error:
-        raise disk_error(path, error) from error
+    save(figure, path, table)
     return path

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from basinscope import files
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
@@ -93,12 +93,9 @@ def check_name(path: Path) -> None:
 
 def save(figure: Any, path: Path, table: pd.DataFrame, dpi: int = 150) -> None:
     """Write a figure, and beside it the CSV that it was drawn from."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=dpi)
-        table.to_csv(path.with_suffix(".csv"), index=False)
-    except OSError as error:
-        raise disk_error(path, error) from error
+    with files.whole(path) as draft:
+        figure.savefig(draft, dpi=dpi, format=path.suffix[1:])
+    files.write(path.with_suffix(".csv"), table.to_csv(index=False))
 
 
 def plain(texts: Sequence[Any]) -> None:

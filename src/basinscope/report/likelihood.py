@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from basinscope.files import disk_error
 from basinscope.landscape.likelihood import (
     likelihood_table,
 )
-from basinscope.report.figures import COLOURS, STYLES
+from basinscope.report.figures import COLOURS, STYLES, save
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
@@ -56,12 +55,7 @@ def plot_likelihood(path: Path, run: Landscape) -> Path | None:
     _legend(figure.axes[0], table, colour, style)
     for axis in figure.axes[2:]:
         axis.set_xlabel(r"step $\alpha$ along $\delta$")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        table.to_csv(path.with_suffix(".csv"), index=False)
-    except OSError as error:
-        raise disk_error(path, error) from error
+    save(figure, path, table)
     return path
 
 

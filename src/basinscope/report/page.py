@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from basinscope.files import disk_error
+from basinscope.files import write
 from basinscope.landscape.likelihood import thresholding_tables
 from basinscope.report.figures import plot_landscapes
 from basinscope.report.likelihood import plot_likelihood
@@ -72,10 +72,7 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
         **sections, spec=run.spec, level=level, trials=len(run.trials), missing=missing
     )
     path = folder / "report.html"
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise disk_error(path, error) from error
+    write(path, page)
     return path
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from basinscope import files
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error
 from basinscope.report.figures import check_name, plain, save, short
 
 if TYPE_CHECKING:
@@ -172,13 +172,8 @@ def plot_surface_3d(
             col=n,
         )
     figure.update_layout(title="Scores over one plane of weights", template="plotly_white")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        page = figure.to_html(include_plotlyjs=True, full_html=True)
-        path.write_text(page, encoding="utf-8")
-        table.to_csv(path.with_suffix(".csv"), index=False)
-    except OSError as error:
-        raise disk_error(path, error) from error
+    files.write(path, figure.to_html(include_plotlyjs=True, full_html=True))
+    files.write(path.with_suffix(".csv"), table.to_csv(index=False))
     return path
 
 

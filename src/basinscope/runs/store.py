@@ -1,6 +1,6 @@
 """The store: one immutable record per trial, under the hash of what determines it.
 
-A record is written to a temporary file, fsynced and renamed, so it is there whole or not at all:
+A record is written by `files.write`, so it is there whole or not at all:
 killing the program at any instant loses the trial in flight and nothing else (defect 3 of earlier
 code: saving only at the end). A record that does not verify is set aside, not believed.
 """

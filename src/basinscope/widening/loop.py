@@ -11,7 +11,6 @@ import json
 import math
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,9 +20,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from basinscope import files
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error
-from basinscope.finetuning.checkpoint import DRAFT, sync
 from basinscope.optim.methods import Method
 from basinscope.weights import selection
 from basinscope.widening.tokens import batch, order
@@ -232,7 +230,7 @@ def save(folder: Path, module: nn.Module, method: Method, done: Progressed) -> N
     """Write the checkpoint beside its place, and put it there whole."""
     from safetensors.torch import save_file
 
-    target, draft = folder / f"step-{done.step:08d}", folder / f"{DRAFT}{uuid.uuid4().hex}"
+    target = folder / f"step-{done.step:08d}"
     state = method.state_dict()
     tensors = {f"{_STATE}{n}": _plain(t) for n, t in state["tensors"].items()}
     tensors |= {f"{_WEIGHT}{n}": _plain(t) for n, t in selection.tensors(module).items()}
@@ -243,16 +241,9 @@ def save(folder: Path, module: nn.Module, method: Method, done: Progressed) -> N
         "records": done.records,
         "seconds": done.seconds,
     }
-    try:
-        draft.mkdir(parents=True)
+    with files.whole_folder(target) as draft:
         save_file(tensors, draft / TENSORS)
         (draft / REST).write_text(json.dumps(rest), encoding="utf-8")
-        sync(draft)
-        draft.rename(target)
-    except OSError as error:
-        raise disk_error(target, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     for older in _found(folder):
         if older != target:
             shutil.rmtree(older, ignore_errors=True)
@@ -262,8 +253,7 @@ def _resumed(folder: Path, module: nn.Module, method: Method) -> Progressed | No
     """State of the newest checkpoint, put into model and method; None where there is none."""
     from safetensors.torch import load_file
 
-    for draft in folder.glob(f"{DRAFT}*"):
-        shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+    files.remove_drafts(folder)
     found = _found(folder)
     if not found:
         return None

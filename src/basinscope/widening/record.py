@@ -15,8 +15,7 @@ from typing import Any, Final
 import torch
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error, write
-from basinscope.finetuning.checkpoint import DRAFT
+from basinscope.files import DRAFT, disk_error, write
 from basinscope.widening.plan import step_s
 from basinscope.widening.study import Row, Study
 

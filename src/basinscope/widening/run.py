@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from basinscope import files
 from basinscope.engines import sources
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning import checkpoint
@@ -377,10 +378,7 @@ def _tune(
 
 def _save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
     """Model folder, which loads like any other."""
+    files.remove_drafts(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
-    draft = folder.parent / f"{checkpoint.DRAFT}model"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    sources.save(module, tokenizer, draft)
-    checkpoint.sync(draft)
-    draft.rename(folder)
+    with files.whole_folder(folder) as draft:
+        sources.save(module, tokenizer, draft)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from basinscope.engines.sources import cache_folder
+from basinscope import files
+from basinscope.engines.sources import cache_error, cache_folder
 from basinscope.errors import BasinscopeError
 from basinscope.widening.text import SEPARATOR, Parts
 
@@ -153,21 +151,6 @@ def _kept(key: str, make: Callable[[Path], dict[str, Any] | None]) -> Path:
     folder = cache_folder() / "widen" / name
     if (folder / MADE).is_file():
         return folder
-    draft = folder.parent / f".draft-{uuid.uuid4().hex}"
-    try:
-        draft.mkdir(parents=True)
+    with files.whole_folder(folder, cache_error, shared=True) as draft:
         (draft / MADE).write_text(json.dumps(make(draft) or {}), encoding="utf-8")
-        try:
-            os.replace(draft, folder)
-        except OSError:  # another process was first
-            if not (folder / MADE).is_file():
-                raise
-    except OSError as error:
-        raise BasinscopeError(
-            f"cannot write to the cache {folder.parent} ({error})",
-            "texts are tokenised once and kept there",
-            "free some space, or set BASINSCOPE_CACHE to another folder",
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder

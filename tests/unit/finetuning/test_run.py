@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import basinscope as bs
+from basinscope import files
 from basinscope.directions import base as directions
 from basinscope.finetuning import checkpoint, record
 
@@ -259,15 +260,15 @@ def test_resuming_under_other_threads_is_noted(tune, tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoints_before_and_no_half_one(tune, tmp_path, monkeypatch):
-    sync, calls = checkpoint.sync, []
+    sync_all, calls = files._sync_all, []
 
     def full(folder) -> None:
         calls.append(folder)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        sync(folder)
+        sync_all(folder)
 
-    monkeypatch.setattr(checkpoint, "sync", full)
+    monkeypatch.setattr(files, "_sync_all", full)
     with pytest.raises(bs.BasinscopeError, match=r"cannot write .*step-000006 .*No space left"):
         tune(save_every=3)
     assert [p.name for p in (tmp_path / "out" / "checkpoints").iterdir()] == ["step-000003"]

@@ -235,13 +235,13 @@ def test_the_page_of_a_loaded_run_is_the_same(draw, tmp_path):
 @pytest.mark.usefixtures("no_figure")
 def test_a_disk_that_is_full(draw, tmp_path, monkeypatch):
     land = draw()
-    real = Path.write_text
+    real = Path.replace
 
-    def full(self, *args, **kwargs):
-        if self.name == "report.html":
+    def full(self, target):
+        if target.name == "report.html":
             raise OSError(28, "No space left on device")
-        return real(self, *args, **kwargs)
+        return real(self, target)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(bs.BasinscopeError, match=r"cannot write .*report\.html \(No space left"):
         write_report(land, tmp_path)

@@ -162,7 +162,7 @@ def test_a_disk_that_is_full(found, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     surface = found()
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(bs.BasinscopeError, match=r"cannot write .*x\.html \(No space left"):
         surface.plot_3d(tmp_path / "x.html")
 

@@ -1,0 +1,162 @@
+"""A file or folder is written whole, brought to the disk, or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+import basinscope as bs
+from basinscope import files
+
+SOURCE = Path(bs.__file__).parent
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """Names of what was brought to the disk, in order; those of drafts as ``draft``."""
+    real, seen = os.fsync, []
+
+    def fsync(handle):
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        seen.append("draft" if path.name.startswith(files.DRAFT) else path.name)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return seen
+
+
+@pytest.mark.parametrize("content", ["Σ\n", b"\x00\xff"])
+def test_what_is_read_is_what_was_written(content, tmp_path, synced):
+    path = tmp_path / "new" / "x"
+    for _ in range(2):  # the second takes the place of the first
+        files.write(path, content)
+        data = path.read_bytes()
+        assert data == (content.encode() if isinstance(content, str) else content)
+    assert names(tmp_path) == ["new", "new/x"]
+    assert synced == ["draft", "new"] * 2
+
+
+def test_files_have_the_permissions_of_any_new_file(tmp_path):
+    files.write(tmp_path / "x", "")
+    (tmp_path / "y").touch()
+    with files.whole_folder(tmp_path / "f"):
+        pass
+    (tmp_path / "g").mkdir()
+    modes = [(tmp_path / name).stat().st_mode for name in "xyfg"]
+    assert modes[:2] == [modes[1]] * 2
+    assert modes[2:] == [modes[3]] * 2
+
+
+def test_a_body_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "x"
+    files.write(path, "old")
+
+    def fail(context):
+        with context as draft:
+            target = draft / "part" if draft.is_dir() else draft
+            target.write_text("half")
+            raise ZeroDivisionError
+
+    for context in (
+        files.whole(path),
+        files.whole_folder(tmp_path / "folder"),
+        files.whole_files(tmp_path),
+    ):
+        with pytest.raises(ZeroDivisionError):
+            fail(context)
+    assert names(tmp_path) == ["x"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")]
+)
+@pytest.mark.parametrize("context", [files.whole, files.whole_folder, files.whole_files])
+def test_a_disk_that_is_full(context, error, tmp_path):
+    def fail(*explain):
+        with context(tmp_path / "x", *explain):
+            raise error
+
+    with pytest.raises(
+        bs.BasinscopeError, match=r"cannot write .*x \(No space left.*run the same line again"
+    ):
+        fail()
+    with pytest.raises(bs.BasinscopeError, match=r"^mine: x, .*No space left"):
+        fail(lambda path, reason: bs.BasinscopeError(f"mine: {path.name}, {reason}"))
+    assert not list(tmp_path.rglob(f"{files.DRAFT}*"))
+
+
+def test_errors_for_the_user_pass_through(tmp_path):
+    def fail():
+        with files.whole(tmp_path / "x"):
+            raise bs.BasinscopeError("mine")
+
+    with pytest.raises(bs.BasinscopeError, match=r"^mine$"):
+        fail()
+
+
+def test_a_folder_comes_with_all_that_is_in_it(tmp_path, synced):
+    with files.whole_folder(tmp_path / "new" / "folder") as draft:
+        (draft / "a").write_text("a")
+        (draft / "sub").mkdir()
+        (draft / "sub" / "b").write_text("b")
+        assert names(tmp_path / "new") == [draft.name, *(f"{draft.name}/{n}" for n in names(draft))]
+    assert names(tmp_path) == ["new", "new/folder"] + [
+        f"new/folder/{name}" for name in ("a", "sub", "sub/b")
+    ]
+    assert sorted(synced[:3]) == ["a", "b", "sub"]
+    assert synced[3:] == ["draft", "new"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_folder_that_another_process_has_made_meanwhile(shared, tmp_path):
+    def make():
+        with files.whole_folder(tmp_path / "folder", shared=shared) as draft:
+            (draft / "mine").touch()
+            (tmp_path / "folder").mkdir()
+            (tmp_path / "folder" / "theirs").touch()
+
+    if shared:
+        make()
+    else:
+        with pytest.raises(bs.BasinscopeError, match=r"cannot write .*folder"):
+            make()
+    assert names(tmp_path) == ["folder", "folder/theirs"]
+
+
+def test_files_go_into_a_folder_one_by_one(tmp_path, synced):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    (folder / "other").touch()
+    with files.whole_files(folder) as draft:
+        (draft / "a").write_text("new")
+        (draft / "b").write_text("new")
+    assert names(folder) == ["a", "b", "other"]
+    assert (folder / "a").read_text() == "new"
+    assert sorted(synced[:2]) == ["a", "b"]
+    assert synced[2:] == ["draft", "folder"]
+
+
+def test_drafts_of_the_dead_can_be_removed(tmp_path):
+    (tmp_path / f"{files.DRAFT}1").touch()
+    (tmp_path / f"{files.DRAFT}2").mkdir()
+    (tmp_path / f"{files.DRAFT}2" / "x").touch()
+    (tmp_path / "x").touch()
+    files.remove_drafts(tmp_path)
+    assert names(tmp_path) == ["x"]
+    files.remove_drafts(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("word", ["os.fsync", '".draft-', "os.replace"])
+def test_nobody_else_does_it_by_hand(word):
+    others = [path for path in SOURCE.rglob("*.py") if word in path.read_text(encoding="utf-8")]
+    assert [path.relative_to(SOURCE).name for path in others] in (["files.py"], [])
