@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from basinscope.errors import BasinscopeError
-from basinscope.report.figures import COLOURS, save
+from basinscope.report.figures import COLOURS, check_name, plain, save
 from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import at_least
 
@@ -97,24 +97,24 @@ def plot_measured(path: Path, verdicts: Sequence[Verdict]) -> Path:
     Raises:
         BasinscopeError: nothing was measured.
     """
-    found = [
+    rows = [
         (v.label, kind, v.bound, i.low, i.estimate, i.high)
         for v in verdicts
         for kind, i in (("p(theta')", v.smoothed), ("S(theta')", v.score))
         if i is not None
     ]
-    if not found:
+    if not rows:
         raise BasinscopeError(
             "no verdict was measured", "give the verdict a task: cert.verdict(other, task=task)"
         )
-    table = pd.DataFrame(found, columns=["model", "kind", "bound", "low", "measured", "high"])
+    table = pd.DataFrame(rows, columns=["model", "kind", "bound", "low", "measured", "high"])
     figure, axis = _figure(path)
     axis.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, label="certified = measured")
     for kind, marker, colour in (("p(theta')", "D", COLOURS[0]), ("S(theta')", "o", COLOURS[1])):
-        own = table[table["kind"] == kind]
-        if not own.empty:
-            ends = [own["measured"] - own["low"], own["high"] - own["measured"]]
-            axis.errorbar(own["bound"], own["measured"], ends, fmt=marker, color=colour,
+        of_kind = table[table["kind"] == kind]
+        if not of_kind.empty:
+            ends = [of_kind["measured"] - of_kind["low"], of_kind["high"] - of_kind["measured"]]
+            axis.errorbar(of_kind["bound"], of_kind["measured"], ends, fmt=marker, color=colour,
                           capsize=2, label=f"measured {kind}")  # fmt: skip
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="certified lower bound",
              ylabel="measured")  # fmt: skip
@@ -124,8 +124,7 @@ def plot_measured(path: Path, verdicts: Sequence[Verdict]) -> Path:
 def _figure(path: Path) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    if path.suffix not in (".png", ".pdf", ".svg"):
-        raise BasinscopeError(f"figure {str(path)!r}", "allowed: a name in .png, .pdf or .svg")
+    check_name(path)
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axis = figure.subplots()
     axis.grid(alpha=0.25)
@@ -134,7 +133,6 @@ def _figure(path: Path) -> tuple[Any, Any]:
 
 def _write(path: Path, figure: Any, axis: Any, table: pd.DataFrame) -> Path:
     legend = axis.legend(fontsize=8, framealpha=0.9)
-    for text in [*legend.get_texts(), *axis.texts]:
-        text.set_parse_math(False)  # names of tasks and folders are no formulas
+    plain([*legend.get_texts(), *axis.texts])
     save(figure, path, table)
     return path

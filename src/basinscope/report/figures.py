@@ -68,18 +68,18 @@ def plot_landscapes(
     }
     figure = Figure(figsize=(11, 4.6 if len(rows) == 1 else 3.6 * len(rows)), layout="constrained")
     rms = None if per_rms else _common_rms(runs)
-    for (raw, loss), own_tasks in zip(
+    for (raw, loss), panel_tasks in zip(
         figure.subplots(len(rows), 2, squeeze=False), rows, strict=True
     ):
-        own = table[table["task"].isin(own_tasks)]
+        shown = table[table["task"].isin(panel_tasks)]
         for i, ((name, task, direction), curve) in enumerate(
-            own.groupby(["run", "task", "direction"], sort=False)
+            shown.groupby(["run", "task", "direction"], sort=False)
         ):
             style = look[task] if alone else look[name, direction]
             place = None if alone else 0.004 * (i - (len(lines) - 1) / 2)
             _curve(raw, loss, named[name], curve, style, per_rms, place)
         marks = [_mark(raw, named[key[0]], key[1], look.get(key), per_rms) for key in lines]
-        _finish(raw, loss, own_tasks, alone, rms, per_rms)
+        _finish(raw, loss, panel_tasks, alone, rms, per_rms)
     _legend(figure, look, int(table["draws"].max()), any(marks))
     save(figure, path, table.drop(columns="x"))
     return path

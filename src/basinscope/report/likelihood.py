@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from basinscope.landscape.likelihood import (
-    likelihood_table,
-)
-from basinscope.report.figures import COLOURS, STYLES, save
+from basinscope.landscape.likelihood import likelihood_table
+from basinscope.report.figures import COLOURS, STYLES, plain, save
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
@@ -29,10 +27,10 @@ def plot_likelihood(path: Path, run: Landscape) -> Path | None:
         return None
     ours = run.means()[["task", "direction", "step", "low", "high", "T"]]
     table = table.merge(ours, on=["task", "direction", "step"])
-    # there are more colours than styles: what there is more of gets them
+    # there are more colours than line styles: of tasks and directions, the more numerous get them
     few, many = sorted(("direction", "task"), key=lambda name: table[name].nunique())
-    colour = {own: COLOURS[i % len(COLOURS)] for i, own in enumerate(table[many].unique())}
-    style = {own: STYLES[i % len(STYLES)] for i, own in enumerate(table[few].unique())}
+    colour = {key: COLOURS[i % len(COLOURS)] for i, key in enumerate(table[many].unique())}
+    style = {key: STYLES[i % len(STYLES)] for i, key in enumerate(table[few].unique())}
     panels = (
         ("score", ("low", "high"), "score (mean of 0-1 outcomes)"),
         ("T", None, "T (0 = best, 1 = worst of each curve)"),
@@ -42,13 +40,12 @@ def plot_likelihood(path: Path, run: Landscape) -> Path | None:
     figure = Figure(figsize=(11, 7.6), layout="constrained")
     for axis, (name, band, label) in zip(figure.subplots(2, 2, sharex=True).flat, panels,
                                          strict=True):  # fmt: skip
-        for (hue, dash), own in table.groupby([many, few], sort=False):
-            own = own.sort_values("step")
-            axis.plot(own["step"], own[name], color=colour[hue], linestyle=style[dash],
+        for (hue, dash), curve in table.sort_values("step").groupby([many, few], sort=False):
+            axis.plot(curve["step"], curve[name], color=colour[hue], linestyle=style[dash],
                       marker="o", markersize=3, linewidth=1.8)  # fmt: skip
             if band is not None:
-                axis.fill_between(own["step"], own[band[0]], own[band[1]], color=colour[hue],
-                                  alpha=0.12, linewidth=0)  # fmt: skip
+                axis.fill_between(curve["step"], curve[band[0]], curve[band[1]],
+                                  color=colour[hue], alpha=0.12, linewidth=0)  # fmt: skip
         axis.set_ylabel(label)
         axis.axvline(0, color="#999999", linewidth=0.6)
         axis.grid(alpha=0.25)
@@ -64,10 +61,12 @@ def _legend(axis: Any, table: pd.DataFrame, colour: dict[str, str], style: dict[
 
     units = dict(zip(table["task"], table["unit"], strict=True))
     names = {task: f"{task} (NLL of one {unit})" for task, unit in units.items()}
-    handles = [Line2D([], [], color=c, lw=2, label=names.get(own, own))
-               for own, c in colour.items()]  # fmt: skip
+    handles = [
+        Line2D([], [], color=c, lw=2, label=names.get(key, key)) for key, c in colour.items()
+    ]
     if len(style) > 1 or set(style) == set(names):
-        handles += [Line2D([], [], color="#444444", linestyle=s, label=names.get(own, own))
-                    for own, s in style.items()]  # fmt: skip
-    for text in axis.legend(handles=handles, fontsize=8, framealpha=0.9).get_texts():
-        text.set_parse_math(False)
+        handles += [
+            Line2D([], [], color="#444444", linestyle=s, label=names.get(key, key))
+            for key, s in style.items()
+        ]
+    plain(axis.legend(handles=handles, fontsize=8, framealpha=0.9).get_texts())

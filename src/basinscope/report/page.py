@@ -100,11 +100,11 @@ def _picture(path: Path) -> str:
 def _labels(run: Landscape) -> list[dict[str, object]]:
     """How often each label was given at each step, for tasks that have few labels (safety)."""
     tables: list[dict[str, object]] = []
-    for task, own in run.items().groupby("task", sort=False):
-        names = sorted(own["label"].unique())
+    for task, items in run.items().groupby("task", sort=False):
+        names = sorted(items["label"].unique())
         if len(names) > 4 or all(name.isdigit() for name in names):
             continue
-        counts = own.groupby(["direction", "step"])["label"].value_counts(normalize=True)
+        counts = items.groupby(["direction", "step"])["label"].value_counts(normalize=True)
         shares = counts.unstack(fill_value=0.0)[names]
         rows = [
             (*place, *share)

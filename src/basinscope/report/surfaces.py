@@ -26,17 +26,17 @@ ACROSS = 3  # panels in a row
 
 
 def write_surface(
-    found: Surface, folder: Path, *, trajectory: pd.DataFrame | None = None
+    surface: Surface, folder: Path, *, trajectory: pd.DataFrame | None = None
 ) -> tuple[Path, Path | None]:
     """Write ``figures/surface.png`` with its CSV, and ``surface.html`` where plotly is installed.
 
     Returns:
         Paths of the picture and of the page; None without plotly.
     """
-    figure = found.plot(folder / "figures" / "surface.png", trajectory=trajectory)
+    figure = surface.plot(folder / "figures" / "surface.png", trajectory=trajectory)
     if find_spec("plotly") is None:
         return figure, None
-    return figure, found.plot_3d(figure.with_suffix(".html"), trajectory=trajectory)
+    return figure, surface.plot_3d(figure.with_suffix(".html"), trajectory=trajectory)
 
 
 def plot_surface(
@@ -72,10 +72,10 @@ def plot_surface(
     for panel in panels[len(tasks) :]:
         panel.set_axis_off()
     for panel, task in zip(panels, tasks, strict=False):
-        own = table[table["task"] == task]
-        xs, ys, score = _grid(own, plane)
+        points = table[table["task"] == task]
+        xs, ys, score = _grid(points, plane)
         cells = panel.pcolormesh(_edges(xs), _edges(ys), score, cmap=COLOURS, vmin=0, vmax=1)
-        if min(score.shape) > 1 and np.ptp(own["score"]) > 0.1:
+        if min(score.shape) > 1 and np.ptp(points["score"]) > 0.1:
             inks = ["white" if level < 0.45 else "black" for level in LEVELS]
             lines = panel.contour(xs, ys, score, levels=LEVELS, colors=inks, linewidths=0.8)
             panel.clabel(lines, fmt="%.1f", fontsize=7)
@@ -84,7 +84,7 @@ def plot_surface(
         panel.locator_params(axis="x", nbins=5)  # labels side by side
         if trajectory is not None:
             _path(panel, trajectory)
-        half = float((own["high"] - own["low"]).max() / 2)
+        half = float((points["high"] - points["low"]).max() / 2)
         title = panel.set_title(f"{task}: score, each cell ±{half:.2f} or less", fontsize=10)
         x, y = _axes(plane)
         plain([title, panel.set_xlabel(x), panel.set_ylabel(y)])
@@ -135,9 +135,9 @@ def plot_surface_3d(
         horizontal_spacing=0.02,
     )
     for n, task in enumerate(tasks, start=1):
-        own = table[table["task"] == task]
-        xs, ys, score = _grid(own, plane)
-        ends = zip(*(_grid(own, plane, end)[2] for end in ("low", "high")), strict=True)
+        points = table[table["task"] == task]
+        xs, ys, score = _grid(points, plane)
+        ends = zip(*(_grid(points, plane, end)[2] for end in ("low", "high")), strict=True)
         hover = [[f"[{low:.3f}, {high:.3f}]" for low, high in zip(*row, strict=True)]
                  for row in ends]  # fmt: skip
         figure.add_trace(
@@ -184,10 +184,10 @@ def _tasks(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["task"]))
 
 
-def _grid(own: pd.DataFrame, plane: PlaneSpec, column: str = "score") -> tuple[Any, Any, Any]:
+def _grid(points: pd.DataFrame, plane: PlaneSpec, column: str = "score") -> tuple[Any, Any, Any]:
     """Axes and matrix (a row for each y) of one task; NaN where nothing was measured yet."""
-    xs, ys = sorted({*own["x"], *plane.xs}), sorted({*own["y"], *plane.ys})
-    wide = own.pivot(index="y", columns="x", values=column).reindex(index=ys, columns=xs)
+    xs, ys = sorted({*points["x"], *plane.xs}), sorted({*points["y"], *plane.ys})
+    wide = points.pivot(index="y", columns="x", values=column).reindex(index=ys, columns=xs)
     return np.array(xs), np.array(ys), wide.to_numpy(dtype=float)
 
 

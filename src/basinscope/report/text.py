@@ -40,19 +40,19 @@ def widths_table(run: Landscape, level: float = 0.5) -> Table:
 def notes(run: Landscape, level: float = 0.5) -> list[str]:
     """What the table cannot say: missing widths, items without answers, where other models sit."""
     rows = run.widths(level=level)
-    found = [
+    lines = [
         f"{' '.join(filter(None, (row.task, row.direction, side(row.sign))))}: {row.reason}"
         for row in rows.itertuples()
         if row.reason
     ]
-    found += failures(run)
-    found += [
+    lines += failures(run)
+    lines += [
         f"{label}: the other model itself sits at alpha = {run.sits_at(label):.4g} "
         f"(||theta' - theta0|| = {norm:.4g})"
         for label, norm in run.spec.displacements.items()
     ]
-    found += [f"set aside, not believed: {reason}" for reason in run.set_aside]
-    return list(dict.fromkeys(found))
+    lines += [f"set aside, not believed: {reason}" for reason in run.set_aside]
+    return list(dict.fromkeys(lines))
 
 
 def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
@@ -87,9 +87,9 @@ def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:
     }
 
 
-def surface_summary(found: Surface) -> dict[str, Any]:
+def surface_summary(surface: Surface) -> dict[str, Any]:
     """A surface as JSON."""
-    model, plane = found.spec.model, found.plane
+    model, plane = surface.spec.model, surface.plane
     return {
         "model": model.source,
         "fingerprint": model.fingerprint,
@@ -99,9 +99,9 @@ def surface_summary(found: Surface) -> dict[str, Any]:
         "x": plane.x,
         "y": plane.y,
         "cosine": plane.cosine,
-        "trials": len(found.trials),
-        "set_aside": list(found.set_aside),
-        "points": found.to_pandas().to_dict(orient="records"),
+        "trials": len(surface.trials),
+        "set_aside": list(surface.set_aside),
+        "points": surface.to_pandas().to_dict(orient="records"),
     }
 
 

@@ -30,8 +30,10 @@ def plot_frontier(path: Path, table: pd.DataFrame) -> Path | None:
     if table.empty:
         return None
     figure, panels, looks = _start(table, "panel", 1, 5.0)
-    for (name, own), axis in zip(table.groupby("panel", sort=False), panels[:, 0], strict=True):
-        means = own.groupby(["tokens", "label"], sort=False).agg(
+    for (name, of_panel), axis in zip(
+        table.groupby("panel", sort=False), panels[:, 0], strict=True
+    ):
+        means = of_panel.groupby(["tokens", "label"], sort=False).agg(
             nll=("nll", "mean"), width_rms=("width_rms", "mean"), family=("family", "first"),
             sigma=("sigma", "first"), reference=("reference", "first"),
         ).reset_index()  # fmt: skip
@@ -40,7 +42,7 @@ def plot_frontier(path: Path, table: pd.DataFrame) -> Path | None:
             axis.plot(line["nll"], line["width_rms"], color="#AAAAAA", lw=1, zorder=1)
         for label, line in means.sort_values("tokens").groupby("label", sort=False):
             look = looks[label]
-            seeds = own[own["label"] == label]
+            seeds = of_panel[of_panel["label"] == label]
             axis.scatter(seeds["nll"], seeds["width_rms"], s=9, color=look["color"], alpha=0.55)
             axis.plot(line["nll"], line["width_rms"], **look | {"markersize": 8}, alpha=0.9)
             if line["tokens"].nunique() > 1:
@@ -62,12 +64,12 @@ def plot_curves(path: Path, table: pd.DataFrame) -> Path | None:
     if table.empty or not (table["alpha_rms"] > 0).any():
         return None
     figure, panels, looks = _start(table, "group", 2)
-    for (name, own), row in zip(table.groupby("group", sort=False), panels, strict=True):
-        for axis, column, what in zip(
+    for (name, of_panel), row in zip(table.groupby("group", sort=False), panels, strict=True):
+        for axis, column, caption in zip(
             row, ("score", "nll"), ("next-token score", "NLL (nats a token)"), strict=True
         ):
-            _lines(axis, own, "alpha_rms", column, looks)
-            axis.set(xlabel=r"$\alpha$ / RMS($\theta$)", ylabel=what)
+            _lines(axis, of_panel, "alpha_rms", column, looks)
+            axis.set(xlabel=r"$\alpha$ / RMS($\theta$)", ylabel=caption)
             _title(axis, str(name))
     return _finish(figure, looks, path, table)
 
@@ -77,15 +79,15 @@ def plot_over_training(path: Path, table: pd.DataFrame) -> Path | None:
     if table.empty:
         return None
     figure, panels, looks = _start(table, "group", 3)
-    for (name, own), row in zip(table.groupby("group", sort=False), panels, strict=True):
-        for axis, column, what in zip(
+    for (name, of_panel), row in zip(table.groupby("group", sort=False), panels, strict=True):
+        for axis, column, caption in zip(
             row,
             ("width", "width_rms", "nll"),
             (r"half-width, $\alpha$", r"half-width, $\alpha$ / RMS($\theta$)", "validation NLL"),
             strict=True,
         ):
-            _lines(axis, own.assign(x=own["at_tokens"] / 1e6), "x", column, looks)
-            axis.set(xlabel="tokens trained on, millions", ylabel=what)
+            _lines(axis, of_panel.assign(x=of_panel["at_tokens"] / 1e6), "x", column, looks)
+            axis.set(xlabel="tokens trained on, millions", ylabel=caption)
             if column != "nll":
                 axis.set_ylim(0, None)
             _title(axis, str(name))
@@ -110,30 +112,30 @@ def plot_scale(path: Path, table: pd.DataFrame) -> Path | None:
     if not ways:
         return None
     figure, panels, looks = _start(marked, "", 2, rows=len(ways))
-    for (x, other, what), row in zip(ways, panels, strict=True):
+    for (x, other, caption), row in zip(ways, panels, strict=True):
         for axis, quantity, unit in zip(
             row, ("width", "width_rms"), (r"$\alpha$", r"$\alpha$ / RMS($\theta$)"), strict=True
         ):
-            own = marked[marked["quantity"] == quantity].dropna(subset="estimate")
-            for (label, _, _), line in own.groupby(["label", "equal", other], sort=False):
+            points = marked[marked["quantity"] == quantity].dropna(subset="estimate")
+            for (label, _, _), line in points.groupby(["label", "equal", other], sort=False):
                 if line[x].nunique() < 2:
                     continue
                 line = line.sort_values(x)
                 ends = [line["estimate"] - line["low"], line["high"] - line["estimate"]]
                 axis.errorbar(line[x], line["estimate"], yerr=ends, capsize=2, elinewidth=0.8,
                               **looks[label] | {"markersize": 5})  # fmt: skip
-            axis.set(xscale="log", xlabel=what, ylabel=f"half-width of the 0-1 score, {unit}",
+            axis.set(xscale="log", xlabel=caption, ylabel=f"half-width of the 0-1 score, {unit}",
                      ylim=(0, None))  # fmt: skip
             places = sorted(marked[x].unique())
             axis.set_xticks(places, [_count(place) for place in places])
             axis.minorticks_off()
             axis.grid(alpha=0.25)
     drawn = {
-        label for label, own in marked.groupby("label") if own["size"].nunique() > 1
-        or own["tokens"].nunique() > 1
+        label for label, points in marked.groupby("label") if points["size"].nunique() > 1
+        or points["tokens"].nunique() > 1
     }  # fmt: skip
-    kept = {label: look for label, look in looks.items() if label in drawn}
-    return _finish(figure, kept, path, table)
+    legend = {label: look for label, look in looks.items() if label in drawn}
+    return _finish(figure, legend, path, table)
 
 
 def plot_forgetting(path: Path, table: pd.DataFrame) -> Path | None:
@@ -144,21 +146,21 @@ def plot_forgetting(path: Path, table: pd.DataFrame) -> Path | None:
     if table.empty:
         return None
     figure, panels, looks = _start(table, "group", 2)
-    for (name, own), row in zip(table.groupby("group", sort=False), panels, strict=True):
-        for axis, column, what in zip(
+    for (name, of_panel), row in zip(table.groupby("group", sort=False), panels, strict=True):
+        for axis, column, caption in zip(
             row,
             ("forgetting", "old_nll"),
             ("forgetting: old NLL minus that before", "old NLL (nats a token)"),
             strict=True,
         ):
-            for (label, _), line in own.groupby(["label", "seed"], sort=False):
+            for (label, _), line in of_panel.groupby(["label", "seed"], sort=False):
                 look = looks[label] | {"markersize": 3, "linewidth": 0.9}
                 axis.plot(line["new_nll"], line[column], **look, alpha=0.8)
             for share, target in table.attrs["targets"].get(name, {}).items():
                 axis.axvline(target, color="#444444", ls=(0, (1, 3)), lw=1)
                 axis.annotate(f"{share:.0%}", (target, 1), xycoords=("data", "axes fraction"),
                               xytext=(2, -9), textcoords="offset points", fontsize=7)  # fmt: skip
-            axis.set(xlabel="new-task NLL (nats a token)", ylabel=what)
+            axis.set(xlabel="new-task NLL (nats a token)", ylabel=caption)
             axis.invert_xaxis()
             _title(axis, str(name))
     return _finish(figure, looks, path, table)
@@ -188,13 +190,13 @@ def _lines(
     axis: Any, table: pd.DataFrame, x: str, y: str, looks: dict[str, dict[str, Any]]
 ) -> None:
     """Thin lines for seeds, a thick one for their mean where every seed has a point."""
-    for label, own in table.groupby("label", sort=False):
+    for label, of_label in table.groupby("label", sort=False):
         look = looks[str(label)]
-        seeds = own["seed"].nunique()
+        seeds = of_label["seed"].nunique()
         if seeds > 1:
-            for _, line in own.groupby("seed"):
+            for _, line in of_label.groupby("seed"):
                 axis.plot(line[x], line[y], color=look["color"], lw=0.5, alpha=0.5)
-        mean = own.dropna(subset=y).groupby(x)[y].agg(["mean", "size"])
+        mean = of_label.dropna(subset=y).groupby(x)[y].agg(["mean", "size"])
         mean = mean[mean["size"] == seeds]
         axis.plot(mean.index, mean["mean"], **look | {"markersize": 4}, lw=1.7)
 

@@ -62,9 +62,9 @@ def tasks(
     >>> [task.name for task in tasks("math,basic", limit=10)]
     ['math', 'basic']
     """
-    given = words.split(",") if isinstance(words, str) else list(words)
+    asked = words.split(",") if isinstance(words, str) else list(words)
     names: list[str] = []
-    for word in given:
+    for word in asked:
         name = word.strip()
         if name not in GROUPS and name not in NAMES and not name.startswith(OPEN):
             known = (*GROUPS, *NAMES)

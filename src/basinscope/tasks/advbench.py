@@ -84,17 +84,17 @@ def _advbench(folder: Path | None) -> list[tuple[str, str, str]]:
 
 def _xstest(folder: Path | None, name: str) -> list[tuple[str, str, str]]:
     hub, wanted = Hub("Paul/XSTest", None, "train"), "unsafe" if name.endswith("unsafe") else "safe"
-    found = []
+    items = []
     rows = read(folder, "xstest/xstest_prompts.csv", hub, ("prompt", "type", "label"))
     for i, row in enumerate(rows):
         label = row.text("label")
         if label not in ("safe", "unsafe"):
             raise row.bad(f"label {label!r} is neither 'safe' nor 'unsafe'")
         if label == wanted:
-            found.append((f"{row.text('type')}/{i}", row.text("prompt"), ""))
-    if not found:
+            items.append((f"{row.text('type')}/{i}", row.text("prompt"), ""))
+    if not items:
         raise BasinscopeError(f"xstest has no row with label {wanted!r}", "", "load the data anew")
-    return found
+    return items
 
 
 def _score(item: Item, answer: Answer, *, wants: Verdict) -> Outcome:

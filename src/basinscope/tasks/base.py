@@ -309,12 +309,12 @@ def items_hash(task: Task) -> str:
     It is the hash of the canonical JSON of all that; the text is never held as a whole.
     """
     head = json.dumps([task.name, task.scoring, task.chance])
-    found = hashlib.sha256((head[:-1] + ", [").encode())
+    digest = hashlib.sha256((head[:-1] + ", [").encode())
     for i, item in enumerate(task.items):
         text = json.dumps(dataclasses.asdict(_plain(item)), sort_keys=True)
-        found.update(((", " if i else "") + text).encode())
-    found.update(b"]]")
-    return found.hexdigest()
+        digest.update(((", " if i else "") + text).encode())
+    digest.update(b"]]")
+    return digest.hexdigest()
 
 
 def _plain(item: Item) -> Item:

@@ -8,8 +8,8 @@ white space; one after another they are the text. A block is an item:
   and ``tokens`` their number. The mean over the task, in nats a token, is the sum of the one over
   the sum of the other: `basinscope.landscape.Landscape.likelihood`.
 - ``correct`` is the 0-1 oracle of one token of the block's second half: is it what greedy decoding
-  would have written? Which token it is, the hash of the block's text says: as good as drawn at
-  random, and the same one at every setting of the weights. So the score estimates the next-token
+  would have written? The hash of the block's text picks the token: as good as drawn at random,
+  and the same one at every setting of the weights. So the score estimates the next-token
   accuracy with half a block of context and more, and items are as independent as blocks are.
   ``margin`` is that token's logit minus the highest other one.
 

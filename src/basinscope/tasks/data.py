@@ -76,13 +76,13 @@ def folder_of(data_dir: str | Path | None) -> Path | None:
     Raises:
         BasinscopeError: If it is no folder.
     """
-    given, name = (data_dir, "--data-dir") if data_dir is not None else (_variable(), VARIABLE)
-    if given is None:
+    folder, name = (data_dir, "--data-dir") if data_dir is not None else (_variable(), VARIABLE)
+    if folder is None:
         return None
-    path = Path(given).expanduser().absolute()
+    path = Path(folder).expanduser().absolute()
     if not path.is_dir():
         raise BasinscopeError(
-            f"{name} {str(given)!r} is no folder",
+            f"{name} {str(folder)!r} is no folder",
             "allowed: a folder that holds mmlu/, gsm8k/, advbench/, xstest/ or "
             "humaneval/HumanEval.jsonl.gz",
             f"leave out --data-dir and {VARIABLE} to load from the Hugging Face hub",

@@ -75,15 +75,15 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
         if sampled:
             shots = draws.sample(solved, SHOTS)
         if chat:
-            said = tuple(t for q, a in shots for t in (("user", q), ("assistant", a)))
+            turns = tuple(t for q, a in shots for t in (("user", q), ("assistant", a)))
             request = Generate(
-                ask, _MAX_TOKENS, STOP, True, decided, turns=said, reference=solution
+                ask, _MAX_TOKENS, STOP, True, decided, turns=turns, reference=solution
             )
         else:
             # a prefix is what items share: sampled examples are each item's own
-            own, common = (_text(shots), "") if sampled else ("", prefix)
+            examples, shared = (_text(shots), "") if sampled else ("", prefix)
             request = Generate(
-                own + ask, _MAX_TOKENS, STOP, False, decided, (), common, f" {solution}"
+                examples + ask, _MAX_TOKENS, STOP, False, decided, (), shared, f" {solution}"
             )
         items.append(Item(str(i), (request,), gold))
     return Published(
@@ -115,8 +115,8 @@ def flexible(text: str) -> str | None:
     >>> flexible("She pays $3 and then $1,200.50.")
     '1200.50'
     """
-    found = _FLEXIBLE.findall(text)
-    return normal(found[-1]) if found else None
+    numbers = _FLEXIBLE.findall(text)
+    return normal(numbers[-1]) if numbers else None
 
 
 def normal(number: str) -> str:
@@ -151,6 +151,6 @@ def _text(shots: Sequence[tuple[str, str]]) -> str:
 
 
 def _score(item: Item, answer: Answer, *, extract: Callable[[str], str | None]) -> Outcome:
-    found = extract(text_of(item, answer))
-    right = found == item.answer
-    return Outcome(right, "none" if found is None else found, nll=nll_of(answer))
+    number = extract(text_of(item, answer))
+    right = number == item.answer
+    return Outcome(right, "none" if number is None else number, nll=nll_of(answer))

@@ -128,7 +128,7 @@ _FENCE: Final = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(^[ \t]*```|\Z)", re.DOTALL
 
 
 def program_of_completion(problem: Problem, text: str) -> str:
-    """Prompt and what the model continued it with."""
+    """Prompt and the model's continuation of it."""
     return problem.prompt + text
 
 
@@ -188,13 +188,13 @@ def problems(rows: Iterable[Row]) -> tuple[Problem, ...]:
     Raises:
         BasinscopeError: If a column is missing or no text, or an id comes twice.
     """
-    found: dict[str, Problem] = {}
+    by_id: dict[str, Problem] = {}
     for row in rows:
         task_id, prompt, entry_point, test = (row.text(column) for column in COLUMNS)
         if not entry_point.isidentifier():
             raise row.bad(f"entry_point {entry_point!r} is no name of a function")
-        if task_id in found:
+        if task_id in by_id:
             raise row.bad(f"task_id {task_id!r} comes twice")
         solution = row.cells.get("canonical_solution") or ""
-        found[task_id] = Problem(task_id, prompt, entry_point, test, solution)
-    return tuple(found.values())
+        by_id[task_id] = Problem(task_id, prompt, entry_point, test, solution)
+    return tuple(by_id.values())

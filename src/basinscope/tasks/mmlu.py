@@ -172,23 +172,23 @@ def _generated(item_id: str, text: str, answer: int, shared: str | Turns) -> Ite
 def _score_ranked(item: Item, answer: Answer) -> Outcome:
     loglik = loglik_of(item, answer)
     assert isinstance(item.answer, int)
-    found = score_choice(loglik, item.answer)
-    if found.label == "nan":
-        return found
+    outcome = score_choice(loglik, item.answer)
+    if outcome.label == "nan":
+        return outcome
     first = loglik.index(max(loglik))
-    return replace(found, correct=first == item.answer, label=LETTERS[first])
+    return replace(outcome, correct=first == item.answer, label=LETTERS[first])
 
 
 def _score_generated(item: Item, answer: Answer) -> Outcome:
     assert isinstance(item.answer, int)
     line = text_of(item, answer).split("\n")[0].strip()
-    given = line.translate(_NO_PUNCTUATION).upper()
-    label = given if len(given) == 1 and given in LETTERS else "none"
+    written = line.translate(_NO_PUNCTUATION).upper()
+    label = written if len(written) == 1 and written in LETTERS else "none"
     return Outcome(label == LETTERS[item.answer], label, nll=nll_of(answer))
 
 
 def letter_decided(text: str) -> bool:
-    """Whether what is written settles the score, whatever follows.
+    """Whether the text so far settles the score, whatever follows.
 
     True once there are two characters other than punctuation and white space, or one that is no
     letter from A to D: both are wrong. A single letter is never settled: a word may come of it.

@@ -89,8 +89,8 @@ _ODD_SHAPE = re.compile(
 
 def _loop_chars(text: str) -> int:
     """Characters of `text` that lie in a unit repeated three or more times on the spot."""
-    found = (len(match[0]) for match in _LOOP.finditer(text))
-    return sum(length for length in found if length >= _LOOP_MIN_CHARS)
+    lengths = (len(match[0]) for match in _LOOP.finditer(text))
+    return sum(length for length in lengths if length >= _LOOP_MIN_CHARS)
 
 
 def _is_bare(text: str) -> bool:

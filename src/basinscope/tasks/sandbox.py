@@ -111,7 +111,7 @@ def run_program(
         BasinscopeError: If not allowed, if bubblewrap is missing or cannot start a sandbox, or if
             the tests do not compile. There is no fallback: what has no sandbox does not run.
 
-    Cost: about 0.1 s besides what the program takes.
+    Cost: about 0.1 s on top of the program's own time.
     """
     if not allow:
         raise BasinscopeError(
@@ -189,14 +189,14 @@ def require_sandbox(*, allow: bool) -> None:
 
 def _bwrap() -> str:
     """Path of bubblewrap."""
-    found = shutil.which("bwrap")
-    if found is None:
+    path = shutil.which("bwrap")
+    if path is None:
         raise BasinscopeError(
             "bubblewrap (bwrap) is not installed",
             "generated code runs in its sandbox and nowhere else (Linux only)",
             "Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap",
         )
-    return found
+    return path
 
 
 def _executable() -> Path:
@@ -307,10 +307,10 @@ class _Files:
     def too_many(self) -> bool:
         """Whether there are more than `_MOST_FILES`; not if the sandbox has ended."""
         try:
-            found = os.statvfs(self._folder)
+            usage = os.statvfs(self._folder)
         except OSError:
             return False
-        return found.f_files - found.f_ffree > _MOST_FILES
+        return usage.f_files - usage.f_ffree > _MOST_FILES
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

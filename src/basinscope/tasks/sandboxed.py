@@ -194,7 +194,7 @@ class Judge:
         os._exit(0)
 
     def listen(self) -> Any:
-        """Next message of the program; what is no message ends the tests."""
+        """Next message of the program; anything else ends the tests."""
         try:
             return self.channel.receive()
         except (EOFError, ConnectionError):

@@ -1,6 +1,6 @@
 """The system calls that a sandboxed program may not make, as a filter for the kernel.
 
-What is refused, and what else would not hold it:
+What is refused, and why nothing else would stop it:
 
 - processes and threads: RLIMIT_NPROC counts per user, and not at all for root;
 - sockets: AF_VSOCK knows no network namespace;

@@ -46,9 +46,9 @@ def load(name: str, *, allow_code_execution: bool = False) -> LmEval:
 def _load(name: str, word: Word, source: Source, allow_code_execution: bool) -> LmEval:
     _refuse(source, allow_code_execution)
     metrics = {
-        leaf: chosen(leaf, word.metric, found)
+        leaf: chosen(leaf, word.metric, refusals)
         for leaf, settings, _ in source.leaves()
-        if (found := judged(settings)) or not settings.get("class")
+        if (refusals := judged(settings)) or not settings.get("class")
     }
     documents: dict[str, Document] = {}
     items: list[Item] = []
@@ -60,12 +60,12 @@ def _load(name: str, word: Word, source: Source, allow_code_execution: bool) -> 
             metric, how = _scored_by(task, word, metrics)
             scored.add((metric, how))
             start = f"{task.task_name}/" if len(tasks) > 1 else ""
-            own = list(_documents(task, metric, how, start))
+            pairs = list(_documents(task, metric, how, start))
             task._instances = []  # they hold every prompt, and the items do too
-            _probe(task, [document for document, _ in own[:_PROBED]])
-            items += [item for _, item in own]
-            documents |= {item.id: document for document, item in own}
-            for part in (_settings(task), *(document.doc for document, _ in own)):
+            _probe(task, [document for document, _ in pairs[:_PROBED]])
+            items += [item for _, item in pairs]
+            documents |= {item.id: document for document, item in pairs}
+            for part in (_settings(task), *(document.doc for document, _ in pairs)):
                 digest.update(_text(part))
         shares = [_chance(document) for document in documents.values()]
     if len(scored) > 1:
@@ -146,23 +146,23 @@ def _known_metric(name: str, hf_evaluate_metric: bool = False) -> Any:
 
 def _set_shots(task: Any, shots: int | None) -> None:
     """Set the number of worked examples as lm-eval's command line does."""
-    own = task.get_config("num_fewshot")
-    if shots is not None and own == 0 != shots:
+    default = task.get_config("num_fewshot")
+    if shots is not None and default == 0 != shots:
         raise BasinscopeError(
             f"lm-eval task {task.task_name!r} with {shots} worked examples",
             "allowed: none, which its settings fix",
             "leave out @shots",
         )
-    if shots is not None or own is None:
+    if shots is not None or default is None:
         task.set_config("num_fewshot", shots or 0)
 
 
 def _leave_out(task: Any, metric: str) -> None:
-    """Drop what would be computed for other metrics alone."""
+    """Drop costly metrics that were not asked for."""
     listed = getattr(task, "_metric_fn_list", {})
-    own = callable(task.get_config("process_results"))
+    by_function = callable(task.get_config("process_results"))
     for name in list(listed):
-        costly = name == "acc_mutual_info" or (listed[name] is None and not own)
+        costly = name == "acc_mutual_info" or (listed[name] is None and not by_function)
         if costly and name != metric:
             del listed[name]
 
@@ -198,12 +198,12 @@ def _scored_by(task: Any, word: Word, metrics: Mapping[str, str]) -> tuple[str, 
         metric = metrics[name]
     else:  # a task that is a class says only now what it measures
         higher, means = task.higher_is_better(), (library().metrics.mean,)
-        found = {
+        refusals = {
             key: "its score is no mean over documents" if how not in means
             else "" if higher.get(key, True) else "lower is better"
             for key, how in task.aggregation().items()
         }  # fmt: skip
-        metric = chosen(name, word.metric, found)
+        metric = chosen(name, word.metric, refusals)
     filters = [ensemble.name for ensemble in task._filters]
     if word.filter and word.filter not in filters:
         raise BasinscopeError(
@@ -229,10 +229,10 @@ def _documents(task: Any, metric: str, how: str, start: str) -> Iterator[tuple[D
 
 
 def _by_document(instances: Iterable[Any]) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
+    groups: dict[int, list[Any]] = {}
     for instance in instances:
-        found.setdefault(instance.doc_id, []).append(instance)
-    return {number: sorted(own, key=lambda i: i.idx) for number, own in found.items()}
+        groups.setdefault(instance.doc_id, []).append(instance)
+    return {number: sorted(group, key=lambda i: i.idx) for number, group in groups.items()}
 
 
 def _chance(document: Document) -> float:
@@ -284,8 +284,8 @@ def _made_up(document: Document) -> Iterator[list[Response]]:
 
 def _settings(task: Any) -> dict[str, Any]:
     """Settings of a built task that tell it from others, but where its documents come from."""
-    found = dict(task.dump_config()) if hasattr(task.config, "to_dict") else {}
-    return {key: value for key, value in found.items() if key not in _OF_THE_PLACE}
+    settings = dict(task.dump_config()) if hasattr(task.config, "to_dict") else {}
+    return {key: value for key, value in settings.items() if key not in _OF_THE_PLACE}
 
 
 def _text(value: Any) -> bytes:

@@ -37,8 +37,10 @@ class Word:
     @property
     def options(self) -> str:
         """The word's part after the name."""
-        given = {"metric": self.metric, "filter": self.filter, "shots": self.shots}
-        return "".join(f"@{key}={value}" for key, value in given.items() if value not in ("", None))
+        options = {"metric": self.metric, "filter": self.filter, "shots": self.shots}
+        return "".join(
+            f"@{key}={value}" for key, value in options.items() if value not in ("", None)
+        )
 
     @property
     def is_path(self) -> bool:
@@ -55,25 +57,25 @@ def parse(word: str) -> Word:
     Word(name='./my@home/arc.yaml', metric='acc_norm', filter='', shots=25)
     """
     folder, slash, last = word.removeprefix(PREFIX).rpartition("/")
-    last, *given = last.split("@")
-    name, found = folder + slash + last, dict.fromkeys(_OPTIONS, "")
-    for option in given:
+    last, *options = last.split("@")
+    name, values = folder + slash + last, dict.fromkeys(_OPTIONS, "")
+    for option in options:
         key, equals, value = option.partition("=")
         key, value = (key, value) if equals else ("metric", key)
-        if not value or found.get(key, "?"):
+        if not value or values.get(key, "?"):
             raise BasinscopeError(
                 f"{option!r} in task {word!r}", f"allowed: {_GRAMMAR}", "each part once"
             )
-        found[key] = value
-    if not name or not (found["shots"].isdecimal() or not found["shots"]):
+        values[key] = value
+    if not name or not (values["shots"].isdecimal() or not values["shots"]):
         raise BasinscopeError(f"task {word!r}", f"allowed: {_GRAMMAR}")
-    shots = int(found["shots"]) if found["shots"] else None
-    return Word(name, found["metric"], found["filter"], shots)
+    shots = int(values["shots"]) if values["shots"] else None
+    return Word(name, values["metric"], values["filter"], shots)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Names to be built, and the index in which lm-eval finds them and what they refer to."""
+    """Names to build, and the index in which lm-eval looks them up, and those they refer to."""
 
     names: tuple[str, ...]
     index: Mapping[str, Any]
@@ -100,22 +102,22 @@ class Source:
             return
         children = settings.get("task") or []
         for child in children if isinstance(children, list) else [children]:
-            own = child if isinstance(child, dict) else {"task": child}
-            below = own.get("group", own.get("task"))
+            member = child if isinstance(child, dict) else {"task": child}
+            below = member.get("group", member.get("task"))
             if below in self.index:
-                more = {**extra, **own} if own is child else extra
+                more = {**extra, **member} if member is child else extra
                 yield from self._below(below, more, (*above, name))
-            elif own is not child:
+            elif member is not child:
                 raise malformed(
                     entry.yaml_path, f"the group {name!r} holds no known task {below!r}"
                 )
-            elif "group" not in own:  # defined in the group's own file
-                yield f"{name}::{below}", {**own, **extra}, entry.yaml_path
+            elif "group" not in member:  # defined in the group's own file
+                yield f"{name}::{below}", {**member, **extra}, entry.yaml_path
 
     def files(self) -> set[Path]:
         """YAML files of the names and of everything below them."""
-        found = {path for _, _, path in self.leaves() if path is not None}
-        return found | {p for name in self.names if (p := self.index[name].yaml_path) is not None}
+        paths = {path for _, _, path in self.leaves() if path is not None}
+        return paths | {p for name in self.names if (p := self.index[name].yaml_path) is not None}
 
 
 def expanded(word: str) -> list[str]:
@@ -168,17 +170,17 @@ def packaged() -> dict[str, Any]:
 def _head(path: Path, known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     """Keys of a file and of those it includes that say what it defines."""
     if path not in known:
-        found: dict[str, Any] = {}
+        keys: dict[str, Any] = {}
         for key, body in _KEY.findall(path.read_text("utf-8")):
             plain = _PLAIN.fullmatch(body)
-            found[key] = plain[1] if plain else yaml.load(body, Loader=_Text)  # noqa: S506
-        known[path] = found
-        if includes := found.pop("include", None):
+            keys[key] = plain[1] if plain else yaml.load(body, Loader=_Text)  # noqa: S506
+        known[path] = keys
+        if includes := keys.pop("include", None):
             merged: dict[str, Any] = {}
             for include in includes if isinstance(includes, list) else [includes]:
                 merged |= _head((path.parent / include).resolve(), known)
             merged.pop("task_list", None)
-            known[path] = {**merged, **found}
+            known[path] = {**merged, **keys}
     return known[path]
 
 
@@ -190,13 +192,13 @@ _Text.add_constructor("!function", lambda _, node: node.value)
 
 
 def _local(name: str) -> Source:
-    """Files of the user's: of a folder all that it defines but what its groups hold."""
+    """The user's files; a folder stands for its groups and for every task outside of them."""
     path = Path(name).expanduser()
     if path.is_file():
-        index = own = _defined([path])
-        if any(entry.kind.name == "GROUP" for entry in own.values()):
+        index = defined = _defined([path])
+        if any(entry.kind.name == "GROUP" for entry in defined.values()):
             index = _defined(_files(path.parent))  # its tasks may stand beside it
-        names = [n for n, entry in own.items() if entry.kind.name != "TAG"]
+        names = [n for n, entry in defined.items() if entry.kind.name != "TAG"]
     elif path.is_dir():
         index = _defined(_files(path))
         groups = [n for n, entry in index.items() if entry.kind.name == "GROUP"]
@@ -228,12 +230,12 @@ def _defined(files: Sequence[Path]) -> dict[str, Any]:
         settings = _settings(file)
         if not settings.keys() & {"task", "group", "class"}:
             continue  # a template that others include
-        own = settings.get("task") if "group" not in settings else settings["group"]
-        if not isinstance(own, str):
-            raise malformed(file, f"its name is {own!r}, not a text")
-        if own in where:
-            raise malformed(file, f"it defines {own!r}, as does {where[own]}")
-        where[own] = file
+        name = settings.get("task") if "group" not in settings else settings["group"]
+        if not isinstance(name, str):
+            raise malformed(file, f"its name is {name!r}, not a text")
+        if name in where:
+            raise malformed(file, f"it defines {name!r}, as does {where[name]}")
+        where[name] = file
         library().index.TaskIndex.process_cfg(settings, file, index)
     for entry in index.values():
         entry.cfg = None
@@ -250,11 +252,11 @@ def _with_packaged(index: dict[str, Any]) -> dict[str, Any]:
 def _settings(file: Path) -> dict[str, Any]:
     """Settings of a file and those it includes, functions as text."""
     try:
-        found = library().yaml.load_yaml(file, resolve_func=False)
+        settings = library().yaml.load_yaml(file, resolve_func=False)
     except (yaml.YAMLError, ValueError, OSError) as error:
         raise malformed(file, str(error)) from error
-    assert isinstance(found, dict)
-    return found
+    assert isinstance(settings, dict)
+    return settings
 
 
 def malformed(file: Path, reason: str) -> BasinscopeError:
@@ -268,7 +270,7 @@ def malformed(file: Path, reason: str) -> BasinscopeError:
 
 def functions(file: Path) -> list[str]:
     """Python functions that a file of the user's, or one it includes, would have imported."""
-    found: list[str] = []
+    names: list[str] = []
     waiting, seen = [file.resolve()], set[Path]()
     while waiting:
         path = waiting.pop()
@@ -276,12 +278,12 @@ def functions(file: Path) -> list[str]:
             continue
         seen.add(path)
         root = yaml.compose(path.read_text("utf-8"), Loader=_Text)
-        found += _tagged(root)
+        names += _tagged(root)
         for key, value in getattr(root, "value", ()):
             if key.value == "include":
                 values = value.value if isinstance(value.value, list) else [value]
                 waiting += [(path.parent / node.value).resolve() for node in values]
-    return found
+    return names
 
 
 def _tagged(node: Any) -> list[str]:

@@ -56,14 +56,14 @@ class Document:
         ensemble = next(f for f in self.task._filters if f.name == self.filter)
         ensemble.apply(instances)
         filtered = [instance.filtered_resps[self.filter] for instance in instances]
-        found = self.task.process_results(doc, filtered)
-        if self.metric not in found:
-            raise KeyError(f"process_results gives {', '.join(found)}, no {self.metric}")
-        return float(found[self.metric]), filtered
+        metrics = self.task.process_results(doc, filtered)
+        if self.metric not in metrics:
+            raise KeyError(f"process_results gives {', '.join(metrics)}, no {self.metric}")
+        return float(metrics[self.metric]), filtered
 
     def responses(self, item: Item, answers: Sequence[Answer]) -> list[Response]:
         """Answers to the requests as lm-eval's models would give them, an instance each."""
-        found: list[Response] = []
+        responses: list[Response] = []
         for kind, (request, nth) in zip(self.kinds, self.places, strict=True):
             answer = answers[request]
             wanted = Ranking if kind == "loglikelihood" else Generation
@@ -72,19 +72,19 @@ class Document:
                     f"item {item.id!r} asks for a {wanted.__name__}, got {type(answer).__name__}"
                 )
             if isinstance(answer, Generation):
-                found.append(answer.text)
+                responses.append(answer.text)
                 continue
             assert isinstance(answer, Ranking)
             if not answer.greedy and not (self.is_choice and self.metric in _NEED_GREEDY):
                 raise TypeError(f"item {item.id!r}: the engine does not say what is greedy")
-            found.append((answer.loglik[nth], bool(answer.greedy and answer.greedy[nth])))
-        return found
+            responses.append((answer.loglik[nth], bool(answer.greedy and answer.greedy[nth])))
+        return responses
 
     @property
     def is_choice(self) -> bool:
         """Whether lm-eval itself picks the likeliest of several continuations."""
-        own = callable(self.task.config.process_results)
-        return self.task.OUTPUT_TYPE == "multiple_choice" and not own
+        by_function = callable(self.task.config.process_results)
+        return self.task.OUTPUT_TYPE == "multiple_choice" and not by_function
 
     def right(self) -> list[int]:
         """Numbers of the right choices; empty if none is given."""
@@ -93,21 +93,21 @@ class Document:
         choices = task.doc_to_choice(self.doc)
         if isinstance(gold, str):
             gold = choices.index(gold) if gold in choices else []
-        given = gold if isinstance(gold, list) else [gold]
-        return [i for i in given if isinstance(i, int) and 0 <= i < len(choices)]
+        numbers = gold if isinstance(gold, list) else [gold]
+        return [i for i in numbers if isinstance(i, int) and 0 <= i < len(choices)]
 
     def scores(self, loglik: Sequence[float]) -> list[float]:
         """What the metric compares, for each choice: nats, nats a character, nats a byte."""
         choices = self.task.doc_to_choice(self.doc)
-        own = list(loglik[: len(choices)])
+        nats = list(loglik[: len(choices)])
         if self.metric == "acc_norm":
-            return [x / len(c) if c else -math.inf for x, c in zip(own, choices, strict=True)]
+            return [x / len(c) if c else -math.inf for x, c in zip(nats, choices, strict=True)]
         if self.metric == "acc_bytes":
             sizes = [len(c.encode()) for c in choices]
-            return [x / n if n else -math.inf for x, n in zip(own, sizes, strict=True)]
+            return [x / n if n else -math.inf for x, n in zip(nats, sizes, strict=True)]
         if self.metric == "acc_mutual_info":
-            return [x - y for x, y in zip(own, loglik[len(choices) :], strict=True)]
-        return own
+            return [x - y for x, y in zip(nats, loglik[len(choices) :], strict=True)]
+        return nats
 
 
 @dataclass(frozen=True)

@@ -108,15 +108,15 @@ def _sandboxed(templates: Any) -> Any:
     """Environment with the same settings whose templates cannot reach Python's internals."""
     from jinja2.sandbox import SandboxedEnvironment
 
-    found = SandboxedEnvironment(
+    environment = SandboxedEnvironment(
         loader=templates.loader,
         undefined=templates.undefined,
         keep_trailing_newline=templates.keep_trailing_newline,
     )
-    found.filters.update(templates.filters)
+    environment.filters.update(templates.filters)
     # lm-eval compiles a template again for every document and worked example
-    found.from_string = functools.lru_cache(1024)(found.from_string)  # type: ignore
-    return found
+    environment.from_string = functools.lru_cache(1024)(environment.from_string)  # type: ignore
+    return environment
 
 
 @contextmanager

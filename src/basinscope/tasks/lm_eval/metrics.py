@@ -30,8 +30,8 @@ def judged(settings: Mapping[str, Any]) -> dict[str, str]:
             return {}
         names = library().registry.DEFAULT_METRIC_REGISTRY.get(kind, ())
         listed = [{"metric": name} for name in names]
-    own = settings.get("process_results") is not None
-    return {_name(entry["metric"]): _refusal(entry, kind, own) for entry in listed}
+    by_function = settings.get("process_results") is not None
+    return {_name(entry["metric"]): _refusal(entry, kind, by_function) for entry in listed}
 
 
 def needs_hub(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
@@ -48,42 +48,44 @@ def _name(metric: Any) -> str:
     return text.rpartition(".")[2] if "/" in text else text
 
 
-def _refusal(entry: Mapping[str, Any], kind: str, own: bool) -> str:
+def _refusal(entry: Mapping[str, Any], kind: str, by_function: bool) -> str:
     name, registry = str(entry["metric"]), library().registry
-    if needs_hub(entry, {"process_results": own or None}):
+    if needs_hub(entry, {"process_results": by_function or None}):
         return "its code would be fetched from the hub and run"
     how = entry.get("aggregation")
     if how is None:
-        found = registry.METRIC_AGGREGATION_REGISTRY.get(name, None)
-        how = next((n for n, f in registry.AGGREGATION_REGISTRY.items() if f is found), "unknown")
+        aggregation = registry.METRIC_AGGREGATION_REGISTRY.get(name, None)
+        how = next(
+            (n for n, f in registry.AGGREGATION_REGISTRY.items() if f is aggregation), "unknown"
+        )
     if str(how) not in _MEANS:
         return f"its score is {_name(how)} over the whole set, no mean over documents"
     higher = entry.get("higher_is_better", registry.HIGHER_IS_BETTER_REGISTRY.get(name, True))
     if str(higher).lower() == "false":
         return "lower is better"
-    if not own and "/" not in name and name not in BINARY.get(kind, ()):
+    if not by_function and "/" not in name and name not in BINARY.get(kind, ()):
         return f"with {kind} it is not 0 or 1 for each document"
     return ""
 
 
-def chosen(task: str, wanted: str, found: Mapping[str, str]) -> str:
+def chosen(task: str, wanted: str, refusals: Mapping[str, str]) -> str:
     """The metric asked for, or the first that is allowed.
 
     Raises:
         BasinscopeError: If it is refused (with the reason and those that are allowed), if there is
             none of that name, or none that is allowed.
     """
-    allowed = [name for name, reason in found.items() if not reason]
+    allowed = [name for name, reason in refusals.items() if not reason]
     if not wanted and allowed:
         return allowed[0]
     if wanted in allowed:
         return wanted
     listed = ", ".join(allowed) or "none of this task's"
-    if wanted and wanted not in found:
+    if wanted and wanted not in refusals:
         raise BasinscopeError(
             f"lm-eval task {task!r} has no metric {wanted!r}", f"allowed: {listed}"
         )
-    refused = {wanted: found[wanted]} if wanted else found
+    refused = {wanted: refusals[wanted]} if wanted else refusals
     reasons = "; ".join(f"metric {name!r}: {reason}" for name, reason in refused.items())
     raise BasinscopeError(
         f"lm-eval task {task!r}: {reasons or 'it names no metric'}",

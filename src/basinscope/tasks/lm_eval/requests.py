@@ -51,8 +51,8 @@ def requests_of(
             behind.setdefault(context, []).append(continuation)
     requests: list[Request] = []
     for context, continuations in behind.items():
-        own = prefix if context.startswith(prefix) else ""
-        requests.append(Choices(context[len(own) :], tuple(continuations), own))
+        shared = prefix if context.startswith(prefix) else ""
+        requests.append(Choices(context[len(shared) :], tuple(continuations), shared))
     places: list[Place] = []
     taken = dict.fromkeys(behind, 0)
     for instance in instances:
@@ -75,19 +75,19 @@ def requests_of(
 
 def _generate(task: str, prompt: str, settings: Mapping[str, Any]) -> Generate:
     """Greedy request with the settings of a task's ``generation_kwargs``."""
-    given = dict(settings)
-    stop = given.pop("until", None) or []
-    lengths = [given.pop(name, None) for name in _LENGTHS]
+    rest = dict(settings)
+    stop = rest.pop("until", None) or []
+    lengths = [rest.pop(name, None) for name in _LENGTHS]
     length = next((n for n in lengths if n is not None), _MAX_TOKENS)
-    sample = given.pop("do_sample", None)
-    heat = float(given.get("temperature") or 0.0)
+    sample = rest.pop("do_sample", None)
+    heat = float(rest.get("temperature") or 0.0)
     if sample or (sample is None and heat > 0):
         raise BasinscopeError(
             f"lm-eval task {task!r} samples its texts (do_sample={sample}, temperature={heat:g})",
             "allowed: greedy texts, so that every weight setting is asked the same",
             "set do_sample: false in a YAML file that includes the task's",
         )
-    if odd := sorted(given.keys() - set(_OF_SAMPLING)):
+    if odd := sorted(rest.keys() - set(_OF_SAMPLING)):
         raise BasinscopeError(
             f"lm-eval task {task!r}: generation_kwargs {', '.join(odd)}",
             f"allowed: until, do_sample: false, {_LENGTHS[0]}",
