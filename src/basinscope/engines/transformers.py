@@ -28,6 +28,7 @@ from basinscope.engines.ranking import rank, read
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request
 
+TOKEN_BUDGET = 4096  # sized for two cores
 # settings that say where a config came from and how it was stored, not what the model does
 _OF_THE_FILE = (
     "_name_or_path", "architectures", "dtype", "quantization_config", "torch_dtype",
@@ -67,7 +68,7 @@ class TransformersEngine(Engine):
         module: nn.Module,
         tokenizer: Any,
         *,
-        token_budget: int = 4096,
+        token_budget: int = TOKEN_BUDGET,
         source: str = "module",
         params: str | None = None,
         mapped: Mapping[str, torch.Tensor] | None = None,

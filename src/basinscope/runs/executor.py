@@ -21,8 +21,8 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from basinscope.directions.words import parse
+from basinscope.engines.dtypes import DTYPES
 from basinscope.engines.loading import snapshot
-from basinscope.engines.sources import DTYPES
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.bench import Bench, Unit

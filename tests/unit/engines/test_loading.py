@@ -12,9 +12,11 @@ import toys
 from torch import nn
 
 import basinscope as bs
-from basinscope.engines import loading, sources
+from basinscope.engines import dtypes, loading, sources
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +102,9 @@ class TestUnknown:
 
     @pytest.mark.parametrize("word", ["float", "fp16", "int8", "", "torch.float32"])
     def test_dtype_is_refused(self, word):
-        with pytest.raises(BasinscopeError, match=r"dtype .*allowed: bfloat16, float32, float16"):
+        with pytest.raises(
+            BasinscopeError, match=r"dtype .*allowed: auto, bfloat16, float32, float16"
+        ):
             bs.load(nn.Linear(2, 2), dtype=word)
 
     @pytest.mark.parametrize("word", ["", "gpu", "cpu:x", "meta", "mps", "cuda:-1"])
@@ -125,7 +129,7 @@ class TestUnknown:
 
 class TestFolder:
     def test_in_its_own_dtype_is_memory_mapped(self, checkpoint):
-        engine = bs.load(checkpoint)
+        engine = bs.load(checkpoint, dtype="bfloat16")
         assert isinstance(engine, TransformersEngine)
         assert (engine.dtype, engine.source) == ("bfloat16", str(checkpoint))
         assert engine.checkpoint == str(checkpoint)
@@ -142,7 +146,7 @@ class TestFolder:
 
     def test_is_restored_bit_for_bit_and_the_file_stays_as_it_is(self, checkpoint):
         file = checkpoint / "model.safetensors"
-        engine, before = bs.load(checkpoint), file.read_bytes()
+        engine, before = bs.load(checkpoint, dtype="bfloat16"), file.read_bytes()
         fingerprint = engine.fingerprint()
         with engine.at(bs.Random(), step=0.1):
             assert engine.fingerprint() != fingerprint
@@ -151,11 +155,12 @@ class TestFolder:
 
     def test_gives_the_weights_of_the_module_that_was_saved(self, checkpoint):
         in_memory = bs.load(toys.tiny_model(dtype=torch.bfloat16))
-        assert bs.load(checkpoint).fingerprint() == in_memory.fingerprint()
+        in_bfloat16 = bs.load(checkpoint, dtype="bfloat16")
+        assert in_bfloat16.fingerprint() == in_memory.fingerprint()
         assert bs.load(checkpoint, dtype="float32").fingerprint() != in_memory.fingerprint()
 
     def test_passes_params_on(self, checkpoint):
-        engine = bs.load(checkpoint, params=r"mlp\.c_fc")
+        engine = bs.load(checkpoint, dtype="bfloat16", params=r"mlp\.c_fc")
         assert list(engine.shapes) == [
             "transformer.h.0.mlp.c_fc.weight", "transformer.h.0.mlp.c_fc.bias"
         ]  # fmt: skip
@@ -164,7 +169,8 @@ class TestFolder:
     def test_answers_like_the_module_that_was_saved(self, checkpoint):
         requests = [bs.Choices("ab", ("c", "de")), bs.Generate("Hello", 6)]
         in_memory = bs.load(toys.tiny_model(dtype=torch.bfloat16), tokenizer=toys.tiny_tokenizer())
-        assert bs.load(checkpoint).answer(requests) == in_memory.answer(requests)
+        engine = bs.load(checkpoint, dtype="bfloat16")
+        assert engine.answer(requests) == in_memory.answer(requests)
 
     def test_without_weights_is_refused_in_one_line(self, tmp_path):
         with pytest.raises(BasinscopeError, match=f"cannot load the model '{tmp_path}'") as raised:
@@ -183,6 +189,19 @@ class TestFolder:
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100])
         with pytest.raises(BasinscopeError, match="cannot load the model") as raised:
+            bs.load(folder)
+        one_line(raised)
+
+    @pytest.mark.parametrize("name", ["transformer.ln_f.bias", "transformer.h.0.mlp.c_fc.weight"])
+    def test_that_lacks_a_weight_is_refused(self, checkpoint, tmp_path, name):
+        # transformers would make it up, anew at every loading
+        from safetensors.torch import load_file, save_file
+
+        folder = shutil.copytree(checkpoint, tmp_path / "copy")
+        state = load_file(folder / "model.safetensors")
+        del state[name]
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(BasinscopeError, match=f"lacks 1 weights of a GPT2.*{name}") as raised:
             bs.load(folder)
         one_line(raised)
 
@@ -221,6 +240,126 @@ class TestModule:
             assert engine.params == "ln_f"
 
 
+class TestDtype:
+    @pytest.mark.parametrize("word", ["auto", None])
+    def test_auto_is_the_faster_one_here(self, checkpoint, monkeypatch, word):
+        for faster in ("bfloat16", "float32"):
+            monkeypatch.setattr(dtypes, "seconds", lambda dtype, _, fast=faster: dtype != fast)
+            engine = bs.load(checkpoint, dtype=word)
+            assert (engine.dtype, engine.dtype_is_auto) == (faster, True)
+
+    def test_auto_is_the_default_and_says_why(self, checkpoint):
+        engine = bs.load(checkpoint)
+        assert engine.dtype == dtypes.resolved("auto", CPU)
+        assert engine.chosen.startswith(f"dtype {engine.dtype}: its products are ")
+
+    def test_that_is_given_is_obeyed_and_a_faster_one_named(self, checkpoint, monkeypatch):
+        times = {"bfloat16": 7.9, "float32": 1.0, "float16": 8.5}
+        monkeypatch.setattr(dtypes, "seconds", lambda dtype, _: times[dtype])
+        for dtype in times:
+            engine = bs.load(checkpoint, dtype=dtype)
+            assert (engine.dtype, engine.dtype_is_auto) == (dtype, False)
+            ratio = f"float32 would be {times[dtype]:.2g} times as fast here"
+            expected = "" if dtype == "float32" else f"dtype {dtype}, as asked; {ratio}"
+            assert engine.chosen == expected
+
+    def test_of_a_module_stays_as_it_is(self, monkeypatch):
+        def unasked(*_):
+            raise AssertionError("nothing is timed at loading")
+
+        monkeypatch.setattr(dtypes, "seconds", unasked)
+        for dtype in (torch.float64, torch.bfloat16, torch.float16):
+            engine = bs.load(nn.Linear(2, 2).to(dtype))
+            assert engine.dtype == str(dtype).removeprefix("torch.")
+        assert bs.load(nn.Linear(2, 2).double()).chosen == ""
+
+
+class TestOptions:
+    """What is handed to transformers, and where it would do nothing."""
+
+    @pytest.fixture
+    def handed(self, checkpoint, monkeypatch):
+        """Let transformers find every hub id in a folder, and note what it is asked with."""
+        import transformers
+
+        asked = {}
+        monkeypatch.setattr(sources, "located", lambda word, dtype: word)
+        monkeypatch.setattr(loading, "located", lambda word, dtype: word)
+        for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
+            auto = getattr(transformers, name)
+
+            def from_pretrained(word, _name=name, _real=auto.from_pretrained, **options):
+                asked.setdefault(_name, (word, options))
+                options = {k: v for k, v in options.items() if k != "revision"}
+                return _real(checkpoint, **options)
+
+            monkeypatch.setattr(auto, "from_pretrained", from_pretrained)
+        return asked
+
+    def test_a_revision_goes_to_the_hub_and_stands_in_the_source(self, handed):
+        engine = bs.load("org/name", revision="v2")
+        assert engine.source == "org/name@v2"
+        assert {word for word, _ in handed.values()} == {"org/name"}
+        assert [options["revision"] for _, options in handed.values()] == ["v2"] * 3
+
+    def test_without_a_revision_it_is_the_hubs_own(self, handed):
+        assert bs.load("org/name").source == "org/name"
+        assert [options["revision"] for _, options in handed.values()] == ["main"] * 3
+
+    def test_attn_implementation_is_that_of_the_module(self, checkpoint):
+        engine = bs.load(checkpoint, attn_implementation="eager")
+        assert engine.module.config._attn_implementation == "eager"
+
+    def test_an_unknown_attn_implementation_is_refused_in_one_line(self, checkpoint):
+        with pytest.raises(BasinscopeError, match=r"cannot load .*no-such") as raised:
+            bs.load(checkpoint, attn_implementation="no-such")
+        one_line(raised)
+
+    def test_a_device_map_is_handed_on(self, handed):
+        assert bs.load("org/name", device_map={"": "cpu"}).device == CPU
+        assert handed["AutoModelForCausalLM"][1]["device_map"] == {"": "cpu"}
+
+    def test_a_device_map_that_leaves_weights_on_the_disk_is_refused(self, checkpoint, monkeypatch):
+        import transformers
+
+        module = toys.tiny_model().to("meta")
+        monkeypatch.setattr(
+            transformers.AutoModelForCausalLM,
+            "from_pretrained",
+            lambda *_, **__: (module, {"missing_keys": set()}),
+        )
+        with pytest.raises(BasinscopeError, match=r"device_map leaves 17 weights of .*wte") as e:
+            bs.load(checkpoint, device_map="auto")
+        one_line(e)
+
+    def test_a_token_budget_bounds_the_passes(self, checkpoint, tokenizer):
+        assert bs.load(checkpoint, token_budget=77).token_budget == 77
+        assert bs.load(toys.tiny_model(), tokenizer=tokenizer, token_budget=77).token_budget == 77
+        assert bs.load(checkpoint).token_budget == 4096
+
+    @pytest.mark.parametrize("tokens", [-1, 0, 63])
+    def test_a_token_budget_below_the_least_is_refused(self, checkpoint, tokens):
+        with pytest.raises(BasinscopeError, match=f"token_budget={tokens}; allowed: 64 tokens"):
+            bs.load(checkpoint, token_budget=tokens)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"revision": "v2"}, {"device_map": "auto"}, {"attn_implementation": "sdpa"}], ids=str,
+    )  # fmt: skip
+    def test_that_do_nothing_for_a_module_are_refused(self, tokenizer, options):
+        (name,) = options
+        with pytest.raises(BasinscopeError, match=f"{name}=.* for a live module; it would do noth"):
+            bs.load(toys.tiny_model(), tokenizer=tokenizer, **options)
+
+    def test_that_do_nothing_for_a_folder_or_beside_each_other_are_refused(self, checkpoint):
+        with pytest.raises(BasinscopeError, match=r"revision='v2' for .* which is no hub id"):
+            bs.load(checkpoint, revision="v2")
+        with pytest.raises(BasinscopeError, match=r"device='cpu' for a model with a device_map"):
+            bs.load(checkpoint, device="cpu", device_map="auto")
+        with pytest.raises(BasinscopeError, match=r"token_budget=99 for a live module without a t"):
+            bs.load(nn.Linear(2, 2), token_budget=99)
+
+
 class TestSnapshot:
     @pytest.mark.parametrize("kind", ["gpt2", "llama"])
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -236,7 +375,7 @@ class TestSnapshot:
         assert not Path(folder).exists()
 
     def test_of_a_folder_is_the_folder(self, checkpoint):
-        with loading.snapshot(bs.load(checkpoint)) as folder:
+        with loading.snapshot(bs.load(checkpoint, dtype="bfloat16")) as folder:
             assert folder == str(checkpoint)
         assert checkpoint.exists()
 
@@ -349,7 +488,7 @@ class TestGguf:
     def test_is_converted_once_into_the_users_cache(self, tmp_path, converted):
         file = gguf_of(tmp_path / "toy.gguf")
         first = bs.load(file)
-        assert (first.dtype, first.source) == ("bfloat16", str(file))
+        assert (first.dtype, first.source) == (dtypes.resolved("auto", CPU), str(file))
         assert Path(first.checkpoint).parent == tmp_path / "cache" / "models"
         assert bs.load(file).fingerprint() == first.fingerprint()
         assert len(converted) == 1
@@ -359,7 +498,7 @@ class TestGguf:
         file = gguf_of(tmp_path / "toy.gguf")
         folders = {bs.load(file, dtype=d).checkpoint for d in ("bfloat16", "float32")}
         gguf_of(file, body=b"other")
-        folders.add(bs.load(file).checkpoint)
+        folders.add(bs.load(file, dtype="bfloat16").checkpoint)
         assert len(folders) == len(converted) == 3
 
     def test_a_conversion_that_broke_off_is_done_again(self, tmp_path, converted):
