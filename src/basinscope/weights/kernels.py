@@ -1,4 +1,4 @@
-"""theta + step * delta in one pass: a float32 product, a float32 sum, one rounding, on the CPU."""
+"""theta + step * delta, rounded once; on the CPU by kernels that do it in one pass."""
 
 from __future__ import annotations
 
@@ -9,6 +9,48 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from basinscope.weights.parts import Parts, chunks
+
+
+def add_parts(theta: torch.Tensor, live: torch.Tensor, step: float, parts: Parts) -> bool:
+    """Write ``round(theta + step * delta)`` into ``live``: any dtype, layout and device.
+
+    The product and the sum are float32, and float64 where theta is.
+
+    Args:
+        theta: contiguous; it may lie on another device.
+        live: of the same shape; it may be strided, and bfloat16 where theta is float32.
+        step: position on the slice.
+        parts: delta piece by piece, where ``live`` lies.
+
+    Returns:
+        Whether all of delta is finite; if not, ``live`` holds what cannot be used.
+    """
+    wide = torch.float64 if theta.dtype == torch.float64 else torch.float32
+    target = (live if live.is_contiguous() else live.contiguous()).view(-1)
+    old, fused = theta.view(-1), theta.dtype == live.dtype and has_kernel(theta, live)
+    finite: bool | torch.Tensor = True
+    for a, b in chunks(old.numel(), live.device):
+        delta = parts(a, b).to(wide)
+        if fused:
+            finite &= add(old[a:b], target[a:b], step, delta)
+        else:
+            target[a:b] = (old[a:b].to(live.device, wide) + delta * step).to(live.dtype)
+            finite = torch.isfinite(delta).all() & finite  # asked once: it waits for the device
+    if not live.is_contiguous():
+        live.copy_(target.view(live.shape))
+    return bool(finite)
+
+
+def has_kernel(theta: torch.Tensor, live: torch.Tensor) -> bool:
+    """Whether kernels take these two: contiguous, on the CPU, in float32 or bfloat16."""
+    return all(
+        tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.bfloat16)
+        and tensor.is_contiguous()
+        for tensor in (theta, live)
+    )
 
 
 def add(theta: torch.Tensor, live: torch.Tensor, step: float, delta: torch.Tensor) -> bool:

@@ -26,6 +26,7 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights.kernels import bfloat16_of, bfloat16_sum, jit, words_of
+from basinscope.weights.parts import Device
 
 SCHEME = "philox4x32-10/box-muller-f32/1"
 """Name of the noise; it stands in the address of every record. Change it with any bit below."""
@@ -64,7 +65,15 @@ def stream(name: str, seed: int, draw: int) -> tuple[int, int, int, int]:
     return k0, k1, c2, c3
 
 
-def normals(name: str, n: int, *, seed: int = 0, draw: int = 0, start: int = 0) -> torch.Tensor:
+def normals(
+    name: str,
+    n: int,
+    *,
+    seed: int = 0,
+    draw: int = 0,
+    start: int = 0,
+    device: Device = "cpu",
+) -> torch.Tensor:
     """Elements ``start .. start+n`` of the standard normals of the tensor called ``name``.
 
     Independent N(0, 1) over names, seeds, draws and positions (as far as Philox4x32-10 is random,
@@ -76,9 +85,10 @@ def normals(name: str, n: int, *, seed: int = 0, draw: int = 0, start: int = 0) 
         seed: names a family of directions; any integer >= 0.
         draw: numbers independent directions of one seed.
         start: first position in the flattened (row-major) tensor.
+        device: where they are made.
 
     Returns:
-        float32 tensor of shape (n,) on the CPU.
+        float32 tensor of shape (n,) on that device.
 
     Guarantee: ``normals(name, n)[a:b]`` equals ``normals(name, b - a, start=a)`` bit for bit, on
     any machine and for any number of threads.
@@ -89,6 +99,8 @@ def normals(name: str, n: int, *, seed: int = 0, draw: int = 0, start: int = 0) 
     """
     if n < 0 or start < 0:
         raise BasinscopeError(f"n={n}, start={start}", "allowed: positions of at least 0")
+    if torch.device(device).type != "cpu":
+        return normals_torch(name, n, seed=seed, draw=draw, start=start, device=device)
     key = stream(name, seed, draw)
     first, skip = divmod(start, 4)
     blocks = -(-(skip + n) // 4)
@@ -98,12 +110,18 @@ def normals(name: str, n: int, *, seed: int = 0, draw: int = 0, start: int = 0) 
 
 
 def perturb(
-    theta: torch.Tensor, live: torch.Tensor, step: float, name: str, *, seed: int, draw: int
+    theta: torch.Tensor,
+    live: torch.Tensor,
+    step: float,
+    name: str,
+    *,
+    seed: int,
+    draw: int,
+    std: float = 1.0,
 ) -> None:
-    """Write ``round(theta + step * normals)`` into ``live``, with no memory beside the two tensors.
+    """Write ``round(theta + step * (std * normals))`` into ``live``, without memory beside the two.
 
-    ``theta + step * normal`` is a float32 product and a float32 sum, rounded once (to nearest even)
-    where ``live`` is bfloat16.
+    Products and sum are float32, rounded once (to nearest even) where ``live`` is bfloat16.
 
     Args:
         theta: flat contiguous CPU tensor, float32 or bfloat16.
@@ -113,17 +131,18 @@ def perturb(
         name: canonical name of the tensor, as in `normals`.
         seed: as in `normals`.
         draw: as in `normals`.
+        std: what the normals are multiplied by.
     """
     assert theta.is_contiguous()
     assert live.is_contiguous()
     kernel = _KERNELS[theta.dtype, live.dtype]
     old, new = words_of(theta), words_of(live)
-    words, alpha, n = _words(stream(name, seed, draw)), np.float32(step), theta.numel()
+    words, factors = _words(stream(name, seed, draw)), (np.float32(step), np.float32(std))
 
     def chunk(a: int, b: int) -> None:
-        kernel(old[4 * a : 4 * b], new[4 * a : 4 * b], alpha, a, *words)
+        kernel(old[4 * a : 4 * b], new[4 * a : 4 * b], *factors, a, *words)
 
-    _in_chunks(-(-n // 4), chunk)
+    _in_chunks(-(-theta.numel() // 4), chunk)
 
 
 def philox_torch(
@@ -143,9 +162,9 @@ def philox_torch(
 
 
 def normals_torch(
-    name: str, n: int, *, seed: int, draw: int, start: int = 0, device: torch.device | str = "cpu"
+    name: str, n: int, *, seed: int, draw: int, start: int = 0, device: Device = "cpu"
 ) -> torch.Tensor:
-    """`normals` in plain torch operations: the reference, and the path of every other device."""
+    """`normals` in plain torch operations: the reference, and the way of every other device."""
     first, skip = divmod(start, 4)
     count = -(-(skip + n) // 4)
     blocks = torch.arange(first, first + count, dtype=torch.int64, device=device)
@@ -290,19 +309,19 @@ def _normals_of(left, right, out, pairs):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _sums_of(left, right, theta, live, step, pairs):  # type: ignore[no-untyped-def]
+def _sums_of(left, right, theta, live, step, std, pairs):  # type: ignore[no-untyped-def]
     for j in range(pairs):
         z0, z1 = _box_muller(left[j], right[j])
-        live[2 * j] = theta[2 * j] + step * z0
-        live[2 * j + 1] = theta[2 * j + 1] + step * z1
+        live[2 * j] = theta[2 * j] + step * (std * z0)
+        live[2 * j + 1] = theta[2 * j + 1] + step * (std * z1)
 
 
 @jit()
-def _rounded_sums_of(left, right, theta, live, step, pairs):  # type: ignore[no-untyped-def]
+def _rounded_sums_of(left, right, theta, live, step, std, pairs):  # type: ignore[no-untyped-def]
     for j in range(pairs):
         z0, z1 = _box_muller(left[j], right[j])
-        live[2 * j] = bfloat16_of(theta[2 * j] + step * z0)
-        live[2 * j + 1] = bfloat16_of(theta[2 * j + 1] + step * z1)
+        live[2 * j] = bfloat16_of(theta[2 * j] + step * (std * z0))
+        live[2 * j + 1] = bfloat16_of(theta[2 * j + 1] + step * (std * z1))
 
 
 # Integers first, then normals: two loops that a compiler turns into vector code of one width each.
@@ -321,46 +340,46 @@ def _fill(out, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _perturb_float32(theta, live, step, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
+def _perturb_float32(theta, live, step, std, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
     left, right = np.empty(_BATCH, np.uint64), np.empty(_BATCH, np.uint64)
     full = theta.size // 4
     for a in range(0, full, _BATCH):
         b = min(a + _BATCH, full)
         _words_of(first + a, b - a, left, right, k0, k1, c2, c3)
         x, y = left.view(np.uint32), right.view(np.uint32)
-        _sums_of(x, y, theta[4 * a : 4 * b], live[4 * a : 4 * b], step, 2 * (b - a))
+        _sums_of(x, y, theta[4 * a : 4 * b], live[4 * a : 4 * b], step, std, 2 * (b - a))
     tail = _block(_U64(first + full), k0, k1, c2, c3)
     for j in range(theta.size - 4 * full):
-        live[4 * full + j] = theta[4 * full + j] + step * tail[j]
+        live[4 * full + j] = theta[4 * full + j] + step * (std * tail[j])
 
 
 @jit()
-def _perturb_bfloat16(theta, live, step, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
+def _perturb_bfloat16(theta, live, step, std, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
     full = theta.size // 4
     for b in range(full):
         z0, z1, z2, z3 = _block(_U64(first + b), k0, k1, c2, c3)
         i = 4 * b
-        live[i] = bfloat16_sum(theta[i], step * z0)
-        live[i + 1] = bfloat16_sum(theta[i + 1], step * z1)
-        live[i + 2] = bfloat16_sum(theta[i + 2], step * z2)
-        live[i + 3] = bfloat16_sum(theta[i + 3], step * z3)
+        live[i] = bfloat16_sum(theta[i], step * (std * z0))
+        live[i + 1] = bfloat16_sum(theta[i + 1], step * (std * z1))
+        live[i + 2] = bfloat16_sum(theta[i + 2], step * (std * z2))
+        live[i + 3] = bfloat16_sum(theta[i + 3], step * (std * z3))
     tail = _block(_U64(first + full), k0, k1, c2, c3)
     for j in range(theta.size - 4 * full):
-        live[4 * full + j] = bfloat16_sum(theta[4 * full + j], step * tail[j])
+        live[4 * full + j] = bfloat16_sum(theta[4 * full + j], step * (std * tail[j]))
 
 
 @jit()
-def _perturb_to_bfloat16(theta, live, step, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
+def _perturb_to_bfloat16(theta, live, step, std, first, k0, k1, c2, c3):  # type: ignore[no-untyped-def]
     left, right = np.empty(_BATCH, np.uint64), np.empty(_BATCH, np.uint64)
     full = theta.size // 4
     for a in range(0, full, _BATCH):
         b = min(a + _BATCH, full)
         _words_of(first + a, b - a, left, right, k0, k1, c2, c3)
         x, y = left.view(np.uint32), right.view(np.uint32)
-        _rounded_sums_of(x, y, theta[4 * a : 4 * b], live[4 * a : 4 * b], step, 2 * (b - a))
+        _rounded_sums_of(x, y, theta[4 * a : 4 * b], live[4 * a : 4 * b], step, std, 2 * (b - a))
     tail = _block(_U64(first + full), k0, k1, c2, c3)
     for j in range(theta.size - 4 * full):
-        live[4 * full + j] = bfloat16_of(theta[4 * full + j] + step * tail[j])
+        live[4 * full + j] = bfloat16_of(theta[4 * full + j] + step * (std * tail[j]))
 
 
 _KERNELS = {

@@ -13,8 +13,11 @@ from basinscope.errors import BasinscopeError
 Parts = Callable[[int, int], torch.Tensor]
 """Elements start .. stop of a flattened tensor, float32, in memory that the caller may write to."""
 
+Device = torch.device | str
 
-CHUNK = 1 << 18  # elements at a time: what is computed with them stays in a core's own cache
+CHUNK, DEVICE_CHUNK = 1 << 18, 1 << 22
+"""Elements at a time. On the CPU what is computed with them stays in a core's own cache; on other
+devices some 400 calls make noise of them, each of which takes as long for fewer."""
 
 
 class Weights(Protocol):
@@ -66,13 +69,14 @@ def shape_of(engine: Weights, name: str) -> torch.Size:
         ) from None
 
 
-def chunks(n: int) -> Iterable[tuple[int, int]]:
-    """Ranges that make up 0 .. n."""
-    return ((a, min(a + CHUNK, n)) for a in range(0, n, CHUNK))
+def chunks(n: int, device: Device = "cpu") -> Iterable[tuple[int, int]]:
+    """Ranges that make up 0 .. n, of as many elements as suit a device."""
+    size = CHUNK if torch.device(device).type == "cpu" else DEVICE_CHUNK
+    return ((a, min(a + size, n)) for a in range(0, n, size))
 
 
 def whole(parts: Parts | None, shape: torch.Size) -> torch.Tensor:
-    """The tensor that the parts make up: float32, of the given shape; zeros for None."""
+    """The tensor that the parts make up: float32, of that shape, on the CPU; zeros for None."""
     tensor = torch.zeros(shape.numel())
     if parts is not None:
         for start, stop in chunks(shape.numel()):

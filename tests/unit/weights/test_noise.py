@@ -209,6 +209,14 @@ class TestPerturb:
         noise.perturb(theta, live, step, "w", seed=2, draw=5)
         assert same_bits(live, moved(theta, step, seed=2, draw=5))
 
+    @pytest.mark.parametrize("std", [0.0, 0.3, 1e3])
+    def test_scales_the_normals_before_the_step_does(self, dtype, std):
+        theta, live = theta_of(1021, dtype), torch.empty(1021, dtype=dtype)
+        noise.perturb(theta, live, 0.1, "w", seed=2, draw=5, std=std)
+        scaled = noise.normals("w", 1021, seed=2, draw=5) * torch.tensor(std)
+        expected = theta.float() + torch.tensor(0.1) * scaled
+        assert same_bits(live, expected.to(dtype))
+
     def test_may_write_in_place(self, dtype):
         theta = theta_of(1021, dtype)
         expected = moved(theta, 0.1, seed=0, draw=0)
