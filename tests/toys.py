@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 
 def tiny_tokenizer():
@@ -59,6 +60,39 @@ def write_checkpoint(folder: Path, kind: str = "gpt2", **options) -> Path:
     tiny_model(kind, **options).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+class Wrapper(nn.Module):
+    """Holds a module under the attribute that a real wrapper uses."""
+
+    def __init__(self, module, attribute="module"):
+        super().__init__()
+        self.add_module(attribute, module)
+
+
+class DistributedDataParallel(Wrapper):
+    """Torch's needs a process group; only its name and its attribute matter here."""
+
+
+WRAPPED = {
+    "bare": lambda m: m,
+    "DataParallel": nn.DataParallel,
+    "DDP": DistributedDataParallel,
+    "compile": lambda m: Wrapper(m, "_orig_mod"),
+    "FSDP": lambda m: Wrapper(m, "_fsdp_wrapped_module"),
+    "DDP(compile)": lambda m: DistributedDataParallel(Wrapper(m, "_orig_mod")),
+    "compile(DDP)": lambda m: Wrapper(DistributedDataParallel(m), "_orig_mod"),
+}
+
+
+class Modular(nn.Module):
+    """Zeros at the paths that are given, such as ``a.module``: named as DDP names what it wraps."""
+
+    def __init__(self, *paths):
+        super().__init__()
+        for path in paths:
+            self.set_submodule(path, nn.Module())
+            self.get_submodule(path).w = nn.Parameter(torch.zeros(5))
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from torch import nn
 from basinscope.errors import BasinscopeError
 from basinscope.optim.averaging import Average
 from basinscope.optim.state import pack, unpack
-from basinscope.optim.tensors import canonical
+from basinscope.weights import selection
 
 Loss = Callable[[], torch.Tensor]
 """Forward pass of one micro-batch under the live weights; gives its mean loss, a scalar."""
@@ -46,7 +46,7 @@ class Setup:
 
     def named(self) -> list[tuple[str, nn.Parameter]]:
         """Trained parameters under the names that a checkpoint gives them, tied ones once."""
-        return [(canonical(n), p) for n, p in self.model.named_parameters() if p.requires_grad]
+        return [(name, p) for name, p in selection.named(self.model) if p.requires_grad]
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with names: matrices with weight decay, the others without."""

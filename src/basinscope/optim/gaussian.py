@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import repeat
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from basinscope.errors import BasinscopeError
 from basinscope.optim import tensors
 from basinscope.weights import noise
+from basinscope.weights.selection import bare_names, named
 
 _COUNTS = ("noise_draw", "noise_steps")
 
@@ -49,8 +51,10 @@ class GaussianAugmented(torch.optim.Optimizer):
             get the same noise. Taken anew after every step.
         schedule: factor on sigma by the number of steps taken; default 1.
         select: regular expression; only parameters whose name it matches get noise.
-        names: named parameters, where ``params`` come without names (as from a Trainer). A tensor
-            without a name is called by its place, which is as random but depends on the grouping.
+        names: the module, whose canonical names are taken, or named parameters; for ``params``
+            that come without names (as from a Trainer), or from a wrapper whose names are not the
+            checkpoint's. A tensor without a name is called by its place, which is as random but
+            depends on the grouping.
         antithetic: two perturbations in a row are a pair, +noise and -noise.
         cast: ``torch.bfloat16`` computes at bfloat16 weights made from float32 ones: the noise is
             added in float32 in the same pass that casts, float32 weights stay untouched as the
@@ -92,7 +96,7 @@ class GaussianAugmented(torch.optim.Optimizer):
         relative: Relative = False,
         schedule: Schedule | None = None,
         select: str | None = None,
-        names: Iterable[tuple[str, torch.Tensor]] | None = None,
+        names: torch.nn.Module | Iterable[tuple[str, torch.Tensor]] | None = None,
         antithetic: bool = False,
         cast: torch.dtype | None = None,
         independent_ranks: bool = False,
@@ -112,7 +116,9 @@ class GaussianAugmented(torch.optim.Optimizer):
         self.base = base(params, **kwargs)
         self.relative, self.schedule, self.antithetic = relative, schedule, antithetic
         self.cast, self.independent_ranks = cast, independent_ranks
-        self._names = {id(p): name for name, p in names or ()}
+        self._named_by_module = isinstance(names, torch.nn.Module)
+        pairs = named(names) if isinstance(names, torch.nn.Module) else names or ()
+        self._names = {id(p): name for name, p in pairs}
         self._select = _pattern(select)
         self._buffers: dict[int, torch.Tensor] = {}
         self._rms: dict[int, float] = {}
@@ -375,13 +381,21 @@ class GaussianAugmented(torch.optim.Optimizer):
 
     def _all(self) -> Iterator[tuple[torch.Tensor, str, dict[str, Any]]]:
         """Every parameter with its name and its group."""
-        place = 0
-        for group in self.param_groups:
-            named = group.get("param_names") or [None] * len(group["params"])
-            for parameter, given in zip(group["params"], named, strict=True):
-                name = given or self._names.get(id(parameter)) or f"parameter.{place}"
-                place += 1
-                yield parameter, tensors.canonical(name), group
+        members = [
+            (parameter, name, group)
+            for group in self.param_groups
+            for parameter, name in zip(
+                group["params"], group.get("param_names") or repeat(""), strict=False
+            )
+        ]
+        names = [
+            self._names.get(id(parameter)) or name or f"parameter.{place}"
+            for place, (parameter, name, _) in enumerate(members)
+        ]
+        if not self._named_by_module:
+            names = bare_names(names)
+        for name, (parameter, _, group) in zip(names, members, strict=True):
+            yield parameter, name, group
 
     def _is_chosen(self, name: str) -> bool:
         return self._select is None or self._select.search(name) is not None

@@ -37,6 +37,7 @@ class Gaussian(Method):
         kind, given = setup.base(base)
         self._noisy = GaussianAugmented(
             setup.groups(),
+            names=setup.model,
             base=kind,
             sigma=sigma,
             seed=setup.seed,

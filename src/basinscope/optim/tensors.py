@@ -1,9 +1,8 @@
-"""Noise into a parameter, whatever its dtype, device and sharding; and the name it goes by."""
+"""Noise into a parameter, whatever its dtype, device and sharding."""
 
 from __future__ import annotations
 
 import math
-import re
 
 import torch
 from torch.autograd.graph import increment_version
@@ -11,19 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-
-_WRAPPER = re.compile(r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-
-
-def canonical(name: str) -> str:
-    """Name of a parameter without what DDP, FSDP, checkpointing and compilation put before it.
-
-    >>> canonical("module._orig_mod.h.0.weight")
-    'h.0.weight'
-    """
-    while (shorter := _WRAPPER.sub(r"\1", name)) != name:
-        name = shorter
-    return name
+from basinscope.weights.kernels import add_parts, has_kernel
 
 
 def local(live: torch.Tensor) -> torch.Tensor:
@@ -78,18 +65,13 @@ def add_noise(
         start: as there.
     """
     draw += FIRST_DRAW
-    words = (torch.float32, torch.bfloat16)
-    fused = clean.dtype in words and live.dtype in words and live.is_contiguous()
-    if start == 0 and live.device.type == "cpu" and fused:
+    if start == 0 and has_kernel(clean, live):
         noise.perturb(clean.view(-1), live.view(-1), sigma, name, seed=seed, draw=draw)
-        increment_version(live)
-        return
-    wide = torch.float64 if clean.dtype == torch.float64 else torch.float32
-    n = clean.numel()
-    if live.device.type == "cpu":
-        epsilon = noise.normals(name, n, seed=seed, draw=draw, start=start)
     else:
-        epsilon = noise.normals_torch(
-            name, n, seed=seed, draw=draw, start=start, device=live.device
-        )
-    live.copy_((clean.to(wide) + sigma * epsilon.to(wide).view(clean.shape)).to(live.dtype))
+        add_parts(
+            clean, live, sigma,
+            lambda a, b: noise.normals(
+                name, b - a, seed=seed, draw=draw, start=start + a, device=live.device
+            ),
+        )  # fmt: skip
+    increment_version(live)

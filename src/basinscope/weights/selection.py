@@ -7,6 +7,7 @@ tensors once; nothing that a wrapper (torch.compile, DDP, FSDP, PEFT) adds.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -129,6 +130,26 @@ def canonical_name(module: nn.Module, raw: str) -> str | None:
         return None
     skip = (*WRAPPERS, "base_layer", "original_module")
     return ".".join(part for part in parts if part not in skip)
+
+
+def bare_names(raw: Sequence[str]) -> list[str]:
+    """Names of parameters without what wrappers put into them, where the module is not at hand.
+
+    `canonical_name` tells DDP by its type; here ``module`` is taken for its prefix where all names
+    begin with it.
+
+    >>> bare_names(["module._orig_mod.h.0.weight", "module._orig_mod.h.module.bias"])
+    ['h.0.weight', 'h.module.bias']
+    """
+    paths = [[part for part in name.split(".") if part not in WRAPPERS] for name in raw]
+    first = 1 if all(path[0] == "module" and len(path) > 1 for path in paths) else 0
+    return [".".join(path[first:]) for path in paths]
+
+
+def named(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter, by its canonical name, or its own where a wrapper (PEFT) added it."""
+    for raw, parameter in module.named_parameters():
+        yield canonical_name(module, raw) or bare_names([raw])[0], parameter
 
 
 def names(module: nn.Module) -> dict[str, str]:

@@ -14,8 +14,10 @@ import pytest
 import torch
 from scipy.stats import norm
 from torch import nn
+from toys import WRAPPED, Modular
 
 import basinscope as bs
+from basinscope.optim.methods import MethodSpec, build
 from basinscope.optim.tensors import FIRST_DRAW
 from basinscope.optim.trainer import unwrapped
 
@@ -122,6 +124,48 @@ def test_noise_is_that_of_normals_and_clean_weights_come_back(dtype):
                 expected = (before[name].to(wide) + 0.1 * noise.to(wide)).to(dtype)
                 assert torch.equal(p.detach(), expected)
         assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
+
+
+NAMINGS = {
+    "parameters that are named": lambda m, **k: bs.GaussianAugmented(m.named_parameters(), **k),
+    "names": lambda m, **k: bs.GaussianAugmented(m.parameters(), names=m.named_parameters(), **k),
+    "the module": lambda m, **k: bs.GaussianAugmented(m.named_parameters(), names=m, **k),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("make", NAMINGS.values(), ids=NAMINGS)
+def test_noise_goes_by_the_names_that_a_certificate_gives(make, wrap):
+    module = Modular("a", "a.module", "module")
+    wrapped = wrap(module)
+    names = list(bs.load(wrapped).shapes)
+    assert names == ["a.w", "a.module.w", "module.w"]
+    with make(wrapped, sigma=1.0, seed=7).perturbed():
+        for name in names:
+            expected = bs.normals(name, 5, seed=7, draw=FIRST_DRAW)
+            assert torch.equal(module.get_parameter(name), expected), name
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("method", ["go", "anti-pgd"])
+def test_methods_name_a_model_that_is_all_in_a_submodule_called_module(method, wrap):
+    # from its names alone it could not be told from one that DDP has wrapped
+    module = Modular("module")
+    options = {"sigma": 1.0, "base": "sgd"}
+    seen = []
+
+    def loss():
+        seen.append(module.module.w.detach().clone())
+        return module.module.w.sum() * 0
+
+    wrapped = wrap(module)
+    trained = build(MethodSpec(method, options), wrapped, lr=0.1, seed=7, total_steps=2)
+    for _ in range(2):
+        trained.step([loss])
+    assert list(bs.load(wrapped).shapes) == ["module.w"]
+    draw = FIRST_DRAW + 1  # the second of GO, the first that anti-PGD leaves behind
+    expected = bs.normals("module.w", 5, seed=7, draw=draw)
+    assert torch.allclose(seen[1], expected)
 
 
 def test_an_exception_leaves_clean_weights_and_an_open_door():

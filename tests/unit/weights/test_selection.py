@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from toys import WRAPPED, Modular, Wrapper
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
@@ -50,18 +51,6 @@ class TestNamesOfOthers:
         module = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
         module[1].weight = module[0].weight
         assert selection.linear(module) == {}
-
-
-class Wrapper(nn.Module):
-    """Holds a module under the attribute that a real wrapper uses."""
-
-    def __init__(self, module, attribute="module"):
-        super().__init__()
-        self.add_module(attribute, module)
-
-
-class DistributedDataParallel(Wrapper):
-    """Torch's needs a process group; only its name and its attribute matter here."""
 
 
 class LoraLinear(nn.Module):
@@ -125,17 +114,6 @@ def with_adapter(seed=0):
     return PeftModel(LoraModel(base))
 
 
-WRAPPED = {
-    "bare": lambda m: m,
-    "DataParallel": nn.DataParallel,
-    "DDP": DistributedDataParallel,
-    "compile": lambda m: Wrapper(m, "_orig_mod"),
-    "FSDP": lambda m: Wrapper(m, "_fsdp_wrapped_module"),
-    "DDP(compile)": lambda m: DistributedDataParallel(Wrapper(m, "_orig_mod")),
-    "compile(DDP)": lambda m: Wrapper(DistributedDataParallel(m), "_orig_mod"),
-}
-
-
 class TestDefect8:
     """A wrapper's extra parameters were counted in d; tied weights were perturbed twice."""
 
@@ -157,6 +135,21 @@ class TestDefect8:
         found = selection.checkpoint_parameters(wrap(with_adapter()))
         assert list(found) == NAMES
         assert sum(p.numel() for p in found.values()) == 34
+
+    @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+    def test_a_submodule_called_module_keeps_its_name(self, wrap):
+        found = selection.checkpoint_parameters(wrap(Modular("a", "a.module", "module")))
+        assert list(found) == ["a.w", "a.module.w", "module.w"]
+        assert (
+            dict(selection.named(wrap(Modular("a", "a.module", "module")))).keys() == found.keys()
+        )
+
+    @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+    def test_what_adapters_add_is_named_without_the_wrappers_around(self, wrap):
+        bare, wrapped = (dict(selection.named(w(with_adapter()))) for w in (WRAPPED["bare"], wrap))
+        assert wrapped.keys() == bare.keys()
+        assert "base_model.model.0.lora_A.default.weight" in bare
+        assert "0.weight" in bare
 
     def test_adapters_leave_the_frozen_base_selected(self):
         assert list(bs.load(with_adapter()).shapes) == NAMES
