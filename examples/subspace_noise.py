@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from basinscope.directions.base import Direction, parts_of
+from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.subspaces import Subspace
 from basinscope.optim.gaussian import GaussianAugmented
@@ -82,9 +82,8 @@ class SubspaceAugmented(GaussianAugmented):
             sigma, draw = self._sigma(live, group), group["noise_draw"]
             if self.antithetic:
                 sigma, draw = sigma * (-1) ** (draw % 2), draw // 2
-            parts = (
-                parts_of(self._direction, self._weights, name, FIRST_DRAW + draw) if sigma else None
-            )
+            draw += FIRST_DRAW
+            parts = self._direction.parts(self._weights, name, draw) if sigma else None
             if parts is None:
                 continue
             clean = self._buffer(live, live, live.dtype)

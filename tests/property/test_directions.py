@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import save_file
 
 import basinscope as bs
-from basinscope.directions.base import sits_at
 from basinscope.directions.planes import Plane, project
 from basinscope.weights import kernels as sums
 from basinscope.weights.parts import CHUNK
@@ -52,9 +51,9 @@ def test_at_where_the_other_model_sits_the_weights_are_its(values, others, live,
     with tempfile.TemporaryDirectory() as folder:
         line = toward(folder, others, stored)
         assert math.isclose(
-            sits_at(line, engine) * math.sqrt(12), float((other - theta).norm()), rel_tol=1e-6
+            line.sits_at(engine) * math.sqrt(12), float((other - theta).norm()), rel_tol=1e-6
         )
-        with engine.at(line, step=sits_at(line, engine)):
+        with engine.at(line, step=line.sits_at(engine)):
             there = engine.module.weight.detach().double()
         rounding = 2.0**-20 * torch.maximum(theta.abs(), other.abs())
         half = torch.finfo(live).eps / 2 * (other.abs() + rounding) + torch.finfo(live).tiny
@@ -110,8 +109,8 @@ def test_parts_join_whatever_their_number(tmp_path):
     save_file({"weight": torch.arange(n).reshape(1, n).float()}, tmp_path / "x.safetensors")
     engine, line = bs.load(module), bs.Toward(tmp_path / "x.safetensors")
     moved = torch.arange(n) - module.weight.detach()[0]
-    delta = line.delta(engine, "weight")[0] * sits_at(line, engine)
+    delta = line.delta(engine, "weight")[0] * line.sits_at(engine)
     assert torch.allclose(delta, moved, rtol=1e-5)
     parts = line.parts(engine, "weight")
     for a, b in ((0, 1), (CHUNK - 1, CHUNK + 1), (5, n), (n - 1, n)):
-        assert torch.equal(parts(a, b) * sits_at(line, engine), delta[a:b])
+        assert torch.equal(parts(a, b) * line.sits_at(engine), delta[a:b])

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from basinscope.directions.base import Direction, fit, identity, parts_of
+from basinscope.directions.base import Direction
 from basinscope.engines.base import Engine
 from basinscope.weights.noise import normals
-from basinscope.weights.parts import Parts, Weights
+from basinscope.weights.parts import Device, Parts, Weights
 
 _CHUNK = 1 << 20
 
@@ -43,12 +43,12 @@ def _chunks(a: torch.Tensor) -> Iterator[slice]:
 
 def views(flat: torch.Tensor, engine: Engine) -> dict[str, torch.Tensor]:
     """The parts of a flat vector that belong to each parameter, in its shape; no copies."""
-    found, start = {}, 0
+    tensors, start = {}, 0
     for name, shape in engine.shapes.items():
-        found[name] = flat[start : start + shape.numel()].view(shape)
+        tensors[name] = flat[start : start + shape.numel()].view(shape)
         start += shape.numel()
     assert start == flat.numel()
-    return found
+    return tensors
 
 
 def gaussian(engine: Engine, seed: int, draw: int) -> torch.Tensor:
@@ -60,7 +60,7 @@ def gaussian(engine: Engine, seed: int, draw: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class InMemory:
+class InMemory(Direction):
     """A direction held in memory: ``scale`` times a tensor for each parameter.
 
     Args:
@@ -76,18 +76,14 @@ class InMemory:
     displacement: float | None = None
     draws = 1
 
-    def parts(self, engine: Weights, name: str, draw: int = 0) -> Parts:
+    def parts(self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu") -> Parts:
         """Delta of one parameter piece by piece, float32."""
         flat = self.tensors[name].view(-1)
-        return lambda start, stop: flat[start:stop] * self.scale
-
-    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
-        """Delta of one parameter: float32, of its shape."""
-        return self.tensors[name] * self.scale
+        return lambda start, stop: flat[start:stop].to(device) * self.scale
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(Direction):
     """A direction by another name: that of a file changes with the folder that one stands in.
 
     Args:
@@ -96,21 +92,19 @@ class Labelled:
     """
 
     direction: Direction
-    label: str
+    label: str = "attack"
     draws = 1
 
-    def identity(self, engine: Weights) -> str:
+    def identity(self, engine: Weights, draw: int = 0) -> str:
         """Text that determines delta."""
-        return identity(self.direction, engine, 0)
+        return self.direction.identity(engine, draw)
 
     def fit(self, engine: Weights) -> None:
         """Fit the direction."""
-        fit(self.direction, engine)
+        self.direction.fit(engine)
 
-    def parts(self, engine: Weights, name: str, draw: int = 0) -> Parts | None:
+    def parts(
+        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
+    ) -> Parts | None:
         """Delta of one parameter piece by piece."""
-        return parts_of(self.direction, engine, name, draw)
-
-    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
-        """Delta of one parameter: float32, of its shape."""
-        return self.direction.delta(engine, name, draw)
+        return self.direction.parts(engine, name, draw, device)

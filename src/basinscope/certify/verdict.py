@@ -9,23 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from basinscope import stats
-from basinscope.directions.base import (
-    Direction,
-    Displacement,
-    displacement_of,
-    parts_of,
-)
+from basinscope.directions.base import Direction, Displacement
 from basinscope.directions.words import direction_of
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import Distance, Geometry, Noise
+from basinscope.geometries.base import Distance, Geometry
 from basinscope.geometries.words import geometry as parse
 from basinscope.runs.bench import score
 from basinscope.runs.session import restored
 from basinscope.runs.spec import MODEL, model_spec, task_spec
 from basinscope.stats.rounded import at_least, finite
 from basinscope.tasks.base import Task
-from basinscope.weights.parts import Parts, Weights
+from basinscope.weights.parts import Device, Parts, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +92,28 @@ class Verdict:
         return text
 
 
+@dataclass(frozen=True, eq=False)
+class Shifted(Direction):
+    """Displacement plus sigma times a draw of the noise, to be set at step 1."""
+
+    moves: Displacement
+    noise: Direction | None
+    sigma: float
+    label = "displaced"
+
+    def parts(
+        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
+    ) -> Parts | None:
+        """Displacement and noise of one parameter piece by piece."""
+        move = self.moves(name)
+        drawn = None if self.noise is None else self.noise.parts(engine, name, draw, device)
+        if drawn is None:
+            return None if move is None else lambda a, b: move(a, b).to(device)
+        if move is None:
+            return lambda a, b: drawn(a, b).mul_(self.sigma)
+        return lambda a, b: drawn(a, b).mul_(self.sigma).add_(move(a, b).to(device))
+
+
 def verdict(
     cert: Certificate,
     other: str | Path | Direction | float,
@@ -146,7 +163,7 @@ def verdict(
             "its other parameters are not compared with the model's",
             f"certify the whole model with geometry='params:{cert.model.params}'",
         )
-    moves = displacement_of(direction, engine)
+    moves = direction.as_displacement(engine)
     found = _judged(cert, direction.label, shape.distance(engine, moves), target)
     if task is None:
         return found
@@ -174,21 +191,6 @@ def bound_to(cert: Certificate, engine: Engine, geometry: Geometry | None = None
     _check_model(cert, engine)
     shape = _checked_geometry(cert, engine, geometry or cert.geometry)
     return dataclasses.replace(cert, engine=engine, geometry=shape)
-
-
-def shifted(moves: Displacement, noise: Direction | None, sigma: float) -> Noise:
-    """Displacement plus sigma times a draw of the noise, as a direction to be set at step 1."""
-
-    def parts(engine: Weights, name: str, draw: int) -> Parts | None:
-        move = moves(name)
-        drawn = None if noise is None else parts_of(noise, engine, name, draw)
-        if drawn is None:
-            return move
-        if move is None:
-            return lambda a, b: drawn(a, b).mul_(sigma)
-        return lambda a, b: drawn(a, b).mul_(sigma).add_(move(a, b))
-
-    return Noise("displaced", "displaced", parts)
 
 
 def _judged(cert: Certificate, label: str, distance: Distance, target: float | None) -> Verdict:
@@ -223,7 +225,7 @@ def _measured(
     """Score of the other model alone, and its mean under the certificate's noise."""
 
     def at(noise: Direction | None, draw: int) -> Sequence[bool]:
-        with engine.at(shifted(moves, noise, cert.sigma), step=1.0, draw=draw):
+        with engine.at(Shifted(moves, noise, cert.sigma), step=1.0, draw=draw):
             return [outcome.correct for outcome in score(engine, task)]
 
     alone = at(None, 0)

@@ -83,7 +83,6 @@ def landscape(
         json: print one JSON object instead of the table.
     """
     import basinscope as bs
-    from basinscope.directions.base import draws_of
     from basinscope.directions.words import parse
     from basinscope.landscape.edges import OUTCOMES
     from basinscope.landscape.run import SEARCH_DRAWS, STEPS_DRAWS, planned
@@ -111,7 +110,7 @@ def landscape(
         )
     draws = draws if draws is not None else (STEPS_DRAWS if points is not None else SEARCH_DRAWS)
     most = OUTCOMES if outcomes is None else outcomes
-    slices = [draws_of(line, draws) for line in lines]
+    slices = [line.draws_among(draws) for line in lines]
     # a search asks for steps over as wide a range as a curve of these
     curve = points or [engine.rms * k / SEARCHED for k in range(1, SEARCHED)]
     settings = [

@@ -18,7 +18,7 @@ from basinscope.directions.displaced import Displaced, Moves
 from basinscope.directions.toward import difference
 from basinscope.errors import BasinscopeError
 from basinscope.weights.checkpoints import Shelf, listed
-from basinscope.weights.parts import Parts, Weights
+from basinscope.weights.parts import Device, Parts, Weights
 
 # settings of peft's LoraConfig under which the merged weights are not theta0 + scale BA
 _OTHER = {
@@ -115,8 +115,8 @@ class _Merged:
                     unknown.append(f"{layer}.bias")
                 else:
                     rank = shelf.entries[first].shape[1]
-                    own = _whole(shelf, key).double()
-                    self._change(name).added = own * _scale(config, layer, rank)
+                    bias = _whole(shelf, key).double()
+                    self._change(name).added = bias * _scale(config, layer, rank)
             elif "lora_" in path:
                 raise _refused(label, f"it holds {key}, which is no factor of LoRA")
             else:
@@ -147,13 +147,13 @@ class _Merged:
             ]
         if unknown or shapes:
             base = config.get("base_model_name_or_path")
-            said = (
+            mismatches = (
                 listed(f"changes {len(unknown)} tensors that the model lacks", unknown),
                 listed(f"has {len(shapes)} of another shape", shapes),
             )
             raise BasinscopeError(
                 f"{label} is an adapter for another base ({base}): it "
-                f"{'; it '.join(filter(None, said))}",
+                f"{'; it '.join(filter(None, mismatches))}",
                 "allowed: adapters of a model of the same names and shapes",
                 "give the model that it was trained on",
             )
@@ -161,22 +161,23 @@ class _Merged:
             digest.update(shelf.sha256({key: key}).encode())
         self._digest = digest.hexdigest()
 
-    def parts(self, engine: Weights, name: str) -> Parts | None:
+    def parts(self, engine: Weights, name: str, device: Device) -> Parts | None:
         """Delta of one parameter."""
         change = self.changes.get(name)
         if change is None:
             return None
         theta, shape = engine.pristine(name).reshape(-1), engine.shapes[name]
         columns = shape[-1] if len(shape) > 1 else shape.numel()
+        products = [(p.left.to(device), p.right.to(device)) for p in change.products]
 
         def rows(first: int, last: int) -> torch.Tensor:
             start, stop = first * columns, last * columns
-            terms = [(p.left[first:last] @ p.right).reshape(-1) for p in change.products]
+            terms = [(left[first:last] @ right).reshape(-1) for left, right in products]
             if change.whole is not None:
                 new = self.shelf.read(change.whole, start, stop)
-                terms.append(difference(new, theta[start:stop]).cpu())
+                terms.append(difference(new, theta[start:stop].to(device)))
             if change.added is not None:
-                terms.append(change.added[start:stop])
+                terms.append(change.added[start:stop].to(device))
             return sum(terms[1:], start=terms[0]).to(torch.float32, copy=True)
 
         return by_rows(rows, columns)
@@ -226,14 +227,14 @@ def inner_factors(
     label = f"lora:{folder}"
     path = engine.resolve(folder)
     merged = _Merged(label, _config(label, path), _shelf(path), engine)
-    found: dict[str, tuple[torch.Tensor | None, torch.Tensor | None, float]] = {}
+    factors: dict[str, tuple[torch.Tensor | None, torch.Tensor | None, float]] = {}
     for name, change in merged.changes.items():
         if change.whole is not None or change.added is not None or len(change.products) != 1:
             raise _refused(label, f"it does not move {name} by one pair of factors alone")
         (pair,) = change.products
         left = (pair.left / pair.scale).float() if pair.turned else None
-        found[name] = (left, None if pair.turned else pair.right.float(), pair.scale)
-    return found
+        factors[name] = (left, None if pair.turned else pair.right.float(), pair.scale)
+    return factors
 
 
 def _config(label: str, folder: Path) -> dict[str, Any]:
@@ -300,15 +301,15 @@ def _whole(shelf: Shelf, key: str) -> torch.Tensor:
 def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
     """lora_alpha / r of a layer; a pattern names it by the end of its path, as in peft."""
     patterns: dict[re.Pattern[str], float] = config["alpha_pattern"]
-    own = [alpha for pattern, alpha in patterns.items() if pattern.match(layer)]
-    alpha: float = [*own, config["lora_alpha"]][0]
+    matching = [alpha for pattern, alpha in patterns.items() if pattern.match(layer)]
+    alpha: float = [*matching, config["lora_alpha"]][0]
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _shapes(change: _Change, shelf: Shelf) -> list[torch.Size]:
-    found = [torch.Size((len(p.left), p.right.shape[-1])) for p in change.products]
+    shapes = [torch.Size((len(p.left), p.right.shape[-1])) for p in change.products]
     if change.whole is not None:
-        found.append(shelf.entries[change.whole].shape)
+        shapes.append(shelf.entries[change.whole].shape)
     if change.added is not None:
-        found.append(change.added.shape)
-    return found
+        shapes.append(change.added.shape)
+    return shapes

@@ -2,49 +2,203 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.parts import Parts, Weights, shape_of
+from basinscope.weights.kernels import add_parts, has_kernel
+from basinscope.weights.parts import Device, Parts, Weights, shape_of, whole
+
+Displacement = Callable[[str], Parts | None]
+"""Gives theta' - theta0 of every perturbed parameter by name, piece by piece on the CPU; None where
+zero."""
 
 
-@runtime_checkable
-class Direction(Protocol):
+def held(tensors: Mapping[str, torch.Tensor]) -> Displacement:
+    """Tensors in memory as a displacement; parameters that have none do not move."""
+
+    def parts(name: str) -> Parts | None:
+        if name not in tensors:
+            return None
+        flat = tensors[name].detach().reshape(-1)
+        return lambda a, b: flat[a:b].to("cpu", torch.float32)
+
+    return parts
+
+
+def checked(direction: object) -> Direction:
+    """The direction that was given.
+
+    Raises:
+        BasinscopeError: it is none.
+    """
+    if isinstance(direction, Direction):
+        return direction
+    raise BasinscopeError(
+        f"a direction of type {type(direction).__name__}",
+        "allowed: bs.Random, bs.Toward, bs.Adapter and the like, or a subclass of bs.Direction",
+        "basinscope.directions.words.parse takes the word of the command line",
+    )
+
+
+class Direction(abc.ABC):
     """A family of directions delta, scaled so that ``E ||delta||^2 = d``.
 
-    Beside these a direction may carry
+    A subclass has a `label` and one of `delta` and `parts`, from which the other follows. The rest
+    has defaults.
 
-    - ``identity``: a string that determines delta at the engine's theta0, or a function of the
-      engine that gives it, for the address of its records; without it the bytes of delta are
-      hashed;
-    - ``draws``: how many independent draws it has; 1 where delta is determined, and without it any
-      number;
-    - ``displacement``: the norm ||theta' - theta0|| of what it was made from, None if of nothing;
-    - ``fit(engine)``: called before each use with an engine; reads what it was made from, raises
-      if that does not fit the engine, and returns at once if it has been fitted to this one;
-    - ``parts(engine, name, draw)``: delta of one parameter piece by piece, see `Parts`, or None
-      where it is zero; spares the memory of a whole tensor.
+    Attributes:
+        draws: how many independent draws it has; None for any number, 1 where delta is determined.
+
+    >>> class Ones(Direction):
+    ...     label, draws = "ones", 1
+    ...     def delta(self, engine, name, draw=0):
+    ...         return torch.ones(engine.shapes[name])
     """
 
+    draws: int | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a class that never says what delta is."""
+        super().__init_subclass__()
+        if cls.delta is Direction.delta and cls.parts is Direction.parts:
+            raise BasinscopeError(
+                f"{cls.__name__}, a direction that has neither `delta` nor `parts`",
+                "allowed: a subclass of Direction with one of them, the other follows from it",
+            )
+
     @property
+    @abc.abstractmethod
     def label(self) -> str:
         """Word that names it in every table, as on the command line."""
-        ...
+
+    @property
+    def displacement(self) -> float | None:
+        """||theta' - theta0|| of the model it was made from, float64; None if of none.
+
+        Known once it has been fitted to an engine.
+        """
+        return None
+
+    def fit(self, engine: Weights) -> None:  # noqa: B027 (most have nothing to read)
+        """Read what it is made from; called before each use, so cheap the second time.
+
+        Raises:
+            BasinscopeError: if that cannot be read or does not fit the engine.
+        """
 
     def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
-        """Direction of one parameter: float32, of that parameter's shape."""
-        ...
+        """Direction of one parameter: float32, of that parameter's shape, on the CPU."""
+        return whole(self.parts(engine, name, draw), shape_of(engine, name))
+
+    def parts(
+        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
+    ) -> Parts | None:
+        """Delta of one parameter piece by piece, on a device; None where it is zero.
+
+        Raises:
+            BasinscopeError: if delta has another shape than the parameter.
+        """
+        delta, shape = self.delta(engine, name, draw), shape_of(engine, name)
+        if delta.shape != shape:
+            raise BasinscopeError(
+                f"direction {self.label!r} gives {name} the shape {tuple(delta.shape)}",
+                f"the parameter has {tuple(shape)}",
+                "is it made for another model?",
+            )
+        flat = delta.detach().to(device, torch.float32).reshape(-1)
+        return lambda a, b: flat[a:b].clone()
+
+    def perturb(
+        self,
+        engine: Weights,
+        name: str,
+        draw: int,
+        step: float,
+        theta: torch.Tensor,
+        live: torch.Tensor,
+    ) -> None:
+        """Write ``round(theta + step * delta)`` of one parameter into ``live``.
+
+        Args:
+            engine: as for `parts`.
+            name: of the parameter.
+            draw: number of the draw.
+            step: position on the slice.
+            theta: pristine values, contiguous.
+            live: as theta, perhaps strided; left alone where delta is zero.
+
+        Raises:
+            BasinscopeError: if delta has another shape or is not finite.
+        """
+        parts = self.parts(engine, name, draw, live.device)
+        if parts is not None and not add_parts(theta, live, step, parts):
+            raise BasinscopeError(
+                f"the direction of {name} is not finite (NaN or infinity)",
+                "allowed: finite directions",
+            )
+
+    def identity(self, engine: Weights, draw: int = 0) -> str:
+        """Text that determines delta at the engine's theta0, for the address of its records.
+
+        By default a hash of the bytes of delta, which a subclass saves by knowing better.
+        """
+        self.fit(engine)
+        digest = hashlib.sha256()
+        for name in engine.shapes:
+            delta = self.delta(engine, name, draw).to(torch.float32).contiguous()
+            digest.update(name.encode() + b"\0")
+            digest.update(delta.cpu().numpy().tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+    def draws_among(self, draws: int) -> int:
+        """How many of so many draws are independent."""
+        return draws if self.draws is None else min(draws, self.draws)
+
+    def check_draw(self, draw: int) -> None:
+        """Refuse a draw that there is not.
+
+        Raises:
+            BasinscopeError: it is none of `draws`.
+        """
+        if self.draws is not None and not 0 <= draw < self.draws:
+            allowed = "0, its only draw" if self.draws == 1 else f"0 to {self.draws - 1}"
+            raise BasinscopeError(f"draw={draw} of {self.label}", f"allowed: {allowed}")
+
+    def sits_at(self, engine: Weights) -> float | None:
+        """Step at which the other model itself sits on the slice, displacement / sqrt(d)."""
+        self.fit(engine)
+        return None if self.displacement is None else self.displacement / math.sqrt(engine.d)
+
+    def as_displacement(self, engine: Weights) -> Displacement:
+        """Displacement theta' - theta0 of the model that it was made from.
+
+        Raises:
+            BasinscopeError: no other model is behind it.
+        """
+        scale = self.sits_at(engine)
+        if scale is None:
+            raise BasinscopeError(
+                f"direction {self.label!r} has no displacement",
+                "allowed: one that another model is behind (a checkpoint, an adapter)",
+                "give the norm r itself: cert.verdict(0.02)",
+            )
+
+        def parts(name: str) -> Parts | None:
+            delta = self.parts(engine, name)
+            return None if delta is None else lambda a, b: delta(a, b).mul_(scale)
+
+        return parts
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Direction):
     """Most-case direction: delta ~ N(0, I) per coordinate, raw (arXiv 2505.17646, section 3).
 
     Not filter-normalised, so that a step alpha is the standard deviation sigma of Gaussian weight
@@ -65,125 +219,40 @@ class Random:
         """``random`` or ``random:SEED``, the word of the command line."""
         return "random" if self.seed == 0 else f"random:{self.seed}"
 
-    @property
-    def identity(self) -> str:
+    def identity(self, engine: Weights, draw: int = 0) -> str:
         """Noise scheme and seed."""
         return f"{noise.SCHEME} seed={self.seed}"
 
-    @property
-    def displacement(self) -> None:
-        """A random direction comes from no other model."""
-        return
+    def std(self, name: str) -> float:
+        """Standard deviation of delta on one parameter."""
+        return 1.0
 
-    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
-        """Standard normals of that parameter: float32, of its shape."""
-        shape = shape_of(engine, name)
-        return noise.normals(name, shape.numel(), seed=self.seed, draw=draw).reshape(shape)
-
-
-def fit(direction: Direction, engine: Weights) -> None:
-    """Have a direction read what it is made from, where it wants to; cheap the second time.
-
-    Raises:
-        BasinscopeError: if that cannot be read or does not fit the engine.
-    """
-    own = getattr(direction, "fit", None)
-    if callable(own):
-        own(engine)
-
-
-def parts_of(direction: Direction, engine: Weights, name: str, draw: int) -> Parts | None:
-    """Delta of one parameter piece by piece on the CPU or where theta0 lies; None where it is zero.
-
-    Raises:
-        BasinscopeError: if delta has another shape than the parameter.
-    """
-    shape = shape_of(engine, name)
-    if type(direction) is Random:
-        seed = direction.seed
-        return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a)
-    own = getattr(direction, "parts", None)
-    if callable(own):
-        found: Parts | None = own(engine, name, draw)
-        return found
-    delta = direction.delta(engine, name, draw)
-    if delta.shape != shape:
-        raise BasinscopeError(
-            f"direction {direction.label!r} gives {name} the shape {tuple(delta.shape)}",
-            f"the parameter has {tuple(shape)}",
-            "is it made for another model?",
-        )
-    flat = delta.detach().to(torch.float32).reshape(-1)
-    return lambda a, b: flat[a:b].clone()
-
-
-def draws_of(direction: Direction, draws: int) -> int:
-    """How many of so many draws are independent: one where delta is determined."""
-    own = getattr(direction, "draws", None)
-    return draws if own is None else min(draws, own)
-
-
-def displacement(direction: Direction, engine: Weights) -> float | None:
-    """||theta' - theta0|| over the selection (float64); None where no other model is behind it."""
-    fit(direction, engine)
-    return getattr(direction, "displacement", None)
-
-
-def sits_at(direction: Direction, engine: Weights) -> float | None:
-    """Step at which the other model itself sits on the slice: displacement / sqrt(d)."""
-    norm = displacement(direction, engine)
-    return None if norm is None else norm / math.sqrt(engine.d)
-
-
-def identity(direction: Direction, engine: Weights, draw: int) -> str:
-    """Text that determines delta: the direction's own, or a hash of its float32 bytes."""
-    fit(direction, engine)
-    own = getattr(direction, "identity", None)
-    if callable(own):
-        own = own(engine)
-    if isinstance(own, str):
-        return own
-    digest = hashlib.sha256()
-    for name in engine.shapes:
-        delta = direction.delta(engine, name, draw).to(torch.float32).contiguous()
-        digest.update(name.encode() + b"\0")
-        digest.update(delta.cpu().numpy().tobytes())
-    return f"sha256:{digest.hexdigest()}"
-
-
-Displacement = Callable[[str], Parts | None]
-"""Gives theta' - theta0 of every perturbed parameter by name, piece by piece; None where zero."""
-
-
-def held(tensors: Mapping[str, torch.Tensor]) -> Displacement:
-    """Tensors in memory as a displacement; parameters that have none do not move."""
-
-    def parts(name: str) -> Parts | None:
-        if name not in tensors:
+    def parts(
+        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
+    ) -> Parts | None:
+        """Normals of that parameter, made where they are wanted."""
+        shape_of(engine, name)
+        seed, std = self.seed, self.std(name)
+        if std == 0.0:
             return None
-        flat = tensors[name].detach().reshape(-1)
-        return lambda a, b: flat[a:b].to("cpu", torch.float32)
+        return lambda a, b: noise.normals(
+            name, b - a, seed=seed, draw=draw, start=a, device=device
+        ).mul_(std)
 
-    return parts
-
-
-def displacement_of(direction: Direction, engine: Weights) -> Displacement:
-    """Displacement theta' - theta0 of a direction that another model is behind.
-
-    Raises:
-        BasinscopeError: no other model is behind it.
-    """
-    norm = displacement(direction, engine)
-    if norm is None:
-        raise BasinscopeError(
-            f"direction {direction.label!r} has no displacement",
-            "allowed: one that another model is behind (a checkpoint, an adapter)",
-            "give the norm r itself: cert.verdict(0.02)",
-        )
-    scale = norm / math.sqrt(engine.d)
-
-    def parts(name: str) -> Parts | None:
-        found = parts_of(direction, engine, name, 0)
-        return None if found is None else lambda a, b: found(a, b).mul_(scale).cpu()
-
-    return parts
+    def perturb(
+        self,
+        engine: Weights,
+        name: str,
+        draw: int,
+        step: float,
+        theta: torch.Tensor,
+        live: torch.Tensor,
+    ) -> None:
+        """The same in one pass on the CPU, where delta is never held."""
+        std = self.std(name)
+        if std and has_kernel(theta, live):
+            noise.perturb(
+                theta.view(-1), live.view(-1), step, name, seed=self.seed, draw=draw, std=std
+            )
+        else:
+            super().perturb(engine, name, draw, step, theta, live)

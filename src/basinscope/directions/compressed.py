@@ -11,7 +11,7 @@ from torch.nn.functional import hardshrink
 
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.errors import BasinscopeError
-from basinscope.weights.parts import Parts, Weights
+from basinscope.weights.parts import Device, Parts, Weights
 
 MOST_BITS = 16
 
@@ -107,39 +107,39 @@ class _Rounded:
     def __init__(self, quantised: Quantised) -> None:
         self.quantised = quantised
 
-    def parts(self, engine: Weights, name: str) -> Parts | None:
+    def parts(self, engine: Weights, name: str, device: Device) -> Parts | None:
         if name not in engine.linear:
             return None
         theta, round_ = engine.pristine(name), self.quantised.round
         if engine.linear[name] == 1:
 
             def rows(first: int, last: int) -> torch.Tensor:
-                own = theta[first:last].float()
-                return round_(own).sub_(own)
+                weights = theta[first:last].to(device, torch.float32)
+                return round_(weights).sub_(weights)
 
             return by_rows(rows, theta.shape[1])
-        own = theta.float()
-        moved = round_(own.T.contiguous()).T.sub(own).reshape(-1)
+        weights = theta.to(device, torch.float32)
+        moved = round_(weights.T.contiguous()).T.sub(weights).reshape(-1)
         return lambda start, stop: moved[start:stop].clone()
 
     def identity(self) -> str:
-        own = self.quantised
-        grid = "symmetric" if own.symmetric else "asymmetric"
-        return f"quantised/1 bits={own.bits} group={own.group} {grid}"
+        bits, group = self.quantised.bits, self.quantised.group
+        grid = "symmetric" if self.quantised.symmetric else "asymmetric"
+        return f"quantised/1 bits={bits} group={group} {grid}"
 
 
 class _Cut:
     def __init__(self, fraction: float, edges: dict[str, float]) -> None:
         self.fraction, self.edges = fraction, edges
 
-    def parts(self, engine: Weights, name: str) -> Parts | None:
+    def parts(self, engine: Weights, name: str, device: Device) -> Parts | None:
         if name not in self.edges:
             return None
         theta, edge = engine.pristine(name).reshape(-1), self.edges[name]
 
         def parts(start: int, stop: int) -> torch.Tensor:
-            own = theta[start:stop].float()
-            return hardshrink(own, edge).sub_(own)  # zero where |own| <= edge
+            weights = theta[start:stop].to(device, torch.float32)
+            return hardshrink(weights, edge).sub_(weights)  # zero where |weights| <= edge
 
         return parts
 
@@ -152,8 +152,8 @@ def by_rows(rows: Callable[[int, int], torch.Tensor], columns: int) -> Parts:
 
     def parts(start: int, stop: int) -> torch.Tensor:
         first = start // columns
-        own = rows(first, -(-stop // columns)).reshape(-1)
-        return own[start - first * columns : stop - first * columns]
+        flat = rows(first, -(-stop // columns)).reshape(-1)
+        return flat[start - first * columns : stop - first * columns]
 
     return parts
 

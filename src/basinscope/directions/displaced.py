@@ -10,15 +10,16 @@ from typing import Protocol
 
 import torch
 
+from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
-from basinscope.weights.parts import Parts, Weights, chunks, shape_of, whole
+from basinscope.weights.parts import Device, Parts, Weights, chunks, shape_of
 
 
 class Moves(Protocol):
     """A displacement Delta = theta' - theta0 over an engine's selection."""
 
-    def parts(self, engine: Weights, name: str) -> Parts | None:
-        """Delta of one parameter piece by piece; None where it is zero."""
+    def parts(self, engine: Weights, name: str, device: Device) -> Parts | None:
+        """Delta of one parameter piece by piece, on a device; None where it is zero."""
         ...
 
     def identity(self) -> str:
@@ -28,7 +29,7 @@ class Moves(Protocol):
 
 @dataclass
 class Fitted:
-    """What a direction has found out about itself and one engine."""
+    """What a direction has read, for one engine."""
 
     engine: weakref.ref[Weights]
     moves: Moves
@@ -37,7 +38,7 @@ class Fitted:
     identity: str | None = None
 
 
-class Displaced(abc.ABC):
+class Displaced(Direction):
     """The one direction of a displacement: delta = sqrt(d) Delta / ||Delta||.
 
     Subclasses are frozen dataclasses of what names the displacement, and say how to read it
@@ -52,11 +53,6 @@ class Displaced(abc.ABC):
     draws = 1
     _fitted: Fitted | None = None
 
-    @property
-    @abc.abstractmethod
-    def label(self) -> str:
-        """Word that names it in every table, as on the command line."""
-
     @abc.abstractmethod
     def _read(self, engine: Weights) -> Moves:
         """Open what the displacement is read from, and check that it fits the engine."""
@@ -65,16 +61,6 @@ class Displaced(abc.ABC):
     def displacement(self) -> float | None:
         """||theta' - theta0||, float64, over the selection of the last engine; None before."""
         return None if self._fitted is None else self._fitted.norm
-
-    @property
-    def identity(self) -> str | None:
-        """Text that determines delta at the last engine's theta0; None before."""
-        fitted = self._fitted
-        if fitted is None:
-            return None
-        if fitted.identity is None:
-            fitted.identity = fitted.moves.identity()
-        return fitted.identity
 
     def fit(self, engine: Weights) -> None:
         """Read the displacement and measure it; returns at once if that was done for this engine.
@@ -87,17 +73,18 @@ class Displaced(abc.ABC):
         moves = self._read(engine)
         square, zero = 0.0, set()
         for name, shape in engine.shapes.items():
-            parts = moves.parts(engine, name)
-            ranges = chunks(shape.numel()) if parts is not None else ()
-            own = sum(_square(parts(*part)) for part in ranges)  # type: ignore[misc]
-            if not math.isfinite(own):
+            device = engine.pristine(name).device
+            parts = moves.parts(engine, name, device)
+            ranges = chunks(shape.numel(), device) if parts is not None else ()
+            term = sum(_square(parts(*part)) for part in ranges)  # type: ignore[misc]
+            if not math.isfinite(term):
                 raise BasinscopeError(
                     f"{self.label}: {name} is not finite (NaN or infinity)",
                     "every weight must be a finite number",
                     "the run that wrote it diverged, or the file is damaged",
                 )
-            square += own
-            if own == 0.0:
+            square += term
+            if term == 0.0:
                 zero.add(name)
         if square == 0.0:
             raise BasinscopeError(
@@ -105,28 +92,31 @@ class Displaced(abc.ABC):
                 "a direction needs a displacement that is not zero",
                 "check the paths, the dtype and params",
             )
-        # the one state of a frozen value: what it found when it was last used
-        found = Fitted(weakref.ref(engine), moves, math.sqrt(square), frozenset(zero))
-        object.__setattr__(self, "_fitted", found)
+        # the one state of a frozen value: what it has read of the last engine
+        fitted = Fitted(weakref.ref(engine), moves, math.sqrt(square), frozenset(zero))
+        object.__setattr__(self, "_fitted", fitted)
 
-    def parts(self, engine: Weights, name: str, draw: int = 0) -> Parts | None:
-        """Delta of one parameter piece by piece, float32; None where it is zero."""
-        if draw != 0:
-            raise BasinscopeError(
-                f"draw={draw} of {self.label}", "it has one draw, draw=0: there is nothing random"
-            )
+    def identity(self, engine: Weights, draw: int = 0) -> str:
+        """Text of what the displacement is read from, without its norm."""
+        self.fit(engine)
+        assert self._fitted is not None
+        if self._fitted.identity is None:
+            self._fitted.identity = self._fitted.moves.identity()
+        return self._fitted.identity
+
+    def parts(
+        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
+    ) -> Parts | None:
+        """Delta of one parameter piece by piece, float32, on a device; None where it is zero."""
+        self.check_draw(draw)
         shape_of(engine, name)
         self.fit(engine)
         assert self._fitted is not None
-        raw = self._fitted.moves.parts(engine, name)
+        raw = self._fitted.moves.parts(engine, name, device)
         if raw is None or name in self._fitted.zero:
             return None
         scale = math.sqrt(engine.d) / self._fitted.norm
         return lambda start, stop: raw(start, stop).mul_(scale)
-
-    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
-        """Direction of one parameter: float32, of that parameter's shape."""
-        return whole(self.parts(engine, name, draw), shape_of(engine, name))
 
 
 def _square(part: torch.Tensor) -> float:

@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from basinscope.directions.base import Direction, fit, identity, parts_of, sits_at
+from basinscope.directions.base import Direction
 from basinscope.directions.displaced import Displaced, Moves
-from basinscope.directions.toward import Toward
+from basinscope.directions.toward import Toward, weighted
 from basinscope.errors import BasinscopeError
-from basinscope.weights.parts import Parts, Weights, chunks, shape_of, whole
+from basinscope.weights.parts import Device, Parts, Weights, chunks
 
 PARALLEL = 1e-5  # a remainder below this share of sqrt(d) is rounding, not a direction
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawn(Direction):
     """One draw of a family, as a direction of its own.
 
     Args:
@@ -40,23 +40,20 @@ class Drawn:
         """``random#3``; the family's own label for draw 0."""
         return f"{self.family.label}#{self.draw}" if self.draw else self.family.label
 
-    def identity(self, engine: Weights) -> str:
+    def identity(self, engine: Weights, draw: int = 0) -> str:
         """Text that determines delta."""
-        return f"{identity(self.family, engine, self.draw)} draw={self.draw}"
+        return f"{self.family.identity(engine, self.draw)} draw={self.draw}"
 
     def fit(self, engine: Weights) -> None:
         """Fit the family."""
-        fit(self.family, engine)
+        self.family.fit(engine)
 
-    def parts(self, engine: Weights, name: str, draw: int = 0) -> Parts | None:
+    def parts(
+        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
+    ) -> Parts | None:
         """Delta of one parameter piece by piece."""
-        _one_draw(self.label, draw)
-        return parts_of(self.family, engine, name, self.draw)
-
-    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
-        """Delta of one parameter: float32, of its shape."""
-        _one_draw(self.label, draw)
-        return self.family.delta(engine, name, self.draw)
+        self.check_draw(draw)
+        return self.family.parts(engine, name, self.draw, device)
 
 
 @dataclass(frozen=True)
@@ -100,8 +97,8 @@ class _Remainder:
     share: float
     pair: str
 
-    def parts(self, engine: Weights, name: str) -> Parts | None:
-        return _combined(engine, name, ((self.b, 1.0), (self.a, -self.share)))
+    def parts(self, engine: Weights, name: str, device: Device) -> Parts | None:
+        return _combined(engine, name, device, ((self.b, 1.0), (self.a, -self.share)))
 
     def identity(self) -> str:
         return f"orthogonal/1 {self.pair}"
@@ -137,7 +134,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Direction):
     """delta = x a + y b, not rescaled: at step 1 the weights lie at (x, y) of the plane.
 
     Args:
@@ -163,23 +160,21 @@ class Point:
         """``plane:0.5,-0.25:A&B``: a word from which a worker process can rebuild it."""
         return f"plane:{self.x!r},{self.y!r}:{self.a.label}&{self.b.label}"
 
-    def identity(self, engine: Weights) -> str:
+    def identity(self, engine: Weights, draw: int = 0) -> str:
         """Text that determines delta."""
         return f"plane/1 {_pair_identity(engine, self.a, self.b)} x={self.x!r} y={self.y!r}"
 
     def fit(self, engine: Weights) -> None:
         """Fit both axes."""
-        fit(self.a, engine)
-        fit(self.b, engine)
+        self.a.fit(engine)
+        self.b.fit(engine)
 
-    def parts(self, engine: Weights, name: str, draw: int = 0) -> Parts | None:
+    def parts(
+        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
+    ) -> Parts | None:
         """Delta of one parameter piece by piece."""
-        _one_draw(self.label, draw)
-        return _combined(engine, name, ((self.a, self.x), (self.b, self.y)))
-
-    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
-        """Delta of one parameter: float32, of its shape."""
-        return whole(self.parts(engine, name, draw), shape_of(engine, name))
+        self.check_draw(draw)
+        return _combined(engine, name, device, ((self.a, self.x), (self.b, self.y)))
 
 
 class Projection(NamedTuple):
@@ -193,7 +188,7 @@ class Projection(NamedTuple):
 def inner_products(engine: Weights, directions: Sequence[Direction]) -> npt.NDArray[np.float64]:
     """Gram matrix <delta_i, delta_j> over the selection, float64; draw 0 of each."""
     for direction in directions:
-        fit(direction, engine)
+        direction.fit(engine)
     gram = torch.zeros(len(directions), len(directions), dtype=torch.float64)
     for rows in _stacked(engine, directions):
         gram += rows @ rows.T
@@ -223,9 +218,9 @@ def cosines(engine: Weights, directions: Sequence[Direction]) -> npt.NDArray[np.
             raise BasinscopeError(
                 f"{direction.label} is zero or not finite", "a cosine needs a direction"
             )
-    found: npt.NDArray[np.float64] = np.clip(gram / np.outer(norms, norms), -1.0, 1.0)
-    np.fill_diagonal(found, 1.0)
-    return found
+    table: npt.NDArray[np.float64] = np.clip(gram / np.outer(norms, norms), -1.0, 1.0)
+    np.fill_diagonal(table, 1.0)
+    return table
 
 
 def cosine(a: Direction, b: Direction, engine: Weights) -> float:
@@ -248,7 +243,7 @@ def project(engine: Weights, plane: Plane, model: Direction | str) -> Projection
     *Cost*: two passes over the model and both axes.
     """
     line: Direction = Toward(model) if isinstance(model, str) else model
-    reach = sits_at(line, engine)
+    reach = line.sits_at(engine)
     if reach is None:
         raise BasinscopeError(
             f"no model is behind {line.label}", "allowed: to:MODEL, adapter:FOLDER, quantised:BITS"
@@ -270,35 +265,26 @@ def project(engine: Weights, plane: Plane, model: Direction | str) -> Projection
 def _stacked(engine: Weights, directions: Sequence[Direction]) -> Iterator[torch.Tensor]:
     """Rows of float64, one for each direction, chunk by chunk over the selection."""
     for name, shape in engine.shapes.items():
-        own = [parts_of(direction, engine, name, 0) for direction in directions]
-        for start, stop in chunks(shape.numel()) if any(own) else ():
-            rows = torch.zeros(len(own), stop - start, dtype=torch.float64)
-            for row, parts in zip(rows, own, strict=True):
+        deltas = [direction.parts(engine, name) for direction in directions]
+        for start, stop in chunks(shape.numel()) if any(deltas) else ():
+            rows = torch.zeros(len(deltas), stop - start, dtype=torch.float64)
+            for row, parts in zip(rows, deltas, strict=True):
                 if parts is not None:
                     row.copy_(parts(start, stop))
             yield rows
 
 
-def _combined(engine: Weights, name: str, terms: Sequence[tuple[Direction, float]]) -> Parts | None:
+def _combined(
+    engine: Weights,
+    name: str,
+    device: Device,
+    terms: Sequence[tuple[Direction, float]],
+) -> Parts | None:
     """Sum of directions times numbers, float32; None where all are zero."""
-    own = [(p, c) for d, c in terms if c and (p := parts_of(d, engine, name, 0)) is not None]
-    if not own:
-        return None
-
-    def parts(start: int, stop: int) -> torch.Tensor:
-        first, factor = own[0]
-        total = first(start, stop).mul_(factor)
-        for other, factor in own[1:]:
-            total.add_(other(start, stop), alpha=factor)
-        return total
-
-    return parts
+    deltas = [(d.parts(engine, name, 0, device), factor) for d, factor in terms if factor]
+    moving = [(parts, factor) for parts, factor in deltas if parts is not None]
+    return weighted(*zip(*moving, strict=True)) if moving else None
 
 
 def _pair_identity(engine: Weights, a: Direction, b: Direction) -> str:
-    return f"({identity(a, engine, 0)}) ({identity(b, engine, 0)})"
-
-
-def _one_draw(label: str, draw: int) -> None:
-    if draw != 0:
-        raise BasinscopeError(f"draw={draw} of {label}", "it has one draw, draw=0")
+    return f"({a.identity(engine)}) ({b.identity(engine)})"

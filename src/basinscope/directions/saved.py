@@ -15,7 +15,7 @@ from basinscope import files
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.errors import BasinscopeError
 from basinscope.weights.checkpoints import Shelf, match
-from basinscope.weights.parts import Parts, Weights
+from basinscope.weights.parts import Device, Parts, Weights
 
 FORMAT = "basinscope-direction/1"
 
@@ -48,30 +48,30 @@ class Saved(Displaced):
         if self._fitted is None:
             return None
         assert isinstance(self._fitted.moves, _File)
-        own = self._fitted.moves.displacement
-        return self._fitted.norm if own is not None and math.isnan(own) else own
+        saved = self._fitted.moves.displacement
+        return self._fitted.norm if saved is not None and math.isnan(saved) else saved
 
     @property
     def metadata(self) -> dict[str, Any]:
         """Provenance that was saved with it."""
-        found: dict[str, Any] = self._said(self._shelf(), "provenance", {})
-        return found
+        provenance: dict[str, Any] = self._entry(self._shelf(), "provenance", {})
+        return provenance
 
-    def _said(self, shelf: Shelf, key: str, otherwise: Any) -> Any:
+    def _entry(self, shelf: Shelf, key: str, otherwise: Any) -> Any:
         """One entry of the file's metadata, of the type of what stands for a missing one."""
         text = shelf.metadata.get(FORMAT)
         try:
-            told = {} if text is None else json.loads(text)
-            found = told.get(key, otherwise)
+            entries = {} if text is None else json.loads(text)
+            value = entries.get(key, otherwise)
         except (ValueError, AttributeError):
-            found = ...
-        if not isinstance(found, type(otherwise)) and (key, found) != ("displacement", None):
+            value = ...
+        if not isinstance(value, type(otherwise)) and (key, value) != ("displacement", None):
             raise BasinscopeError(
                 f"the metadata of {self.file} is malformed ({key}: {text!r})",
                 "allowed: what save_direction writes",
                 "save the direction anew",
             )
-        return found
+        return value
 
     def _shelf(self) -> Shelf:
         path = Path(self.file).expanduser()
@@ -83,9 +83,9 @@ class Saved(Displaced):
 
     def _read(self, engine: Weights) -> Moves:
         shelf = self._shelf()
-        zero: list[str] = self._said(shelf, "zero", [])
-        own: float | None = self._said(shelf, "displacement", math.nan)
-        return _File(shelf, match(self.label, engine, shelf, optional=zero), own)
+        zero: list[str] = self._entry(shelf, "zero", [])
+        displacement: float | None = self._entry(shelf, "displacement", math.nan)
+        return _File(shelf, match(self.label, engine, shelf, optional=zero), displacement)
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class _File:
     names: dict[str, str]
     displacement: float | None  # NaN: the file says nothing
 
-    def parts(self, engine: Weights, name: str) -> Parts | None:
+    def parts(self, engine: Weights, name: str, device: Device) -> Parts | None:
         if name not in self.names:
             return None
         key = self.names[name]
-        return lambda start, stop: self.shelf.read(key, start, stop).to(torch.float32)
+        return lambda start, stop: self.shelf.read(key, start, stop).to(device, torch.float32)
 
     def identity(self) -> str:
         return f"saved/1 {self.shelf.sha256(self.names)}"
@@ -147,14 +147,14 @@ def save_direction(
             )
     if displacement is not None and not (math.isfinite(displacement) and displacement > 0):
         raise BasinscopeError(f"displacement={displacement}", "allowed: above 0, or None")
-    told = {
+    entries = {
         "provenance": dict(metadata),
         "displacement": None if displacement is None else float(displacement),
         "zero": list(zero),
     }
     try:
         # the library writes several keys in random order: one keeps equal directions equal files
-        text = {FORMAT: json.dumps(told, sort_keys=True, allow_nan=False)}
+        text = {FORMAT: json.dumps(entries, sort_keys=True, allow_nan=False)}
     except (TypeError, ValueError) as error:
         raise BasinscopeError(
             f"metadata of a direction ({error})", "allowed: JSON's types, without NaN"

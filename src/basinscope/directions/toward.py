@@ -11,7 +11,7 @@ import torch
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.errors import BasinscopeError
 from basinscope.weights.checkpoints import Shelf, files_of, match
-from basinscope.weights.parts import Parts, Weights
+from basinscope.weights.parts import Device, Parts, Weights
 
 
 @dataclass(frozen=True)
@@ -93,19 +93,19 @@ class Checkpoint:
     """Displacement to a checkpoint.
 
     Args:
-        what: says in messages who asks.
+        label: says in messages who asks.
         model: as in `Toward`.
         engine: the engine that it must fit.
     """
 
-    def __init__(self, what: str, model: str, engine: Weights) -> None:
+    def __init__(self, label: str, model: str, engine: Weights) -> None:
         self.shelf = Shelf(files_of(model, engine))
-        self.names = match(what, engine, self.shelf)
+        self.names = match(label, engine, self.shelf)
 
-    def parts(self, engine: Weights, name: str) -> Parts:
+    def parts(self, engine: Weights, name: str, device: Device) -> Parts:
         """Theta' - theta0 of one parameter."""
         key, theta = self.names[name], engine.pristine(name).reshape(-1)
-        return lambda a, b: difference(self.shelf.read(key, a, b), theta[a:b])
+        return lambda a, b: difference(self.shelf.read(key, a, b), theta[a:b].to(device))
 
     def identity(self) -> str:
         """Hash of the checkpoint's tensors."""
@@ -116,21 +116,24 @@ class _Sum:
     def __init__(self, ends: Sequence[Checkpoint], weights: Sequence[float]) -> None:
         self.ends, self.weights = ends, weights
 
-    def parts(self, engine: Weights, name: str) -> Parts:
-        own = [(end.parts(engine, name), w) for end, w in zip(self.ends, self.weights, strict=True)]
-
-        def parts(start: int, stop: int) -> torch.Tensor:
-            first, weight = own[0]
-            total = first(start, stop).mul_(weight)
-            for other, weight in own[1:]:
-                total.add_(other(start, stop), alpha=weight)
-            return total
-
-        return parts
+    def parts(self, engine: Weights, name: str, device: Device) -> Parts:
+        return weighted([end.parts(engine, name, device) for end in self.ends], self.weights)
 
     def identity(self) -> str:
         each = [f"{w!r} {e.identity()}" for e, w in zip(self.ends, self.weights, strict=True)]
         return f"merge/1 {' '.join(each)}"
+
+
+def weighted(terms: Sequence[Parts], factors: Sequence[float]) -> Parts:
+    """Sum of terms times factors, at least one."""
+
+    def parts(start: int, stop: int) -> torch.Tensor:
+        total = terms[0](start, stop).mul_(factors[0])
+        for term, factor in zip(terms[1:], factors[1:], strict=True):
+            total.add_(term(start, stop), alpha=factor)
+        return total
+
+    return parts
 
 
 def difference(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from basinscope.directions import base as directions
-from basinscope.directions.base import Direction
+from basinscope.directions.base import Direction, checked
 from basinscope.engines import dtypes
 from basinscope.engines.pristine import Pristine
 from basinscope.errors import BasinscopeError
@@ -137,8 +136,7 @@ class Engine:
         """Live weights = round(theta0 + step * delta) inside the ``with``, pristine after it.
 
         Args:
-            direction: any object with ``delta(engine, name, draw)`` and ``label``; fitted to this
-                engine before the weights move.
+            direction: fitted to this engine before the weights move.
             step: position alpha on the slice, signed.
             draw: number of the independent direction.
 
@@ -159,7 +157,8 @@ class Engine:
                 "one point of one slice at a time",
                 "leave the first with-block before entering the next",
             )
-        directions.fit(direction, self)
+        checked(direction).fit(self)
+        direction.check_draw(draw)
         self._pristine.check_untouched()
         self._open = True
         try:

@@ -16,11 +16,9 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from basinscope.directions.base import Direction, Random, parts_of
+from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
-from basinscope.weights import noise
-from basinscope.weights.kernels import add
-from basinscope.weights.parts import Parts, Weights, chunks
+from basinscope.weights.parts import Weights
 
 
 class Pristine:
@@ -54,11 +52,11 @@ class Pristine:
         }
         self.values: dict[str, torch.Tensor] = {}
         for name, tensor in self.live.items():
-            given = None if pristine is None else pristine.get(name)
-            if given is not None:
-                assert given.shape == tensor.shape
-                assert given.dtype == tensor.dtype
-                self.values[name] = given
+            mapped = None if pristine is None else pristine.get(name)
+            if mapped is not None:
+                assert mapped.shape == tensor.shape
+                assert mapped.dtype == tensor.dtype
+                self.values[name] = mapped
             else:
                 self.values[name] = tensor.clone(memory_format=torch.contiguous_format)
         self.epoch = 0
@@ -80,15 +78,7 @@ class Pristine:
         if step == 0.0:
             return
         for name, live in self.live.items():
-            theta = self.values[name]
-            if type(direction) is Random and _has_kernel(live):
-                noise.perturb(
-                    theta.view(-1), live.view(-1), step, name, seed=direction.seed, draw=draw
-                )
-            else:
-                parts = _parts(engine, direction, name, draw, live)
-                if parts is not None:
-                    self._add(name, theta, live, step, parts)
+            direction.perturb(engine, name, draw, step, self.values[name], live)
             increment_version(live)
 
     @torch.no_grad()
@@ -113,48 +103,7 @@ class Pristine:
                 "load the changed module anew: bs.load(engine.module)",
             )
 
-    @staticmethod
-    def _add(name: str, theta: torch.Tensor, live: torch.Tensor, step: float, parts: Parts) -> None:
-        """Add any direction to any dtype on any device, in chunks; float64 stays float64."""
-        wide = torch.float64 if theta.dtype == torch.float64 else torch.float32
-        target = live.view(-1) if live.is_contiguous() else torch.empty_like(theta).view(-1)
-        old, fused = theta.view(-1), _has_kernel(live)
-        for a, b in chunks(old.numel()):
-            move = parts(a, b).to(device=theta.device, dtype=wide)
-            if fused:
-                finite = add(old[a:b], target[a:b], step, move)
-            else:
-                target[a:b] = (old[a:b].to(wide) + move * step).to(theta.dtype)
-                finite = bool(torch.isfinite(move).all())
-            if not finite:
-                raise BasinscopeError(
-                    f"the direction of {name} is not finite (NaN or infinity)",
-                    "allowed: finite directions",
-                )
-        if not live.is_contiguous():
-            live.copy_(target.view(live.shape))
-
 
 def _state(tensor: torch.Tensor) -> tuple[object, ...]:
     """Where a tensor lies and how often it was written: tells a change without reading it."""
     return tensor.data_ptr(), tensor.dtype, 0 if tensor.is_inference() else tensor._version
-
-
-def _has_kernel(live: torch.Tensor) -> bool:
-    return (
-        live.device.type == "cpu"
-        and live.dtype in (torch.float32, torch.bfloat16)
-        and live.is_contiguous()
-    )
-
-
-def _parts(
-    engine: Weights, direction: Direction, name: str, draw: int, live: torch.Tensor
-) -> Parts | None:
-    """Delta piece by piece; random ones are made where the weights lie."""
-    if type(direction) is Random and live.device.type != "cpu":
-        seed, device = direction.seed, live.device
-        return lambda a, b: noise.normals_torch(
-            name, b - a, seed=seed, draw=draw, start=a, device=device
-        )
-    return parts_of(direction, engine, name, draw)

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -24,7 +24,7 @@ import torch
 from basinscope.directions.base import Direction, Displacement, Random, held
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.parts import Parts, Weights, chunks, shape_of, whole
+from basinscope.weights.parts import Device, Parts, Weights, chunks, shape_of
 
 ROUNDING = 1e-3
 """A displacement has left a subspace once more than this share of its norm lies outside, or more
@@ -33,6 +33,8 @@ than float32 rounding amounts to (`has_left`).
 Rounding of a checkpoint to bfloat16 leaves as much as a fine-tune moves, so that a rounded
 checkpoint cannot be told from one that has left.
 """
+
+GREATEST_SCALE = 1e37
 
 
 @dataclass(frozen=True)
@@ -85,40 +87,43 @@ class Geometry(Protocol):
         ...
 
 
-Sample = Callable[[Weights, str, int], Parts | None]
-"""Draw of N(0, Sigma) of one parameter, ``sample(engine, name, draw)``, piece by piece."""
+Sample = Callable[[Weights, str, int, Device], Parts | None]
+"""Draw of N(0, Sigma) of one parameter, ``sample(engine, name, draw, device)``, as `Parts`."""
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Direction):
     """Noise of a geometry as a direction: ``engine.at(noise, step=sigma, draw=...)`` sets it.
 
     Args:
-        label: the geometry's, with the seed.
-        identity: determines every draw.
-        parts: see `Sample`; None where the noise is zero.
+        geometry: whose noise it is.
+        seed: names the family of draws.
+        sample: see `Sample`; None where the noise is zero.
     """
 
-    label: str
-    identity: str
-    parts: Sample
+    geometry: Geometry
+    seed: int
+    sample: Sample
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that names no stream."""
+        noise.stream("", self.seed, 0)
 
     @property
-    def displacement(self) -> None:
-        """Noise comes from no other model."""
-        return
+    def label(self) -> str:
+        """The geometry's label, with the seed."""
+        return f"noise:{self.geometry.label}:{self.seed}"
 
-    def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
-        """Draw of one parameter: float32, of its shape."""
-        shape = shape_of(engine, name)
-        return whole(self.parts(engine, name, draw), shape)
+    def identity(self, engine: Weights, draw: int = 0) -> str:
+        """Noise scheme, seed and covariance."""
+        return f"{noise.SCHEME} seed={self.seed} {self.geometry.identity}"
 
-
-def noise_of(geometry: Geometry, seed: int, parts: Sample) -> Noise:
-    """Noise with its label and identity made from the geometry's."""
-    noise.stream("", seed, 0)  # refuses a seed that names no stream
-    words = f"{noise.SCHEME} seed={seed} {geometry.identity}"
-    return Noise(f"noise:{geometry.label}:{seed}", words, parts)
+    def parts(
+        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
+    ) -> Parts | None:
+        """Draw of one parameter piece by piece."""
+        shape_of(engine, name)
+        return self.sample(engine, name, draw, device)
 
 
 @dataclass(frozen=True)
@@ -158,13 +163,12 @@ class PerTensor:
     scales: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        """Refuse what is no standard deviation."""
-        if not all(math.isfinite(s) and s >= 0 for s in self.scales.values()) or not any(
-            self.scales.values()
-        ):
+        """Refuse what is no standard deviation, or makes normals that float32 cannot hold."""
+        scales = self.scales.values()
+        if not all(0 <= s <= GREATEST_SCALE for s in scales) or not any(scales):
             raise BasinscopeError(
                 f"scales of {self.label!r}: {dict(list(self.scales.items())[:3])}",
-                "allowed: finite, at least 0, one of them positive",
+                f"allowed: 0 to {GREATEST_SCALE:g}, one of them positive",
             )
 
     @property
@@ -175,16 +179,7 @@ class PerTensor:
 
     def noise(self, seed: int) -> Direction:
         """Draws of N(0, diag(s_n^2)): the normals of `Random` of that seed, scaled."""
-
-        def parts(engine: Weights, name: str, draw: int) -> Parts | None:
-            scale = self.scales.get(name, 0.0)
-            if scale == 0.0:
-                return None
-            return lambda a, b: noise.normals(name, b - a, seed=seed, draw=draw, start=a).mul_(
-                scale
-            )
-
-        return noise_of(self, seed, parts)
+        return ScaledNormals(seed, geometry=self)
 
     def distance(self, engine: Weights, displacement: Displacement) -> Distance:
         """Norm with every parameter in units of its scale."""
@@ -207,6 +202,26 @@ class PerTensor:
                 displacement[name].zero_()
         r = self.distance(engine, held(displacement)).r
         return shorten(displacement, r, radius)
+
+
+@dataclass(frozen=True)
+class ScaledNormals(Random):
+    """Noise of `PerTensor`: as fast as that of `Random`, whose normals it scales."""
+
+    geometry: PerTensor = field(kw_only=True)
+
+    @property
+    def label(self) -> str:
+        """As `Noise`."""
+        return f"noise:{self.geometry.label}:{self.seed}"
+
+    def identity(self, engine: Weights, draw: int = 0) -> str:
+        """As `Noise`."""
+        return f"{noise.SCHEME} seed={self.seed} {self.geometry.identity}"
+
+    def std(self, name: str) -> float:
+        """Scale of the parameter."""
+        return self.geometry.scales.get(name, 0.0)
 
 
 def selected(engine: Weights, pattern: str) -> PerTensor:

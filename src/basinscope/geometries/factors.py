@@ -24,9 +24,9 @@ import torch
 from basinscope.directions.adapters import inner_factors
 from basinscope.directions.base import Direction, Displacement, held
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import Distance, check_radius, has_left, noise_of, squares
+from basinscope.geometries.base import Distance, Noise, check_radius, has_left, squares
 from basinscope.weights import noise
-from basinscope.weights.parts import Parts, Weights
+from basinscope.weights.parts import Device, Parts, Weights
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Pair:
         """Displacement of the weight matrix for a core (a, b)."""
         moved = core * self.scale
         if self.right is not None:
-            moved = moved @ self.right.to(core.dtype)
-        return moved if self.left is None else self.left.to(core.dtype) @ moved
+            moved = moved @ self.right.to(core)
+        return moved if self.left is None else self.left.to(core) @ moved
 
     def core(self, moved: torch.Tensor) -> torch.Tensor:
         """Shortest core whose product is nearest to a displacement, in float64."""
-        found = moved.double() / self.scale
+        core = moved.double() / self.scale
         if self.right is not None:
-            found = found @ torch.linalg.pinv(self.right.double())
-        return found if self.left is None else torch.linalg.pinv(self.left.double()) @ found
+            core = core @ torch.linalg.pinv(self.right.double())
+        return core if self.left is None else torch.linalg.pinv(self.left.double()) @ core
 
     def shape(self, stored: torch.Size) -> tuple[int, int]:
         """Shape of the core."""
@@ -89,16 +89,16 @@ class Factors:
     def noise(self, seed: int) -> Direction:
         """Draws of the trained factors from N(0, I)."""
 
-        def parts(engine: Weights, name: str, draw: int) -> Parts | None:
+        def sample(engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
             pair = self.pairs.get(name)
             if pair is None:
                 return None
             a, b = pair.shape(engine.shapes[name])
-            core = noise.normals(f"core\0{name}", a * b, seed=seed, draw=draw).reshape(a, b)
-            flat = pair.product(core).reshape(-1)
+            core = noise.normals(f"core\0{name}", a * b, seed=seed, draw=draw, device=device)
+            flat = pair.product(core.reshape(a, b)).reshape(-1)
             return lambda start, stop: flat[start:stop].clone()
 
-        return noise_of(self, seed, parts)
+        return Noise(self, seed, sample)
 
     def distance(self, engine: Weights, displacement: Displacement) -> Distance:
         """Norm of the trained factors; what they cannot give is outside."""
@@ -115,10 +115,10 @@ class Factors:
                 continue
             moved = parts(0, shape.numel()).reshape(shape).double()
             core = pair.core(moved)
-            found = pair.product(core)
+            nearest = pair.product(core)
             r += float(core.square().sum())
-            inside += float(found.square().sum())
-            outside += float((moved - found).square().sum())
+            inside += float(nearest.square().sum())
+            outside += float((moved - nearest).square().sum())
         left = has_left(engine, math.sqrt(outside), math.sqrt(whole))
         return Distance(math.inf if left else math.sqrt(r), math.sqrt(inside), math.sqrt(outside))
 

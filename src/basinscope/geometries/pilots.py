@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from basinscope.directions.base import Direction, Displacement, displacement_of
+from basinscope.directions.base import Direction, Displacement
 from basinscope.directions.words import direction_of
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.subspaces import RandomSubspace, Subspace, save_basis
@@ -41,7 +41,7 @@ def subspace_from_trajectory(
     Cost: reads every checkpoint twice; 4 k d bytes on disk.
     """
     directions = [direction_of(other) for other in checkpoints]
-    moves = [displacement_of(direction, engine) for direction in directions]
+    moves = [direction.as_displacement(engine) for direction in directions]
     about = {"made": "trajectory", "of": [d.label for d in directions]}
     shares = save_basis(path, moves, engine, k, about)
     return _with_shares(Subspace(str(path), engine), shares)

@@ -26,10 +26,10 @@ import torch
 from basinscope import files
 from basinscope.directions.base import Direction, Displacement, held
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import Distance, check_radius, has_left, noise_of
+from basinscope.geometries.base import Distance, Noise, check_radius, has_left
 from basinscope.weights import noise
 from basinscope.weights.checkpoints import Shelf
-from basinscope.weights.parts import Parts, Weights
+from basinscope.weights.parts import Device, Parts, Weights
 
 _ELEMENTS = 1 << 20  # of k rows that are held at once
 
@@ -63,13 +63,13 @@ class Span(abc.ABC):
     def noise(self, seed: int) -> Direction:
         """Draws of N(0, U^T U): one vector z of k normals for each draw."""
 
-        def parts(engine: Weights, name: str, draw: int) -> Parts | None:
+        def sample(engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
             if self.rows(name, 0, 1) is None:
                 return None
             z = noise.normals("subspace", self.k, seed=seed, draw=draw).double()
-            return lambda a, b: self._combined(z, name, a, b)
+            return lambda a, b: self._combined(z, name, a, b).to(device)
 
-        return noise_of(self, seed, parts)
+        return Noise(self, seed, sample)
 
     def coordinates(self, engine: Weights, displacement: Displacement) -> torch.Tensor:
         """U Delta: float64 (k,)."""

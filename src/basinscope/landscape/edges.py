@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from basinscope import stats
-from basinscope.directions.base import draws_of
 from basinscope.runs.bench import ZERO, Unit
 from basinscope.runs.plan import units_at
 from basinscope.runs.session import Session
@@ -152,7 +151,7 @@ def search(session: Session, draws: int, level: float, outcomes: int = OUTCOMES)
     first, least, furthest = _rounded(0.05 * scale), 1e-6 * scale, 16 * scale
     sides = []
     for d in range(len(bench.directions)):
-        own = draws_of(bench.directions[d], draws)
+        own = bench.directions[d].draws_among(draws)
         sides += [
             _Side(d, sign, own, ladder(own, outcomes), {t: {} for t in thresholds})
             for sign in (1.0, -1.0)

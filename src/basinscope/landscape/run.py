@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from basinscope.directions.base import Direction, Random, draws_of, sits_at
+from basinscope.directions.base import Direction, Random
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.landscape.edges import OUTCOMES, search
@@ -88,7 +88,7 @@ def landscape(
         level=level,
         displacements=displacements(engine, lines),
     )
-    slices = sum(draws_of(direction, draws) for direction in lines)
+    slices = sum(direction.draws_among(draws) for direction in lines)
     settings = len(explicit) - 1 if explicit is not None else 2
     with open_session(
         bench, spec, run, workers=workers, units=settings * slices + 1, progress=progress
@@ -174,7 +174,7 @@ def interpolation_steps(
     Raises:
         BasinscopeError: fewer than two points, or no model behind the direction.
     """
-    end = sits_at(direction, engine)
+    end = direction.sits_at(engine)
     if end is None:
         raise BasinscopeError(
             f"no model is behind {direction.label}", "allowed: to:MODEL, adapter:FOLDER and others"

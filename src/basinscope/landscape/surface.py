@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from basinscope import stats
 from basinscope.directions import planes as geometry
 from basinscope.directions.adapters import Adapter
-from basinscope.directions.base import Direction, displacement
+from basinscope.directions.base import Direction
 from basinscope.directions.planes import Plane
 from basinscope.directions.toward import Toward
 from basinscope.engines.base import Engine
@@ -225,7 +225,7 @@ def trajectory(
     for model in (m for one in given for m in _checkpoints(one)):
         line = _line(model) if isinstance(model, str | Path) else model
         found = geometry.project(engine, plane, line)
-        distance = displacement(line, engine)
+        distance = line.displacement
         assert distance is not None
         label = Path(model).name if isinstance(model, str | Path) else line.label
         rows.append((label, *found[:2], distance, found.residual, found.residual / distance))

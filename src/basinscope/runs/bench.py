@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256 as sha
 
-from basinscope.directions.base import Direction, identity
+from basinscope.directions.base import Direction
 from basinscope.engines.base import Engine
 from basinscope.runs.spec import (
     ModelSpec,
@@ -67,9 +67,8 @@ class Bench:
     def identity(self, direction: int, draw: int) -> str:
         """Text that determines delta; worked out once, since it may hash all of delta."""
         if (direction, draw) not in self._identities:
-            self._identities[direction, draw] = identity(
-                self.directions[direction], self.engine, draw
-            )
+            identity = self.directions[direction].identity(self.engine, draw)
+            self._identities[direction, draw] = identity
         return self._identities[direction, draw]
 
     def key(self, unit: Unit, task: int) -> dict[str, object]:

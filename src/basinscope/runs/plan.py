@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from basinscope.directions.base import Direction, draws_of
+from basinscope.directions.base import Direction, checked
 from basinscope.errors import BasinscopeError
 from basinscope.runs.bench import Bench, Unit
 from basinscope.tasks.base import Task
@@ -22,7 +22,7 @@ def check(
     """Refuse a plan that measures nothing, or whose names would not tell its rows apart."""
     for what, names in (
         ("tasks", [t.name for t in tasks]),
-        ("directions", [d.label for d in directions]),
+        ("directions", [checked(d).label for d in directions]),
     ):
         if not names or len(set(names)) != len(names):
             raise BasinscopeError(f"{what}: {names}", "allowed: at least one, each named once")
@@ -54,6 +54,6 @@ def units_at(
             units.append(Unit(None, 0, 0.0, every))
             continue
         for d in range(len(bench.directions)) if directions is None else directions:
-            own = draws_of(bench.directions[d], draws)
+            own = bench.directions[d].draws_among(draws)
             units += [Unit(d, draw, step, every) for draw in range(own)]
     return units

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from basinscope.directions.base import draws_of
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs import executor
@@ -70,7 +69,7 @@ def check_labels(bench: Bench, store: Store, draws: int) -> None:
     """Refuse two directions of one label, or two labels of one direction, in a run folder."""
     labels: dict[tuple[str, int], str] = {}
     for d, direction in enumerate(bench.directions):
-        for draw in range(draws_of(direction, draws)):
+        for draw in range(direction.draws_among(draws)):
             first = labels.setdefault((bench.identity(d, draw), draw), direction.label)
             if first != direction.label:
                 raise BasinscopeError(

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from basinscope.directions.base import Direction, displacement
+from basinscope.directions.base import Direction
 from basinscope.engines.base import Engine
 from basinscope.tasks.base import Task, items_hash
 from basinscope.weights import noise
@@ -200,8 +200,10 @@ def merged(old: RunSpec, new: RunSpec) -> RunSpec:
 
 def displacements(engine: Engine, directions: Sequence[Direction]) -> dict[str, float]:
     """||theta' - theta0|| of the directions that another model is behind, by label."""
-    found = {d.label: displacement(d, engine) for d in directions}
-    return {label: norm for label, norm in found.items() if norm is not None}
+    for direction in directions:
+        direction.fit(engine)
+    norms = {direction.label: direction.displacement for direction in directions}
+    return {label: norm for label, norm in norms.items() if norm is not None}
 
 
 def direction_labels(directions: Sequence[Direction]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ N = 4
 STEP = 0.7315  # where the score falls, along the first axis
 
 
-class Axis:
+class Axis(bs.Direction):
     """The first coordinate alone."""
 
     label = "axis"

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import basinscope as bs
-from basinscope.directions.base import sits_at
 from basinscope.errors import BasinscopeError
 
 peft = pytest.importorskip("peft")
@@ -105,7 +104,7 @@ def test_where_it_sits_the_weights_are_those_that_peft_merges(kind, tied, settin
         merged = dict(found.merge_and_unload().named_parameters())
     moved = 0
     before = engine.fingerprint()
-    with engine.at(adapter, step=sits_at(adapter, engine)):
+    with engine.at(adapter, step=adapter.sits_at(engine)):
         for name, tensor in engine.module.named_parameters():
             assert torch.allclose(tensor, merged[name], rtol=1e-5, atol=1e-6), name
             moved += not torch.equal(tensor, engine.pristine(name))
@@ -131,7 +130,7 @@ def test_bias_of_the_second_factor_is_added(tmp_path):
     again = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 3))
     again.load_state_dict(base)
     engine = bs.load(again)
-    with engine.at(adapter, step=sits_at(adapter, engine)):
+    with engine.at(adapter, step=adapter.sits_at(engine)):
         for name, tensor in again.named_parameters():
             assert torch.allclose(tensor, merged[name], atol=1e-6), name
     assert not torch.equal(merged["0.bias"], base["0.bias"])
@@ -147,7 +146,7 @@ def test_delta_has_norm_sqrt_d_and_is_zero_elsewhere(engine, folder):
 
 
 def test_identity_is_that_of_factors_and_scale(engine, folder, tmp_path):
-    found = []
+    identities = []
     for name, alpha in (("a", 8), ("b", 8), ("c", 9)):
         copy = tmp_path / name
         copy.mkdir()
@@ -155,10 +154,8 @@ def test_identity_is_that_of_factors_and_scale(engine, folder, tmp_path):
         (copy / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": alpha}))
         tensors = load_file(folder / "adapter_model.safetensors")
         save_file(tensors, copy / "adapter_model.safetensors")
-        adapter = bs.Adapter(copy)
-        adapter.fit(engine)
-        found.append(adapter.identity)
-    assert found[0] == found[1] != found[2]
+        identities.append(bs.Adapter(copy).identity(engine))
+    assert identities[0] == identities[1] != identities[2]
 
 
 # --- refusals -----------------------------------------------------------------------------------

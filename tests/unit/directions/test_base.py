@@ -1,5 +1,6 @@
-"""Directions: random ones, those of others, and the words for them."""
+"""Directions: random ones, those of others, and what follows from the little that they say."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,16 +8,17 @@ import pytest
 import torch
 
 import basinscope as bs
-from basinscope.directions import base as directions
+from basinscope.directions.base import Direction, checked
 from basinscope.directions.words import parse
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
+from basinscope.weights.parts import CHUNK
 
-ENGINE = SimpleNamespace(shapes={"a": torch.Size([2, 3]), "b": torch.Size([4])})
+ENGINE = SimpleNamespace(shapes={"a": torch.Size([2, 3]), "b": torch.Size([4])}, d=10)
 
 
-class Ones:
-    """Only what the protocol asks for."""
+class Ones(bs.Direction):
+    """Only what a direction must have."""
 
     label = "ones"
 
@@ -25,6 +27,16 @@ class Ones:
 
     def delta(self, engine, name, draw=0):
         return torch.full(engine.shapes[name], self.scale + draw)
+
+
+class Counted(bs.Direction):
+    """In parts alone; one of three parameters does not move; of a model at distance 6."""
+
+    label, draws, displacement = "counted", 2, 6.0
+
+    def parts(self, engine, name, draw=0, device="cpu"):
+        self.check_draw(draw)
+        return None if name == "b" else lambda a, b: torch.arange(a, b, device=device) + 0.5 + draw
 
 
 class TestRandom:
@@ -58,31 +70,154 @@ class TestRandom:
             assert parse(label) == bs.Random(seed)
 
     def test_identity_names_scheme_and_seed(self):
-        assert bs.Random(4).identity == f"{noise.SCHEME} seed=4"
+        assert bs.Random(4).identity(ENGINE) == f"{noise.SCHEME} seed=4"
 
     def test_is_a_direction_and_frozen(self):
         assert isinstance(bs.Random(), bs.Direction)
         with pytest.raises(AttributeError, match="cannot assign"):
             bs.Random().seed = 3
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+    def test_fused_perturbation_has_the_bits_of_the_generic_one(self, dtype):
+        n = CHUNK + 5
+        engine = SimpleNamespace(shapes={"w": torch.Size([n])})
+        theta = torch.linspace(-2, 2, n).to(dtype)
+        fused, generic = torch.empty_like(theta), torch.empty_like(theta)
+        bs.Random(2).perturb(engine, "w", 1, -0.3, theta, fused)
+        Direction.perturb(bs.Random(2), engine, "w", 1, -0.3, theta, generic)
+        assert torch.equal(fused, generic)
+        assert not torch.equal(fused, theta)
 
-class TestCustom:
-    def test_object_with_label_and_delta_is_a_direction(self):
-        assert isinstance(Ones(), bs.Direction)
 
-    def test_identity_hashes_delta(self):
-        first = directions.identity(Ones(), ENGINE, 0)
+class TestDefaults:
+    def test_of_a_direction_with_a_label_and_a_delta(self):
+        ones = Ones()
+        assert ones.draws is None
+        assert ones.displacement is None
+        assert ones.draws_among(7) == 7
+        assert ones.sits_at(ENGINE) is None
+        assert ones.fit(ENGINE) is None
+        ones.check_draw(10**9)
+
+    def test_parts_follow_from_delta(self):
+        parts = Ones(2.0).parts(ENGINE, "a", 1)
+        assert parts(1, 4).tolist() == [3.0, 3.0, 3.0]
+        parts(0, 6).zero_()
+        assert parts(0, 6).tolist() == [3.0] * 6, "in memory that the caller may write to"
+
+    def test_delta_follows_from_parts(self):
+        assert Counted().delta(ENGINE, "a", 1).tolist() == [[1.5, 2.5, 3.5], [4.5, 5.5, 6.5]]
+        assert Counted().delta(ENGINE, "b").tolist() == [0.0] * 4
+        assert Counted().delta(ENGINE, "a").dtype == torch.float32
+
+    def test_delta_of_another_shape_is_refused(self):
+        class Turned(Ones):
+            def delta(self, engine, name, draw=0):
+                return super().delta(engine, name, draw).T
+
+        with pytest.raises(BasinscopeError, match=r"'ones' gives a the shape \(3, 2\);.*\(2, 3\)"):
+            Turned().parts(ENGINE, "a")
+
+    def test_a_class_with_neither_is_refused_when_it_is_written(self):
+        with pytest.raises(BasinscopeError, match=r"Lame, a direction that has neither"):
+
+            class Lame(bs.Direction):
+                label = "lame"
+
+                def deltas(self, engine, name, draw=0):
+                    return torch.ones(3)
+
+    def test_one_without_a_label_is_refused_when_it_is_made(self):
+        class Nameless(bs.Direction):
+            lable = "x"
+
+            def delta(self, engine, name, draw=0):
+                return torch.ones(3)
+
+        with pytest.raises(TypeError, match="abstract method"):
+            Nameless()
+
+
+class TestDraws:
+    def test_no_more_than_there_are(self):
+        assert [Counted().draws_among(n) for n in (1, 2, 3)] == [1, 2, 2]
+
+    @pytest.mark.parametrize("draw", [-1, 2])
+    def test_of_another_number_are_refused(self, draw):
+        with pytest.raises(BasinscopeError, match=rf"draw={draw} of counted; allowed: 0 to 1"):
+            Counted().delta(ENGINE, "a", draw)
+
+    def test_are_refused_before_the_weights_move(self):
+        class Once(Ones):
+            draws = 1
+
+        engine = bs.load(torch.nn.Linear(2, 2))
+        epoch = engine.epoch
+        with (
+            pytest.raises(BasinscopeError, match="draw=1 of ones"),
+            engine.at(Once(), step=1, draw=1),
+        ):
+            raise AssertionError("the body must not run")
+        assert engine.epoch == epoch
+
+
+class TestDisplacement:
+    def test_places_the_other_model_on_the_slice(self):
+        assert Counted().sits_at(ENGINE) == pytest.approx(6.0 / math.sqrt(10))
+
+    def test_in_parts_has_the_length_of_the_way_to_it(self):
+        moves = Counted().as_displacement(ENGINE)
+        expected = Counted().delta(ENGINE, "a").flatten() * (6.0 / math.sqrt(10))
+        assert torch.equal(moves("a")(0, 6), expected)
+        assert moves("b") is None
+
+    def test_there_is_none_without_another_model(self):
+        with pytest.raises(BasinscopeError, match=r"'ones' has no displacement; allowed: one that"):
+            Ones().as_displacement(ENGINE)
+
+
+class TestIdentity:
+    def test_hashes_delta(self):
+        first = Ones().identity(ENGINE)
         assert first.startswith("sha256:")
-        assert directions.identity(Ones(), ENGINE, 0) == first
-        assert directions.identity(Ones(), ENGINE, 1) != first
-        assert directions.identity(Ones(2.0), ENGINE, 0) != first
+        assert Ones().identity(ENGINE, 0) == first
+        assert Ones().identity(ENGINE, 1) != first
+        assert Ones(2.0).identity(ENGINE) != first
 
-    def test_identity_tells_names_and_layouts_apart(self):
+    def test_tells_names_and_layouts_apart(self):
         renamed = SimpleNamespace(shapes={"a": torch.Size([2, 3]), "c": torch.Size([4])})
-        assert directions.identity(Ones(), renamed, 0) != directions.identity(Ones(), ENGINE, 0)
+        assert Ones().identity(renamed) != Ones().identity(ENGINE)
 
-    def test_identity_of_its_own_comes_first(self):
-        own = Ones()
-        own.identity = "mine/1"
-        assert directions.identity(own, ENGINE, 0) == "mine/1"
-        assert directions.identity(bs.Random(2), ENGINE, 0) == bs.Random(2).identity
+    def test_is_the_same_from_parts_as_from_delta(self):
+        class Same(bs.Direction):
+            label = "same"
+
+            def delta(self, engine, name, draw=0):
+                return Counted().delta(engine, name, draw)
+
+        assert Same().identity(ENGINE) == Counted().identity(ENGINE)
+
+
+class Duck:
+    """What was a direction while they were not asked for their class."""
+
+    label, draws = "duck", 1
+
+    def delta(self, engine, name, draw=0):
+        return torch.ones(engine.shapes[name])
+
+
+@pytest.mark.parametrize("given", [Duck(), "random:1", 3, None, {"w": torch.ones(3)}, bs.Random])
+class TestOtherObjects:
+    def test_are_refused_with_what_is_allowed(self, given):
+        with pytest.raises(
+            BasinscopeError,
+            match=r"^a direction of type \w+; allowed: bs\.Random.*subclass of bs\.D",
+        ):
+            checked(given)
+
+    def test_are_refused_by_the_engine(self, given):
+        engine = bs.load(torch.nn.Linear(2, 2))
+        with pytest.raises(BasinscopeError, match="a direction of type"), engine.at(given, step=1):
+            raise AssertionError("the body must not run")
+        assert engine.distance == 0

@@ -74,8 +74,8 @@ class TestDraws:
         assert told[-1] == (11, 11)  # zero, two of one, two of four
 
     def test_custom_directions_keep_their_draws(self, engine):
-        class Ones:
-            label, identity = "ones", "ones"
+        class Ones(bs.Direction):
+            label = "ones"
 
             def delta(self, engine, name, draw=0):
                 return torch.ones(engine.shapes[name])

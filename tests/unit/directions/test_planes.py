@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 import basinscope as bs
-from basinscope.directions.base import identity, sits_at
 from basinscope.directions.planes import (
     Drawn,
     Orthogonal,
@@ -36,8 +35,10 @@ def live(engine):
     return torch.cat([p.detach().flatten() for p in engine.module.parameters()]).double().numpy()
 
 
-class Axis:
+class Axis(bs.Direction):
     """Ones on one parameter, or whatever is given."""
+
+    label = "axis"
 
     def __init__(self, name, value=1.0):
         self.label, self.name, self.value = f"axis:{name}", name, value
@@ -90,7 +91,7 @@ class TestCosines:
         expected = np.dot(*vectors) / np.prod([np.linalg.norm(v) for v in vectors])
         assert cosine(a, b, engine) == pytest.approx(expected, abs=1e-9)
         assert (a.label, Drawn(bs.Random(2)).label) == ("random#3", "random:2")
-        assert identity(a, engine, 0) != identity(b, engine, 0)
+        assert a.identity(engine) != b.identity(engine)
 
     def test_refuse_what_has_no_angle(self, engine):
         with pytest.raises(BasinscopeError, match="cosines of no direction"):
@@ -110,7 +111,7 @@ class TestOrthogonal:
         left = v - (v @ u) / (u @ u) * u
         assert w == pytest.approx(left * math.sqrt(engine.d) / np.linalg.norm(left), abs=1e-5)
         assert abs(cosine(line, a, engine)) < 1e-7
-        assert sits_at(line, engine) is None
+        assert line.sits_at(engine) is None
 
     def test_refuses_what_is_parallel(self, engine):
         with pytest.raises(BasinscopeError, match="are parallel"):
@@ -151,8 +152,8 @@ class TestPlane:
             Plane(bs.Random(), bs.Random(1), True).at(0.1, 0.2),
         ]  # fmt: skip
         assert len({point.label for point in points}) == 4
-        assert len({identity(point, engine, 0) for point in points}) == 4
-        assert identity(points[0], engine, 0) == identity(plane.at(0.1, 0.2), engine, 0)
+        assert len({point.identity(engine) for point in points}) == 4
+        assert points[0].identity(engine) == plane.at(0.1, 0.2).identity(engine)
         assert plane.at(0.1, 0.2) == points[0]
 
     @pytest.mark.parametrize("point", [(math.nan, 0.0), (0.0, math.inf)])
@@ -162,7 +163,7 @@ class TestPlane:
 
     def test_points_have_one_draw(self, engine):
         for line in (Plane(bs.Random(), bs.Random(1)).at(1, 1), Drawn(bs.Random(), 2)):
-            with pytest.raises(BasinscopeError, match=r"draw=1 of .* it has one draw"):
+            with pytest.raises(BasinscopeError, match=r"draw=1 of .*; allowed: 0, its only draw"):
                 line.delta(engine, "0.bias", 1)
 
 
@@ -186,8 +187,8 @@ class TestProject:
         a, b = (bs.Toward(checkpoint_of(net(s), str(s))) for s in (1, 2))
         plane = Plane(a, b)
         on_a, on_b = project(engine, plane, a), project(engine, plane, b)
-        assert on_a == pytest.approx((sits_at(a, engine), 0.0, 0.0), abs=1e-6)
-        assert on_b == pytest.approx((0.0, sits_at(b, engine), 0.0), abs=1e-6)
+        assert on_a == pytest.approx((a.sits_at(engine), 0.0, 0.0), abs=1e-6)
+        assert on_b == pytest.approx((0.0, b.sits_at(engine), 0.0), abs=1e-6)
 
     def test_refuses(self, engine, checkpoint_of):
         model = bs.Toward(checkpoint_of(net(1)))

@@ -109,14 +109,12 @@ class TestRoundTrip:
 
 class TestIdentity:
     def test_is_that_of_the_content_and_not_of_the_path(self, engine, tensors, tmp_path):
-        found = []
+        identities = []
         for name, factor in (("a", 1.0), ("b", 1.0), ("c", 1.5)):
             file = tmp_path / f"{name}.safetensors"
             bs.save_direction(file, {n: t * factor for n, t in tensors.items()}, {"name": name})
-            saved = bs.Saved(file)
-            saved.fit(engine)
-            found.append(saved.identity)
-        assert found[0] == found[1] != found[2]
+            identities.append(bs.Saved(file).identity(engine))
+        assert identities[0] == identities[1] != identities[2]
 
     def test_label_is_the_word(self, file):
         assert bs.Saved(file).label == f"saved:{file}"
@@ -164,7 +162,7 @@ class TestRefusals:
 
     def test_of_further_draws(self, engine, tensors, file):
         bs.save_direction(file, tensors, {})
-        with pytest.raises(BasinscopeError, match=r"draw=1 .* it has one draw"):
+        with pytest.raises(BasinscopeError, match=r"draw=1 .*; allowed: 0, its only draw"):
             bs.Saved(file).delta(engine, "0.bias", 1)
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"\x80\x04.", b"\x00" * 64])

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import basinscope as bs
-from basinscope.directions.base import sits_at
 from basinscope.errors import BasinscopeError
 
 
@@ -63,7 +62,7 @@ class TestToward:
         theta, other = state(net()), state(net(1))
         expected = norm(other[n].double() - theta[n].double() for n in theta)
         assert toward.displacement == pytest.approx(expected, rel=1e-6)
-        assert sits_at(toward, engine) == pytest.approx(expected / math.sqrt(engine.d), rel=1e-6)
+        assert toward.sits_at(engine) == pytest.approx(expected / math.sqrt(engine.d), rel=1e-6)
 
     def test_only_the_selection_counts(self, folder):
         engine = bs.load(net(), params="^2")
@@ -76,10 +75,10 @@ class TestToward:
 
     def test_is_fitted_anew_for_another_engine(self, engine, folder):
         toward = bs.Toward(folder)
-        first = sits_at(toward, engine)
-        second = sits_at(toward, bs.load(net(2)))
+        first = toward.sits_at(engine)
+        second = toward.sits_at(bs.load(net(2)))
         assert second != first
-        assert sits_at(toward, engine) == first
+        assert toward.sits_at(engine) == first
 
     def test_one_file_does_as_well(self, engine, folder):
         file = bs.Toward(folder / "model.safetensors")
@@ -91,11 +90,9 @@ class TestToward:
             (tmp_path / name).mkdir()
             save_file(state(module), tmp_path / name / "weights.safetensors")
             found.append(bs.Toward(tmp_path / name))
-        own = bs.Toward(folder)
-        for toward in (own, *found):
-            toward.fit(engine)
-        assert own.identity == found[0].identity != found[1].identity
-        assert own != found[0]
+        first, copy, third = bs.Toward(folder), *found
+        assert first.identity(engine) == copy.identity(engine) != third.identity(engine)
+        assert first != copy
 
     def test_shards_are_one_checkpoint(self, engine, folder, tmp_path):
         shards = tmp_path / "shards"
@@ -109,7 +106,7 @@ class TestToward:
         index.write_text(json.dumps({"weight_map": where}))
         toward, own = bs.Toward(shards), bs.Toward(folder)
         assert torch.equal(toward.delta(engine, "2.weight"), own.delta(engine, "2.weight"))
-        assert toward.identity == own.identity
+        assert toward.identity(engine) == own.identity(engine)
         (shards / "model-00002-of-2.safetensors").unlink()
         with pytest.raises(BasinscopeError, match=r"lacks 1 of 2 shards \(model-00002"):
             bs.Toward(shards).fit(engine)
@@ -125,7 +122,7 @@ class TestToward:
         engine = bs.load(net(dtype=live))
         toward = bs.Toward(tmp_path)
         before = engine.fingerprint()
-        with engine.at(toward, step=sits_at(toward, engine)):
+        with engine.at(toward, step=toward.sits_at(engine)):
             for name, tensor in engine.module.named_parameters():
                 theta, there = engine.pristine(name).double(), other[name].double()
                 error = 2.0**-20 * torch.maximum(theta.abs(), there.abs())
@@ -218,7 +215,7 @@ class TestMerge:
     def test_of_equal_shares_sits_at_the_average(self, engine, folders):
         merge = bs.Merge(folders)
         a, b = state(net(1)), state(net(2))
-        with engine.at(merge, step=sits_at(merge, engine)):
+        with engine.at(merge, step=merge.sits_at(engine)):
             for name, tensor in engine.module.named_parameters():
                 assert torch.allclose(tensor, (a[name] + b[name]) / 2, atol=1e-6)
 
@@ -227,9 +224,7 @@ class TestMerge:
             bs.Merge(folders), bs.Merge(folders, [0.5, 0.5]), bs.Merge(folders, [0.3, 0.7]),
             bs.Merge(folders, [0.7, 0.3]),
         ]  # fmt: skip
-        for merge in merges:
-            merge.fit(engine)
-        first, same, *others = [merge.identity for merge in merges]
+        first, same, *others = [merge.identity(engine) for merge in merges]
         assert first == same
         assert len({first, *others}) == 3
 

@@ -61,7 +61,7 @@ class TestInside:
         assert moved == ["2.weight", "2.bias"]
 
     def test_a_custom_direction_needs_label_and_delta_alone(self):
-        class Sign:
+        class Sign(bs.Direction):
             label = "sign"
 
             def delta(self, engine, name, draw=0):
@@ -161,7 +161,7 @@ class TestRestored:
             assert engine.fingerprint() == before
 
     def test_when_the_direction_fails_half_way(self):
-        class Half:
+        class Half(bs.Direction):
             label = "half"
 
             def delta(self, engine, name, draw=0):
@@ -198,7 +198,7 @@ class TestRestored:
 class TestFit:
     """A direction that wants to read something does so before the weights move."""
 
-    class Fitted:
+    class Fitted(bs.Direction):
         label, draws = "fitted", 1
 
         def __init__(self, error=None):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from basinscope.directions.base import Random
+from basinscope.directions.base import Direction, Random
 from basinscope.engines.pristine import Pristine
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
@@ -18,7 +18,7 @@ class Shapes:
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
 
 
-class Given:
+class Given(Direction):
     """A direction with nothing but a label and a delta."""
 
     label = "given"

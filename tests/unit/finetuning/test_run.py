@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 import basinscope as bs
 from basinscope import files
-from basinscope.directions import base as directions
 from basinscope.finetuning import checkpoint, record
 
 ROWS = [{"instruction": f"add {i}", "output": f"{i + 1}!"} for i in range(20)]
@@ -70,7 +69,7 @@ def test_the_displacement_is_that_of_the_direction_and_of_the_weights(tune, chec
     )
     engine = bs.load(checkpoint)
     assert found.displacement == pytest.approx(by_hand, rel=1e-12)
-    assert directions.displacement(found.direction, engine) == pytest.approx(by_hand, rel=1e-6)
+    assert found.direction.sits_at(engine) * math.sqrt(engine.d) == pytest.approx(by_hand, rel=1e-6)
     step = found.displacement / math.sqrt(engine.d)
     exact = bs.load(checkpoint, dtype="float32")
     with exact.at(found.direction, step=step):
@@ -82,10 +81,7 @@ def test_checkpoints_lead_from_the_model_to_the_result(tune, checkpoint):
     found = tune(save_every=4)
     assert [path.name for path in found.checkpoints] == ["step-000004", "step-000008"]
     engine = bs.load(checkpoint)
-    way = [
-        directions.displacement(bs.Toward(str(path)), engine)
-        for path in (*found.checkpoints, found.folder)
-    ]
+    way = [bs.Toward(str(path)).sits_at(engine) for path in (*found.checkpoints, found.folder)]
     assert way == sorted(way)
     assert way[0] > 0
     for path in found.checkpoints:
@@ -416,7 +412,7 @@ def test_lora_leaves_an_adapter_whose_merge_is_the_displacement(tune, checkpoint
     )
     assert found.displacement == pytest.approx(norm, rel=1e-5)
     engine = bs.load(checkpoint)
-    assert directions.displacement(found.direction, engine) == pytest.approx(norm, rel=1e-5)
+    assert found.direction.sits_at(engine) * math.sqrt(engine.d) == pytest.approx(norm, rel=1e-5)
     config = json.loads((found.folder / "adapter_config.json").read_text())
     assert config["r"] == 4
     assert config["base_model_name_or_path"] == str(checkpoint)

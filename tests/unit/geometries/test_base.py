@@ -136,7 +136,7 @@ class TestEvery:
         assert len({g.identity for g in every.values()}) == len(every)
         assert geometries(engine, tmp_path)[name].identity == every[name].identity
         noise = every[name].noise(1)
-        assert noise.identity != every[name].noise(2).identity
+        assert noise.identity(engine) != every[name].noise(2).identity(engine)
 
     def test_engine_sets_the_noise_at_sigma(self, engine, tmp_path, name):
         noise = geometries(engine, tmp_path)[name].noise(0)
@@ -206,10 +206,25 @@ class TestPerTensor:
         assert shape.scales == {"norm": 1.0, "up.bias": 1.0}
         assert not shape.noise(0).delta(engine, "up.weight").any()
 
-    @pytest.mark.parametrize("scales", [{}, {"a": 0.0}, {"a": -1.0}, {"a": math.nan}])
+    @pytest.mark.parametrize(
+        "scales",
+        [{}, {"a": 0.0}, {"a": -1.0}, {"a": math.nan}, {"a": math.inf}, {"a": 1e38, "b": 1.0}],
+    )
     def test_refuses_what_are_no_scales(self, scales):
-        with pytest.raises(bs.BasinscopeError, match="allowed: finite, at least 0"):
+        with pytest.raises(bs.BasinscopeError, match=r"allowed: 0 to 1e\+37, one of them positive"):
             PerTensor("x", scales)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+    def test_the_fused_kernel_rounds_as_scaled_normals_do(self, dtype):
+        engine = bs.load(Net().to(dtype))
+        noise = PerTensor("x", {"up.weight": 0.3, "norm": 1.7}).noise(3)
+        before = {n: engine.pristine(n).clone() for n in engine.shapes}
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        with engine.at(noise, step=0.1, draw=2):
+            for n, parameter in engine.module.named_parameters():
+                delta = noise.delta(engine, n, 2).to(wide) * torch.tensor(0.1, dtype=wide)
+                assert torch.equal(parameter, (before[n].to(wide) + delta).to(dtype)), n
+                assert torch.equal(parameter, before[n]) == (n == "up.bias")
 
 
 def test_a_scale_whose_square_is_zero_has_a_norm(engine):
@@ -327,9 +342,7 @@ class TestFactors:
         model.save_pretrained(tmp_path / "adapter")
         shape = bs.geometry(f"lora:{tmp_path / 'adapter'}", engine)
         direction = bs.Adapter(str(tmp_path / "adapter"))
-        from basinscope.directions.base import displacement_of
-
-        found = shape.distance(engine, displacement_of(direction, engine))
+        found = shape.distance(engine, direction.as_displacement(engine))
         assert found.r == pytest.approx(math.sqrt(size), rel=1e-4)
         whole = sum(
             float(np.square(direction.delta(engine, n).numpy()).sum()) for n in engine.shapes

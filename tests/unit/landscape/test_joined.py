@@ -16,8 +16,8 @@ from basinscope.landscape.joined import joined
 N = 150
 
 
-class Axis:
-    label, identity, draws = "axis", "ones", 1
+class Axis(bs.Direction):
+    label, draws = "axis", 1
 
     def delta(self, engine, name, draw=0):
         return torch.ones(engine.shapes[name])

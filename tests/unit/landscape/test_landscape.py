@@ -15,12 +15,16 @@ from basinscope import stats
 # --- toys with known landscapes -----------------------------------------------------------------
 
 
-class Axis:
+class Axis(bs.Direction):
     """All ones (times a slope): a linear module's weights go from theta0 to theta0 + alpha."""
+
+    label = "axis"
 
     def __init__(self, label: str = "axis", slope: float = 1.0) -> None:
         self.label, self.slope = label, slope
-        self.identity = f"ones times {slope}"
+
+    def identity(self, engine, draw=0):
+        return f"ones times {self.slope}"
 
     def delta(self, engine, name, draw=0):
         return torch.full(engine.shapes[name], self.slope)
@@ -416,7 +420,7 @@ def test_two_seeds_are_two_directions():
     assert len(outcomes) == len(set(outcomes.values())) == 4
 
 
-class Anonymous:
+class Anonymous(bs.Direction):
     """A direction without an identity, of which only the bytes are known."""
 
     label = "mine"

@@ -15,10 +15,10 @@ from basinscope import stats
 STEPS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
 
 
-class Slopes:
+class Slopes(bs.Direction):
     """Draw k moves the only weight by slope k: every draw has a width of its own."""
 
-    label, identity = "slopes", "slopes"
+    label = "slopes"
 
     def __init__(self, *slopes: float) -> None:
         self.slopes = slopes

@@ -19,8 +19,8 @@ class Alpha(bs.Engine):
         return [bs.Ranking((self.module.weight.item() - 1,)) for _ in requests]
 
 
-class Ones:
-    label = identity = "ones"
+class Ones(bs.Direction):
+    label = "ones"
 
     def delta(self, engine, name, draw=0):
         return torch.ones(engine.shapes[name])

@@ -20,12 +20,16 @@ from basinscope.runs.store import Store
 XS, YS = (-1.0, 0.0, 0.5), (0.0, 2.0)
 
 
-class Axis:
+class Axis(bs.Direction):
     """Moves one of the two weights."""
+
+    label = "axis"
 
     def __init__(self, n: int, label: str = "", scale: float = 1.0) -> None:
         self.n, self.label, self.scale = n, label or f"axis{n}", scale
-        self.identity = f"axis {n} {scale}"
+
+    def identity(self, engine, draw=0):
+        return f"axis {self.n} {self.scale}"
 
     def delta(self, engine, name, draw=0):
         delta = torch.zeros(engine.shapes[name])
@@ -36,10 +40,10 @@ class Axis:
 A, B = Axis(0), Axis(1)
 
 
-class Both:
+class Both(bs.Direction):
     """Along both weights: at 45 degrees to either axis."""
 
-    label, identity = "both", "both"
+    label = "both"
 
     def delta(self, engine, name, draw=0):
         return torch.ones(engine.shapes[name])

@@ -10,13 +10,16 @@ import basinscope as bs
 HOSTILE = "<script>alert('x')</script>"
 
 
-class Axis:
+class Axis(bs.Direction):
     """All ones: the only weight goes from 1 to 1 + alpha."""
 
-    identity = "ones"
+    label = "axis"
 
     def __init__(self, label: str = "axis") -> None:
         self.label = label
+
+    def identity(self, engine, draw=0):
+        return "ones"
 
     def delta(self, engine, name, draw=0):
         return torch.ones(engine.shapes[name])

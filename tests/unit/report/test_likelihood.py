@@ -46,11 +46,16 @@ class Moves:
         return bs.Outcome(margin > 0, "x", margin, 5 - margin, i + 1 if self.tokens else None)
 
 
-class Axis:
+class Axis(bs.Direction):
     """The only weight goes from 0 to alpha; the bias is 1 + the draw."""
 
+    label = "axis"
+
     def __init__(self, label="axis"):
-        self.label, self.identity = label, f"numbered {label}"
+        self.label = label
+
+    def identity(self, engine, draw=0):
+        return f"numbered {self.label}"
 
     def delta(self, engine, name, draw=0):
         shape = engine.shapes[name]

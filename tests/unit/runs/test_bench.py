@@ -144,7 +144,7 @@ def test_weights_are_back_when_whoever_asked_goes_away():
     assert engine.fingerprint() == theta0
 
 
-class Custom:
+class Custom(bs.Direction):
     """A direction that names itself by no identity: its bytes are hashed."""
 
     label = "custom"
