@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint format bench clean results results-small results-methods \
+.PHONY: setup demo test lint format docs bench clean results results-small results-methods \
 	results-wall results-sigma results-variants results-repeated results-length \
 	results-size
 
@@ -28,10 +28,16 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, into build/docs, without a network; it begins at build/docs/index.html.
+docs: setup
+	$(BIN)/python docs/help.py --write
+	$(BIN)/mkdocs build --strict --quiet
 
 # BENCH="--quick" for a look of a few minutes
 bench: setup
