@@ -40,7 +40,7 @@ def test_formulas_become_mathml():
 )
 def test_a_page_that_loads_from_another_host_is_refused(tag):
     page = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
-    with pytest.raises(PluginError, match="a.md loads from another host"):
+    with pytest.raises(PluginError, match=r"a\.md loads from another host"):
         site.on_post_page(f"<p>{tag}</p>", page=page)
 
 
