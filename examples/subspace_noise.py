@@ -83,11 +83,11 @@ class SubspaceAugmented(GaussianAugmented):
             if self.antithetic:
                 sigma, draw = sigma * (-1) ** (draw % 2), draw // 2
             draw += FIRST_DRAW
-            parts = self._direction.parts(self._weights, name, draw) if sigma else None
+            parts = self._direction.parts(self._weights, name, draw, live.device) if sigma else None
             if parts is None:
                 continue
             clean = self._buffer(live, live, live.dtype)
             clean.copy_(live)
             undo.append(partial(live.copy_, clean))
-            moved = parts(0, live.numel()).to(live.device).view(live.shape)
+            moved = parts(0, live.numel()).view(live.shape)
             live.copy_(torch.add(clean.float(), moved, alpha=sigma))

@@ -111,6 +111,6 @@ def test_parts_join_whatever_their_number(tmp_path):
     moved = torch.arange(n) - module.weight.detach()[0]
     delta = line.delta(engine, "weight")[0] * line.sits_at(engine)
     assert torch.allclose(delta, moved, rtol=1e-5)
-    parts = line.parts(engine, "weight")
+    parts = line.parts(engine, "weight", 0, "cpu")
     for a, b in ((0, 1), (CHUNK - 1, CHUNK + 1), (5, n), (n - 1, n)):
         assert torch.equal(parts(a, b) * line.sits_at(engine), delta[a:b])

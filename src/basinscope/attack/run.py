@@ -23,7 +23,8 @@ from basinscope.attack.collapse import Collapse, collapse_radius
 from basinscope.attack.objective import Loss, Objective, Value, of
 from basinscope.attack.proxy import Proxy, descend
 from basinscope.attack.record import Folder, Kept, Start
-from basinscope.attack.vectors import InMemory, Labelled, norm, views
+from basinscope.attack.vectors import InMemory, norm, views
+from basinscope.directions.planes import Drawn
 from basinscope.directions.saved import Saved, save_direction
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
@@ -225,7 +226,7 @@ def attack(
         near = done[story["best"]].radius / math.sqrt(work.d)
         edges = collapse_radius(
             work,
-            Labelled(direction, "attack"),
+            Drawn(direction, name="attack"),
             many,
             level=level,
             near=near,

@@ -76,35 +76,7 @@ class InMemory(Direction):
     displacement: float | None = None
     draws = 1
 
-    def parts(self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu") -> Parts:
+    def parts(self, engine: Weights, name: str, draw: int, device: Device) -> Parts:
         """Delta of one parameter piece by piece, float32."""
         flat = self.tensors[name].view(-1)
         return lambda start, stop: flat[start:stop].to(device) * self.scale
-
-
-@dataclass(frozen=True)
-class Labelled(Direction):
-    """A direction by another name: that of a file changes with the folder that one stands in.
-
-    Args:
-        direction: a direction of one draw.
-        label: its label.
-    """
-
-    direction: Direction
-    label: str = "attack"
-    draws = 1
-
-    def identity(self, engine: Weights, draw: int = 0) -> str:
-        """Text that determines delta."""
-        return self.direction.identity(engine, draw)
-
-    def fit(self, engine: Weights) -> None:
-        """Fit the direction."""
-        self.direction.fit(engine)
-
-    def parts(
-        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
-    ) -> Parts | None:
-        """Delta of one parameter piece by piece."""
-        return self.direction.parts(engine, name, draw, device)

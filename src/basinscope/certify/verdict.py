@@ -101,9 +101,7 @@ class Shifted(Direction):
     sigma: float
     label = "displaced"
 
-    def parts(
-        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
-    ) -> Parts | None:
+    def parts(self, engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
         """Displacement and noise of one parameter piece by piece."""
         move = self.moves(name)
         drawn = None if self.noise is None else self.noise.parts(engine, name, draw, device)

@@ -95,11 +95,9 @@ class Direction(abc.ABC):
 
     def delta(self, engine: Weights, name: str, draw: int = 0) -> torch.Tensor:
         """Direction of one parameter: float32, of that parameter's shape, on the CPU."""
-        return whole(self.parts(engine, name, draw), shape_of(engine, name))
+        return whole(self.parts(engine, name, draw, "cpu"), shape_of(engine, name))
 
-    def parts(
-        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
-    ) -> Parts | None:
+    def parts(self, engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
         """Delta of one parameter piece by piece, on a device; None where it is zero.
 
         Raises:
@@ -191,7 +189,7 @@ class Direction(abc.ABC):
             )
 
         def parts(name: str) -> Parts | None:
-            delta = self.parts(engine, name)
+            delta = self.parts(engine, name, 0, "cpu")
             return None if delta is None else lambda a, b: delta(a, b).mul_(scale)
 
         return parts
@@ -227,9 +225,7 @@ class Random(Direction):
         """Standard deviation of delta on one parameter."""
         return 1.0
 
-    def parts(
-        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
-    ) -> Parts | None:
+    def parts(self, engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
         """Normals of that parameter, made where they are wanted."""
         shape_of(engine, name)
         seed, std = self.seed, self.std(name)

@@ -104,9 +104,7 @@ class Displaced(Direction):
             self._fitted.identity = self._fitted.moves.identity()
         return self._fitted.identity
 
-    def parts(
-        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
-    ) -> Parts | None:
+    def parts(self, engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
         """Delta of one parameter piece by piece, float32, on a device; None where it is zero."""
         self.check_draw(draw)
         shape_of(engine, name)

@@ -24,33 +24,35 @@ PARALLEL = 1e-5  # a remainder below this share of sqrt(d) is rounding, not a di
 
 @dataclass(frozen=True)
 class Drawn(Direction):
-    """One draw of a family, as a direction of its own.
+    """One draw of a family, as a direction of its own, perhaps by another name.
 
     Args:
         family: any direction.
         draw: number of the draw.
+        name: its label; None for ``random#3``, or the family's own where it is draw 0.
     """
 
     family: Direction
     draw: int = 0
+    name: str | None = None
     draws = 1
 
     @property
     def label(self) -> str:
-        """``random#3``; the family's own label for draw 0."""
-        return f"{self.family.label}#{self.draw}" if self.draw else self.family.label
+        """Word that names it in every table; on the command line there is none."""
+        number = f"#{self.draw}" if self.draw else ""
+        return self.name or f"{self.family.label}{number}"
 
     def identity(self, engine: Weights, draw: int = 0) -> str:
-        """Text that determines delta."""
-        return f"{self.family.identity(engine, self.draw)} draw={self.draw}"
+        """Text that determines delta: for draw 0 the family's."""
+        number = f" draw={self.draw}" if self.draw else ""
+        return f"{self.family.identity(engine, self.draw)}{number}"
 
     def fit(self, engine: Weights) -> None:
         """Fit the family."""
         self.family.fit(engine)
 
-    def parts(
-        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
-    ) -> Parts | None:
+    def parts(self, engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
         """Delta of one parameter piece by piece."""
         self.check_draw(draw)
         return self.family.parts(engine, name, self.draw, device)
@@ -169,9 +171,7 @@ class Point(Direction):
         self.a.fit(engine)
         self.b.fit(engine)
 
-    def parts(
-        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
-    ) -> Parts | None:
+    def parts(self, engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
         """Delta of one parameter piece by piece."""
         self.check_draw(draw)
         return _combined(engine, name, device, ((self.a, self.x), (self.b, self.y)))
@@ -265,7 +265,7 @@ def project(engine: Weights, plane: Plane, model: Direction | str) -> Projection
 def _stacked(engine: Weights, directions: Sequence[Direction]) -> Iterator[torch.Tensor]:
     """Rows of float64, one for each direction, chunk by chunk over the selection."""
     for name, shape in engine.shapes.items():
-        deltas = [direction.parts(engine, name) for direction in directions]
+        deltas = [direction.parts(engine, name, 0, "cpu") for direction in directions]
         for start, stop in chunks(shape.numel()) if any(deltas) else ():
             rows = torch.zeros(len(deltas), stop - start, dtype=torch.float64)
             for row, parts in zip(rows, deltas, strict=True):

@@ -118,9 +118,7 @@ class Noise(Direction):
         """Noise scheme, seed and covariance."""
         return f"{noise.SCHEME} seed={self.seed} {self.geometry.identity}"
 
-    def parts(
-        self, engine: Weights, name: str, draw: int = 0, device: Device = "cpu"
-    ) -> Parts | None:
+    def parts(self, engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
         """Draw of one parameter piece by piece."""
         shape_of(engine, name)
         return self.sample(engine, name, draw, device)

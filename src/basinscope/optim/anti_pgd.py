@@ -42,7 +42,7 @@ class AntiPGD(Method):
         select: str | None,
         schedule: str,
     ) -> None:
-        kind, given = setup.base(base)
+        kind, options = setup.base(base)
         self._chosen = [
             (name, p) for name, p in setup.named() if select is None or re.search(select, name)
         ]
@@ -52,7 +52,7 @@ class AntiPGD(Method):
                 f"the parameters are called like {', '.join(n for n, _ in setup.named()[:3])}",
             )
         self._sigma, self._schedule = sigma, schedule_of(schedule, setup.total_steps)
-        super().__init__(setup, kind(setup.groups(), **given), identity=identity, average=average)
+        super().__init__(setup, kind(setup.groups(), **options), identity=identity, average=average)
 
     def _update(self, losses: Sequence[Loss], clip: float | None) -> None:
         super()._update(losses, clip)

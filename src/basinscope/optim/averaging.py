@@ -79,12 +79,12 @@ class Average:
 
         Before the first average they are left alone.
         """
-        kept = [p.detach().clone() for p in self._parameters] if self.count else []
+        live = [p.detach().clone() for p in self._parameters] if self.count else []
         try:
             _write(self._parameters, self.tensors)
             yield
         finally:
-            _write(self._parameters, kept)
+            _write(self._parameters, live)
 
 
 def _write(parameters: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:

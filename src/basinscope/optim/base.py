@@ -129,14 +129,14 @@ class Method:
                 "pass lambda: model(...).loss",
             )
         self.optimizer.zero_grad()
-        seen = self._gradients(losses)
+        mean_loss = self._gradients(losses)
         self._update(losses, clip)
         self.optimizer.zero_grad()
         self.steps += 1
         if self._average is not None:
             with self._clean():
                 self._average.update(self.steps - 1)
-        return float(seen)
+        return float(mean_loss)
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
@@ -180,12 +180,12 @@ class Method:
             BasinscopeError: if another method, option, seed or length made it (the differences are
                 listed).
         """
-        found = unpack(state)
-        own, saved = self._identity, found["method"]
+        state = unpack(state)
+        now, then = self._identity, state["method"]
         differences = [
-            f"{key}: {saved.get(key)} -> {own.get(key)}"
-            for key in sorted({*own, *saved})
-            if saved.get(key) != own.get(key)
+            f"{key}: {then.get(key)} -> {now.get(key)}"
+            for key in sorted({*now, *then})
+            if then.get(key) != now.get(key)
         ]
         if differences:
             raise BasinscopeError(
@@ -193,11 +193,11 @@ class Method:
                 "a run is resumed with the settings that it began with",
                 "pass those, or begin a new run",
             )
-        self._stateful.load_state_dict(found["optimizer"])
-        self.steps = found["steps"]
+        self._stateful.load_state_dict(state["optimizer"])
+        self.steps = state["steps"]
         if self._average is not None:
-            self._average.count = found["average"]["count"]
-            self._average.tensors = found["average"]["tensors"]
+            self._average.count = state["average"]["count"]
+            self._average.tensors = state["average"]["tensors"]
 
     def _gradients(self, losses: Sequence[Loss]) -> torch.Tensor:
         """Leave the gradient in ``.grad``, give the mean loss."""

@@ -48,8 +48,8 @@ class ContinuousDropout(Method):
                 "GPT-2 has them",
             )
         self._std = std
-        kind, given = setup.base(base)
-        super().__init__(setup, kind(setup.groups(), **given), identity=identity, average=average)
+        kind, options = setup.base(base)
+        super().__init__(setup, kind(setup.groups(), **options), identity=identity, average=average)
 
     def _gradients(self, losses: Sequence[Loss]) -> torch.Tensor:
         if not all(layer.training for layer in self._layers):

@@ -47,8 +47,8 @@ class GaussianAugmented(torch.optim.Optimizer):
         sigma: standard deviation of the noise, of each weight, at least 0.
         seed: names the noise.
         relative: ``True``: sigma counts in units of each tensor's RMS; ``"model"``: in units of the
-            RMS of all perturbed weights together, the unit in which widths are told, so that all
-            get the same noise. Taken anew after every step.
+            RMS of all perturbed weights together, as widths are, so that all get the same noise.
+            Taken anew after every step.
         schedule: factor on sigma by the number of steps taken; default 1.
         select: regular expression; only parameters whose name it matches get noise.
         names: the module, whose canonical names are taken, or named parameters; for ``params``
@@ -137,11 +137,11 @@ class GaussianAugmented(torch.optim.Optimizer):
                 noise_draw=0,
                 noise_steps=0,
             )
-        found = [name for _, name, _ in self._all()]
-        if not any(map(self._is_chosen, found)):
+        every = [name for _, name, _ in self._all()]
+        if not any(map(self._is_chosen, every)):
             raise BasinscopeError(
                 f"select={select!r} matches no parameter",
-                f"the parameters are called like {', '.join(found[:3])}",
+                f"the parameters are called like {', '.join(every[:3])}",
             )
 
     @property
@@ -256,29 +256,28 @@ class GaussianAugmented(torch.optim.Optimizer):
                 (the differences are listed).
         """
         self._refuse_open("load_state_dict()")
-        found = []
-        for i, (own, saved) in enumerate(
-            zip(self.param_groups, state_dict["param_groups"], strict=False)
-        ):
-            for key in own:
-                if key in _COUNTS or not (key == "sigma" or key.startswith("noise_")):
-                    continue
-                if key in saved and saved[key] != own[key]:
-                    found.append(f"{key} of group {i}: {saved[key]} -> {own[key]}")
-        if found:
-            raise BasinscopeError(
-                f"the state was made with other noise ({'; '.join(found)})",
-                "a run is resumed with the noise that it began with",
-                "pass those, or begin a new run",
-            )
-        kept = [
+        settings = [
             {k: v for k, v in group.items() if k == "sigma" or k.startswith("noise_")}
             for group in self.param_groups
         ]
+        differences = [
+            f"{key} of group {i}: {saved[key]} -> {value}"
+            for i, (now, saved) in enumerate(
+                zip(settings, state_dict["param_groups"], strict=False)
+            )
+            for key, value in now.items()
+            if key not in _COUNTS and saved.get(key, value) != value
+        ]
+        if differences:
+            raise BasinscopeError(
+                f"the state was made with other noise ({'; '.join(differences)})",
+                "a run is resumed with the noise that it began with",
+                "pass those, or begin a new run",
+            )
         self.base.load_state_dict(state_dict)
         self._share()
-        for group, own in zip(self.param_groups, kept, strict=True):
-            for key, value in own.items():
+        for group, now in zip(self.param_groups, settings, strict=True):
+            for key, value in now.items():
                 group.setdefault(key, value)
         self._rms.clear()
 
@@ -368,8 +367,9 @@ class GaussianAugmented(torch.optim.Optimizer):
 
     def _whole_scale(self) -> float:
         """RMS of all perturbed weights."""
-        own = [(p.numel(), self._scale(p)) for p, name, _ in self._all() if self._is_chosen(name)]
-        return math.sqrt(sum(n * rms**2 for n, rms in own) / sum(n for n, _ in own))
+        noisy = [p for p, name, _ in self._all() if self._is_chosen(name)]
+        square = sum(p.numel() * self._scale(p) ** 2 for p in noisy)
+        return math.sqrt(square / sum(p.numel() for p in noisy))
 
     def _scale(self, live: torch.Tensor) -> float:
         """RMS of a whole tensor, worked out once between two steps."""
@@ -400,10 +400,10 @@ class GaussianAugmented(torch.optim.Optimizer):
     def _is_chosen(self, name: str) -> bool:
         return self._select is None or self._select.search(name) is not None
 
-    def _refuse_open(self, what: str) -> None:
+    def _refuse_open(self, call: str) -> None:
         if self._open:
             raise BasinscopeError(
-                f"{what} inside perturbed(), where the weights are noisy",
+                f"{call} inside perturbed(), where the weights are noisy",
                 "forward and backward belong inside the with-block, everything else after it",
             )
 

@@ -28,25 +28,23 @@ Option = float | str | bool | None
 
 @dataclass(frozen=True)
 class Kind:
-    """One method: how it is made, and the options it takes with their defaults.
+    """One method: how it is made, and the options it takes.
 
-    An option without a default (`REQUIRED`) must be given.
+    ``options`` have the defaults that are shown; ``required`` are numbers that have none.
     """
 
     make: Callable[..., Method]
     about: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
 
-
-REQUIRED = float
-"""Stands for the default of a number that has none."""
 
 _COMMON: dict[str, Any] = {"base": "adamw", "average": None}
 
 
 def _adamw(setup: Setup, *, base: str, average: str | None, identity: Mapping[str, Any]) -> Method:
-    kind, given = setup.base(base)
-    return Method(setup, kind(setup.groups(), **given), identity=identity, average=average)
+    kind, options = setup.base(base)
+    return Method(setup, kind(setup.groups(), **options), identity=identity, average=average)
 
 
 METHODS: dict[str, Kind] = {
@@ -57,20 +55,20 @@ METHODS: dict[str, Kind] = {
     ),
     "go": Kind(
         Gaussian, "gradients at theta + noise (arXiv 2505.17646)",
-        {"sigma": REQUIRED, "relative": False, "select": None, "schedule": "constant",
-         "antithetic": False},
+        {"relative": False, "select": None, "schedule": "constant", "antithetic": False},
+        ("sigma",),
     ),
     "nso": Kind(
         TwoPoint, "mean gradient at theta + noise and theta - noise (arXiv 2306.08553)",
-        {"sigma": REQUIRED, "relative": False, "select": None, "schedule": "constant"},
+        {"relative": False, "select": None, "schedule": "constant"}, ("sigma",),
     ),
     "anti-pgd": Kind(
         AntiPGD, "anticorrelated noise on the weights themselves (arXiv 2202.02831)",
-        {"sigma": REQUIRED, "select": None, "schedule": "constant"},
+        {"select": None, "schedule": "constant"}, ("sigma",),
     ),
     "dropout": Kind(
         ContinuousDropout, "Gaussian factors on activations (Srivastava et al. 2014, section 10)",
-        {"std": REQUIRED},
+        required=("std",),
     ),
     "sam": Kind(sharpness.sam, "sharpness-aware (arXiv 2010.01412)", {"rho": 0.05}),
     "asam": Kind(sharpness.asam, "adaptive SAM (arXiv 2102.11600)", {"rho": 0.5}),
@@ -116,42 +114,44 @@ class MethodSpec:
                 f"allowed: {', '.join(METHODS)}",
                 did_you_mean(self.name, METHODS),
             )
-        known = self._known()
+        required, defaults = METHODS[self.name].required, self._defaults()
+        allowed = (*required, *defaults)
         for key, value in self.options.items():
-            if key not in known:
+            option = f"method {self.name} with {key}={value!r}"
+            if key not in allowed:
                 raise BasinscopeError(
-                    f"method {self.name} with {key}={value!r}",
-                    f"its options are {', '.join(known)}",
-                    did_you_mean(key, known),
+                    option, f"its options are {', '.join(allowed)}", did_you_mean(key, allowed)
                 )
             if key != "relative":
-                _check(f"method {self.name} with {key}={value!r}", known[key], value)
+                _check(option, defaults.get(key, 0.0), value)
             if key in _WORDS and value is not None:
                 _WORDS[key](value)
-        missing = [k for k, v in known.items() if v is REQUIRED and k not in self.options]
-        if missing:
-            raise BasinscopeError(
-                f"method {self.name} without {missing[0]}",
-                "it has no default",
-                f"give {missing[0]}=NUMBER",
-            )
-        kept = {
+        for key in required:
+            if key not in self.options:
+                raise BasinscopeError(
+                    f"method {self.name} without {key}",
+                    "it has no default",
+                    f"give {key}=NUMBER",
+                )
+        unlike_defaults = {
             k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v
             for k, v in sorted(self.options.items())
-            if v != known[k] or isinstance(v, bool) != isinstance(known[k], bool)
+            if k in required
+            or v != defaults[k]
+            or isinstance(v, bool) != isinstance(defaults[k], bool)
         }
-        object.__setattr__(self, "options", kept)
+        object.__setattr__(self, "options", unlike_defaults)
 
     @classmethod
-    def of(cls, given: str | Mapping[str, Any]) -> MethodSpec:
+    def of(cls, entry: str | Mapping[str, Any]) -> MethodSpec:
         """From a recipe: a bare name, or one mapping of ``name`` and options."""
-        if isinstance(given, str):
-            return cls(given)
-        if not isinstance(given.get("name"), str):
+        if isinstance(entry, str):
+            return cls(entry)
+        if not isinstance(entry.get("name"), str):
             raise BasinscopeError(
-                f"method {dict(given)!r}", "allowed: a name, or a mapping with `name` and options"
+                f"method {dict(entry)!r}", "allowed: a name, or a mapping with `name` and options"
             )
-        return cls(given["name"], {k: v for k, v in given.items() if k != "name"})
+        return cls(entry["name"], {k: v for k, v in entry.items() if k != "name"})
 
     @property
     def label(self) -> str:
@@ -166,12 +166,11 @@ class MethodSpec:
 
     def complete(self) -> dict[str, Option]:
         """All options, the defaults among them."""
-        return {**self._known(), **self.options}
+        return {**self._defaults(), **self.options}
 
-    def _known(self) -> dict[str, Any]:
-        return {**METHODS[self.name].options, **{
-            k: v for k, v in _COMMON.items() if k not in METHODS[self.name].options
-        }}  # fmt: skip
+    def _defaults(self) -> dict[str, Any]:
+        options = METHODS[self.name].options
+        return {**options, **{k: v for k, v in _COMMON.items() if k not in options}}
 
 
 def build(
@@ -236,14 +235,14 @@ _WORDS: dict[str, Callable[[Any], Any]] = {
 """Checks of the options that are words, or may be."""
 
 
-def _check(given: str, default: Any, value: Any) -> None:
+def _check(option: str, default: Any, value: Any) -> None:
     """Refuse a value that is not of the kind of its default."""
     if isinstance(default, bool):
         if not isinstance(value, bool):
-            raise BasinscopeError(given, "allowed: true or false")
-    elif default is REQUIRED or isinstance(default, float):
+            raise BasinscopeError(option, "allowed: true or false")
+    elif isinstance(default, float):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value < math.inf:
-            raise BasinscopeError(given, "allowed: a finite number of at least 0")
+            raise BasinscopeError(option, "allowed: a finite number of at least 0")
     elif value is not None and not isinstance(value, str):
-        raise BasinscopeError(given, "allowed: a string")
+        raise BasinscopeError(option, "allowed: a string")

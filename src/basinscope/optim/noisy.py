@@ -34,7 +34,7 @@ class Gaussian(Method):
         antithetic: bool = False,
         passes: float = 1.0,
     ) -> None:
-        kind, given = setup.base(base)
+        kind, options = setup.base(base)
         self._noisy = GaussianAugmented(
             setup.groups(),
             names=setup.model,
@@ -45,7 +45,7 @@ class Gaussian(Method):
             select=select,
             schedule=schedule_of(schedule, setup.total_steps),
             antithetic=antithetic,
-            **given,
+            **options,
         )
         self._pairs = antithetic
         super().__init__(setup, self._noisy, identity=identity, average=average, passes=passes)

@@ -41,16 +41,16 @@ def schedule(word: str, total_steps: int) -> Callable[[int], float]:
     return lambda step: min(1.0, step / part)
 
 
-def share(word: str, given: str) -> float:
+def share(word: str, option: str) -> float:
     """Part of a run as a number in (0, 1].
 
     Raises:
-        BasinscopeError: for anything else; the message begins with ``given``.
+        BasinscopeError: for anything else; the message begins with ``option``.
     """
     try:
         value = float(word)
     except ValueError:
         value = float("nan")
     if not 0 < value <= 1:
-        raise BasinscopeError(given, f"allowed: {_ALLOWED}")
+        raise BasinscopeError(option, f"allowed: {_ALLOWED}")
     return value

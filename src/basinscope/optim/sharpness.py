@@ -35,10 +35,12 @@ class SharpnessAware(Method):
         **options: Any,
     ) -> None:
         library = _library(identity["name"])
-        base_kind, given = setup.base(base)
+        base_kind, base_options = setup.base(base)
         model = (setup.model,) if kind == "WSAM" else ()
         self._kind, self._every = kind, every
-        self._sam = getattr(library, kind)(*model, setup.groups(), base_kind, **options, **given)
+        self._sam = getattr(library, kind)(
+            *model, setup.groups(), base_kind, **options, **base_options
+        )
         super().__init__(
             setup,
             self._sam.base_optimizer,
@@ -52,13 +54,13 @@ class SharpnessAware(Method):
         if self._kind == "WSAM":
             self._clip(clip)
         if self.steps % self._every == 0:
-            kept = [p.detach().clone() for p in self._parameters]
+            clean = [p.detach().clone() for p in self._parameters]
             try:
                 self._sam.first_step(zero_grad=True)
                 self._pass(losses)
             finally:
                 with torch.no_grad():
-                    for p, value in zip(self._parameters, kept, strict=True):
+                    for p, value in zip(self._parameters, clean, strict=True):
                         p.copy_(value)
                         for key in ("old_p", "e_w"):  # so that the library does not do it again
                             self._sam.state[p].pop(key, None)

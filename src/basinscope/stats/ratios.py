@@ -40,8 +40,8 @@ def paired_ratio(values: ArrayLike, baseline: ArrayLike, confidence: float = 0.9
         and rightly so.
 
     Example:
-        >>> found = paired_ratio([1.0, 1.2, 1.1], [2.0, 2.2, 2.1])
-        >>> round(found.low, 3), round(found.estimate, 3), round(found.high, 3)
+        >>> ratio = paired_ratio([1.0, 1.2, 1.1], [2.0, 2.2, 2.1])
+        >>> round(ratio.low, 3), round(ratio.estimate, 3), round(ratio.high, 3)
         (0.46, 0.524, 0.574)
     """
     check_confidence(confidence)

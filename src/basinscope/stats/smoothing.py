@@ -1,4 +1,4 @@
-r"""What a smoothed score guarantees about displaced weights: bounds, radius, decomposition.
+r"""What a smoothed score guarantees about displaced weights: bounds and radius.
 
 The smoothed score of weights :math:`\theta` is :math:`p(\theta) = E\,S(\theta + \epsilon)` with
 :math:`\epsilon \sim N(0, \sigma^2 I)` and a measurable score S in [0, 1]. Nothing else is assumed
@@ -41,16 +41,6 @@ def weak_bound(p: ArrayLike, r: ArrayLike, sigma: ArrayLike) -> Array:
     """
     p_, t = _checked(p, r, sigma)
     return np.maximum(0.0, p_ - t / math.sqrt(2 * math.pi))
-
-
-def weak_upper_bound(p: ArrayLike, r: ArrayLike, sigma: ArrayLike) -> Array:
-    r"""Upper bound :math:`p + r / (\sqrt{2\pi}\,\sigma)`, at most 1; see `weak_bound`.
-
-    >>> round(float(weak_upper_bound(0.1, 0.01, 0.01)), 4)
-    0.4989
-    """
-    p_, t = _checked(p, r, sigma)
-    return np.minimum(1.0, p_ + t / math.sqrt(2 * math.pi))
 
 
 def lower_bound(p: ArrayLike, r: ArrayLike, sigma: ArrayLike) -> Array:
@@ -109,30 +99,9 @@ def radius(p: ArrayLike, target: ArrayLike, sigma: ArrayLike) -> Array:
     """
     p_, q = np.broadcast_arrays(_probability(p), _probability(target, "target"))
     with np.errstate(invalid="ignore"):
-        found = _positive(sigma) * (ndtri(p_) - ndtri(q))
-    found = np.where((q == 0.0) | (p_ == 1.0), np.inf, found)
-    return np.asarray(np.where(p_ < q, np.nan, np.maximum(found, 0.0)))
-
-
-def decomposition(
-    score: ArrayLike, p: ArrayLike, r: ArrayLike, sigma: ArrayLike
-) -> tuple[Array, Array]:
-    r"""Split what may be lost between S(theta0) and the smoothed score at distance r in two.
-
-    .. math:: S(\theta_0) - p(\theta') \le [S(\theta_0) - p(\theta_0)]
-              + [p(\theta_0) - \Phi(z - r/\sigma)]
-
-    (arXiv 2505.17646, definition of the sigma-basin and the theorem after it.)
-
-    Returns:
-        The gap, what the noise alone costs (negative where noise helps), and the shift, what the
-        displacement costs at worst.
-
-    >>> [round(float(part), 4) for part in decomposition(0.95, 0.9, 0.01, 0.01)]
-    [0.05, 0.2891]
-    """
-    p_ = _probability(p)
-    return _probability(score, "score") - p_, p_ - lower_bound(p_, r, sigma)
+        distance = _positive(sigma) * (ndtri(p_) - ndtri(q))
+    distance = np.where((q == 0.0) | (p_ == 1.0), np.inf, distance)
+    return np.asarray(np.where(p_ < q, np.nan, np.maximum(distance, 0.0)))
 
 
 def mean_lower_bound(p_items: ArrayLike, r: ArrayLike, sigma: float) -> Array:

@@ -36,8 +36,8 @@ def mean_over_strata(
         of strata from which no item was drawn.
 
     Example:
-        >>> found = mean_over_strata([1, 50], [2, 100])
-        >>> found.estimate, round(found.high - found.low, 3)
+        >>> mean = mean_over_strata([1, 50], [2, 100])
+        >>> mean.estimate, round(mean.high - mean.low, 3)
         (0.5, 0.97)
     """
     check_confidence(confidence)

@@ -30,8 +30,8 @@ def student(values: ArrayLike, confidence: float = 0.95) -> Interval:
         with heavy tails the interval can be too narrow.
 
     Example:
-        >>> found = student([1.0, 2.0, 3.0])
-        >>> round(found.low, 3), found.estimate, round(found.high, 3)
+        >>> interval = student([1.0, 2.0, 3.0])
+        >>> round(interval.low, 3), interval.estimate, round(interval.high, 3)
         (-0.484, 2.0, 4.484)
     """
     check_confidence(confidence)

@@ -131,7 +131,7 @@ def files_of(model: str, engine: Weights) -> list[Path]:
 
 
 def match(
-    what: str, engine: Weights, shelf: Shelf, optional: Collection[str] = ()
+    label: str, engine: Weights, shelf: Shelf, optional: Collection[str] = ()
 ) -> dict[str, str]:
     """Name on the shelf of every perturbed parameter; all others must be known to the module.
 
@@ -139,7 +139,7 @@ def match(
     base model in front (``transformer.``).
 
     Args:
-        what: says in messages what is compared.
+        label: says in messages what is compared.
         engine: the engine.
         shelf: the checkpoint.
         optional: parameters that may be missing.
@@ -148,7 +148,7 @@ def match(
         BasinscopeError: with the parameters that are missing, unknown, or of another shape; or
             where tied parameters have different values.
     """
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     unknown = []
     for key in shelf.entries:
         name = _known(engine.names, key)
@@ -156,32 +156,32 @@ def match(
             if not _COMPUTED.search(key):
                 unknown.append(key)
         elif name in engine.shapes:
-            if name in found and not _equal(shelf, found[name], key):
+            if name in keys and not _equal(shelf, keys[name], key):
                 raise BasinscopeError(
-                    f"{what} has different values for {found[name]} and {key}",
+                    f"{label} has different values for {keys[name]} and {key}",
                     "the model ties them: they are one parameter there",
                     "load a model whose config does not tie them",
                 )
-            if found.get(name) != name:
-                found[name] = key
-    missing = [n for n in engine.shapes if n not in found and n not in optional]
-    other = [
-        f"{n} {tuple(shelf.entries[found[n]].shape)} instead of {tuple(shape)}"
+            if keys.get(name) != name:
+                keys[name] = key
+    missing = [n for n in engine.shapes if n not in keys and n not in optional]
+    misshapen = [
+        f"{n} {tuple(shelf.entries[keys[n]].shape)} instead of {tuple(shape)}"
         for n, shape in engine.shapes.items()
-        if n in found and shelf.entries[found[n]].shape != shape
+        if n in keys and shelf.entries[keys[n]].shape != shape
     ]
-    if missing or unknown or other:
-        said = (
+    if missing or unknown or misshapen:
+        mismatches = (
             listed(f"lacks {len(missing)} of {len(engine.shapes)} parameters", missing),
             listed(f"has {len(unknown)} that the model lacks", unknown),
-            listed(f"has {len(other)} of another shape", other),
+            listed(f"has {len(misshapen)} of another shape", misshapen),
         )
         raise BasinscopeError(
-            f"{what} does not fit the model: it {'; it '.join(filter(None, said))}",
+            f"{label} does not fit the model: it {'; it '.join(filter(None, mismatches))}",
             "allowed: the same names and shapes",
             "give a checkpoint of the same architecture and size",
         )
-    return {name: found[name] for name in engine.shapes if name in found}
+    return {name: keys[name] for name in engine.shapes if name in keys}
 
 
 def listed(text: str, names: Sequence[str], most: int = 3) -> str:
@@ -199,10 +199,10 @@ def _known(names: Mapping[str, str], key: str) -> str | None:
     if "." not in plain:
         return None
     bases = {name.partition(".")[0] for name in names}
-    found = {names[n] for base in bases if (n := f"{base}.{plain}") in names}
-    if not found and plain.partition(".")[0] not in bases:
-        found = {names[n] for n in [plain.partition(".")[2]] if n in names}
-    return found.pop() if len(found) == 1 else None
+    candidates = {names[n] for base in bases if (n := f"{base}.{plain}") in names}
+    if not candidates and plain.partition(".")[0] not in bases:
+        candidates = {names[n] for n in [plain.partition(".")[2]] if n in names}
+    return candidates.pop() if len(candidates) == 1 else None
 
 
 def _equal(shelf: Shelf, first: str, second: str) -> bool:

@@ -71,7 +71,7 @@ def checkpoint_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     objects share it (defect 8 of earlier code: tied weights perturbed twice, a wrapper's extra
     parameters counted).
     """
-    found: dict[str, nn.Parameter] = {}
+    parameters: dict[str, nn.Parameter] = {}
     views: set[tuple[object, ...]] = set()
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for raw, parameter in module.named_parameters():
@@ -81,14 +81,14 @@ def checkpoint_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
         view = (_memory(parameter), parameter.dtype, parameter.shape, parameter.stride())
         if view in views and parameter.numel():
             continue
-        if name in found:
+        if name in parameters:
             raise BasinscopeError(
                 f"two parameters are both called {name!r} in the checkpoint",
                 "names must differ once what wrappers add to them is taken off",
                 "unwrap the module, or merge its adapters",
             )
         views.add(view)
-        found[name] = parameter
+        parameters[name] = parameter
         if not parameter.is_meta:
             start = parameter.data_ptr()
             last = sum(
@@ -106,7 +106,7 @@ def checkpoint_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
                     "parameters must be tied wholly or not at all",
                     "give each its own memory: parameter.data = parameter.data.clone()",
                 )
-    return found
+    return parameters
 
 
 def canonical_name(module: nn.Module, raw: str) -> str | None:
@@ -158,17 +158,17 @@ def names(module: nn.Module) -> dict[str, str]:
     A buffer's canonical name is its own.
     """
     first: dict[tuple[object, ...], str] = {}
-    found: dict[str, str] = {}
+    canonical: dict[str, str] = {}
     for raw, parameter in module.named_parameters(remove_duplicate=False):
         name = canonical_name(module, raw)
         if name is not None:
             view = (_memory(parameter), parameter.dtype, parameter.shape, parameter.stride())
-            found[name] = first.setdefault(view, name) if parameter.numel() else name
+            canonical[name] = first.setdefault(view, name) if parameter.numel() else name
     for raw, _ in module.named_buffers(remove_duplicate=False):
         name = canonical_name(module, raw)
         if name is not None:
-            found.setdefault(name, name)
-    return found
+            canonical.setdefault(name, name)
+    return canonical
 
 
 def linear(module: nn.Module) -> dict[str, int]:
@@ -180,7 +180,7 @@ def linear(module: nn.Module) -> dict[str, int]:
     head = getattr(module, "get_output_embeddings", lambda: None)()
     tables = [m.weight for m in module.modules() if isinstance(m, nn.Embedding)]
     left_alone = {id(w) for w in [*tables, getattr(head, "weight", None)]}
-    found: dict[str, int] = {}
+    inputs: dict[str, int] = {}
     for path, part in module.named_modules():
         kind = 1 if isinstance(part, nn.Linear) else 0 if type(part).__name__ == "Conv1D" else None
         weight = getattr(part, "weight", None)
@@ -188,8 +188,8 @@ def linear(module: nn.Module) -> dict[str, int]:
             continue
         name = canonical_name(module, f"{path}.weight" if path else "weight")
         if name is not None:
-            found[name] = kind
-    return found
+            inputs[name] = kind
+    return inputs
 
 
 def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -221,7 +221,7 @@ class Walk:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self._seen: list[object] = []
-        self._found: dict[str, torch.Tensor] = {}  # holds what was seen, so that ids are not reused
+        self._tensors: dict[str, torch.Tensor] = {}  # held, so that ids are not reused
 
     def __call__(self) -> dict[str, torch.Tensor]:
         """Parameters and persistent buffers, as `tensors` gives them."""
@@ -232,8 +232,8 @@ class Walk:
             for name, tensor in kind.items()
         ]  # fmt: skip
         if now != self._seen:
-            self._found, self._seen = tensors(self.module), now
-        return self._found
+            self._tensors, self._seen = tensors(self.module), now
+        return self._tensors
 
 
 def _place(tensor: torch.Tensor | None) -> object:

@@ -34,7 +34,7 @@ class Counted(bs.Direction):
 
     label, draws, displacement = "counted", 2, 6.0
 
-    def parts(self, engine, name, draw=0, device="cpu"):
+    def parts(self, engine, name, draw, device):
         self.check_draw(draw)
         return None if name == "b" else lambda a, b: torch.arange(a, b, device=device) + 0.5 + draw
 
@@ -100,7 +100,7 @@ class TestDefaults:
         ones.check_draw(10**9)
 
     def test_parts_follow_from_delta(self):
-        parts = Ones(2.0).parts(ENGINE, "a", 1)
+        parts = Ones(2.0).parts(ENGINE, "a", 1, "cpu")
         assert parts(1, 4).tolist() == [3.0, 3.0, 3.0]
         parts(0, 6).zero_()
         assert parts(0, 6).tolist() == [3.0] * 6, "in memory that the caller may write to"
@@ -116,7 +116,7 @@ class TestDefaults:
                 return super().delta(engine, name, draw).T
 
         with pytest.raises(BasinscopeError, match=r"'ones' gives a the shape \(3, 2\);.*\(2, 3\)"):
-            Turned().parts(ENGINE, "a")
+            Turned().parts(ENGINE, "a", 0, "cpu")
 
     def test_a_class_with_neither_is_refused_when_it_is_written(self):
         with pytest.raises(BasinscopeError, match=r"Lame, a direction that has neither"):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import basinscope as bs
-from basinscope.attack.vectors import InMemory, Labelled
+from basinscope.attack.vectors import InMemory
 from basinscope.certify.verdict import Shifted
 from basinscope.directions.base import held
 from basinscope.directions.planes import Drawn, Orthogonal, Plane
@@ -90,7 +90,6 @@ MADE = {
     "plane of both": lambda engine, folder: Plane(bs.Random(), toward(folder)).at(0.1, 0.2),
     "remainder": lambda engine, folder: Orthogonal(toward(folder), bs.Random()),
     "in memory": lambda engine, folder: InMemory({NAME: torch.ones(SHAPE)}),
-    "relabelled": lambda engine, folder: Labelled(toward(folder), "attack"),
     "rms": lambda engine, folder: rms_scaled(engine).noise(0),
     "params": lambda engine, folder: PerTensor("one", {NAME: 1.0}).noise(0),
     "subspace": lambda engine, folder: subspace(engine, folder).noise(0),

@@ -118,8 +118,10 @@ class TestWhereTheOtherModelSits:
     def test_is_marked_in_the_figure_where_it_was_measured(
         self, steps, marks, engine, toward, tmp_path, monkeypatch
     ):
-        saved = []
-        monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: saved.append(self))
+        saved, save = [], Figure.savefig
+        monkeypatch.setattr(
+            Figure, "savefig", lambda self, *a, **k: (saved.append(self), save(self, *a, **k))
+        )
         land = bs.landscape(engine, inside(0.5), directions=[toward], steps=steps, draws=1)
         land.plot(tmp_path / "x.png")
         raw = saved[0].axes[0]
