@@ -235,7 +235,7 @@ def widen() -> Tables:
         write_text(Path(name), stories)
     with mock.patch.dict(os.environ, {"BASINSCOPE_CACHE": str(Path.cwd() / "cache")}):
         study = bs.widen(RECIPE, run="run", data_dir=".", device="cpu")
-    return {"rows": _json(_without_dropped(list(study.rows)))}
+    return {"rows": _json(_without_dropped([row.model_dump(mode="json") for row in study.rows]))}
 
 
 def surface() -> Tables:

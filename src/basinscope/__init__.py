@@ -55,7 +55,7 @@ from basinscope.tasks.base import (
 from basinscope.weights.noise import normals
 from basinscope.widening.plan import Plan
 from basinscope.widening.plan import plan as widen_plan
-from basinscope.widening.run import Widening, load_widening, widen
+from basinscope.widening.run import Widening, widen
 
 try:
     __version__ = version("basinscope")
@@ -116,7 +116,6 @@ __all__ = [
     "load_run",
     "load_strict_basin",
     "load_surface",
-    "load_widening",
     "normals",
     "random_subspace",
     "save_direction",

@@ -14,9 +14,10 @@ import yaml
 
 import basinscope as bs
 from basinscope import cli
+from basinscope.widening.run import read_widening
 
 STEPS, EVERY, KILL_AT, PATIENCE_S = 120, 5, 30, 120.0
-TIMES = ("train_s", "step_s", "finetune_s")
+TIMES = {"train_s", "step_s", "finetune_s"}
 RECIPE = {
     "model": {"layers": 1, "width": 16, "heads": 2}, "tokenizer": 280,
     "text": {"files": ["text.txt"], "hold_out": 0.2}, "tokens": STEPS * 4 * 16, "repeat": 50,
@@ -73,12 +74,10 @@ def test_killed_it_resumes_to_the_same_row(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     cli.main(line)
     printed = json.loads(capsys.readouterr().out)
-    again = bs.load_widening(run)
+    again = read_widening(run)
     for one, other in zip(whole.rows, again.rows, strict=True):
-        assert {k: v for k, v in one.items() if k not in TIMES} == {
-            k: v for k, v in other.items() if k not in TIMES
-        }
-    assert printed["rows"][0]["nll"] == whole.rows[0]["nll"]
+        assert one.model_dump(exclude=TIMES) == other.model_dump(exclude=TIMES)
+    assert printed["rows"][0]["nll"] == whole.rows[0].nll
     first, second = (
         next(folder.glob("rows/*/model/model.safetensors")).read_bytes()
         for folder in (tmp_path / "whole", run)

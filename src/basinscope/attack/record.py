@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,10 +19,10 @@ from basinscope import files
 from basinscope.attack.ascent import State
 from basinscope.attack.vectors import norm
 from basinscope.errors import BasinscopeError
+from basinscope.runs import header
 from basinscope.runs.spec import sha256
 
 SPEC, STATE, DIRECTION, COLLAPSE = "attack.json", "state.safetensors", "worst.safetensors", "radius"
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,14 @@ class Start:
         return cls(**{**body, **ends, "trace": rows})
 
 
+def read_header(file: Path) -> AttackHeader:
+    """Header of an attack's folder, checked against its hash."""
+    body = header.parse(file, AttackHeader)
+    if body.hash != sha256(body.spec):
+        raise header.corrupt(file, ValueError("its hash does not fit its spec"))
+    return body
+
+
 def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -103,6 +111,14 @@ class Kept:
             self.winner, self.best = x, len(self.done) - 1
 
 
+class AttackHeader(header.Header):
+    """``attack.json``: everything that determines the direction, and its hash."""
+
+    kind: Literal["attack"] = "attack"
+    spec: dict[str, Any]
+    hash: str
+
+
 class Folder:
     """Run folder of an attack; None keeps nothing.
 
@@ -122,9 +138,8 @@ class Folder:
             return
         old = self._read()
         if old is None:
-            body = {"format": FORMAT, "spec": spec, "hash": sha256(spec)}
-            text = json.dumps(body, indent=1, sort_keys=True)
-            files.write(self.path / SPEC, text)
+            body = AttackHeader(spec=spec, hash=sha256(spec)).model_dump(mode="json")
+            files.write(self.path / SPEC, json.dumps(body, indent=1, sort_keys=True))
         elif old != spec:
             found = ", ".join(
                 f"{key} {_short(old.get(key))} -> {_short(spec.get(key))}"
@@ -204,26 +219,10 @@ class Folder:
     def _read(self) -> dict[str, Any] | None:
         assert self.path is not None
         file = self.path / SPEC
-        if not file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise BasinscopeError(
-                    f"{self.path} is not a folder of an attack",
-                    "--run names a new folder or one that an attack has made",
-                    "give another --run",
-                )
+        if not header.exists(file):
+            header.check_free(self.path, "attack")
             return None
-        try:
-            body = json.loads(file.read_text(encoding="utf-8"))
-            spec: dict[str, Any] = body["spec"]
-            if body["hash"] != sha256(spec) or body["format"] != FORMAT:
-                raise ValueError("its hash or format does not fit its spec")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BasinscopeError(
-                f"{file} is corrupt ({error})",
-                "it says what the folder holds",
-                "give another --run, or delete the folder",
-            ) from error
-        return spec
+        return read_header(file).spec
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from basinscope.comparison.groups import Group
+from basinscope.widening.rows import Basins, RowRecord, TrainingPoint
 
 _SHARED = ("group", "size", "tokens", "label")
 
@@ -16,17 +17,17 @@ def frontier(groups: Sequence[Group]) -> pd.DataFrame:
     """Validation NLL and width of every row; ``family`` is the method without its sigma."""
     rows = []
     for group, label, seed, row in _rows(groups):
-        if row["width"] is None or row["width"]["score"]["estimate"] is None:
+        width = row.estimate("score")
+        if width is None:
             continue
-        options = dict(row["method"])
+        options = dict(row.method)
         sigma = options.pop("sigma", None)
         rows.append(
             _head(group, label) | {
                 "panel": f"{group.size:,} parameters, equal {group.equal}",
                 "family": str(sorted(options.items())), "sigma": sigma, "seed": seed,
-                "reference": label == group.reference, "nll": row["nll"],
-                "width": row["width"]["score"]["estimate"],
-                "width_rms": row["width"]["score"]["estimate"] / row["rms"],
+                "reference": label == group.reference, "nll": row.nll,
+                "width": width, "width_rms": row.in_rms("score"),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
@@ -40,13 +41,13 @@ def curves(groups: Sequence[Group]) -> pd.DataFrame:
     """
     rows = []
     for group, label, seed, row in _rows(groups):
-        if not row["curves"]:
+        if not row.curves or row.rms is None:
             continue
-        rms = row["rms"]
-        points = pd.DataFrame(row["curves"], columns=["alpha", "draw", "score", "nll"])
+        rms = row.rms
+        points = pd.DataFrame(list(row.curves), columns=["alpha", "draw", "score", "nll"])
         points["alpha_rms"] = (points["alpha"] / rms).map(lambda x: float(f"{x:.6g}"))
         draws = points["draw"].nunique()
-        at_zero = {"alpha_rms": 0.0, "score": row["score"], "nll": row["nll_at_zero"]}
+        at_zero = {"alpha_rms": 0.0, "score": row.score, "nll": row.nll_at_zero}
         own = [at_zero] + [
             {"alpha_rms": x, "score": at["score"].mean(), "nll": at["nll"].mean(skipna=False)}
             for x, at in points.groupby("alpha_rms")
@@ -60,13 +61,15 @@ def over_training(groups: Sequence[Group]) -> pd.DataFrame:
     """Width and NLL along training, the end included; nothing where only the end was measured."""
     rows = []
     for group, label, seed, row in _rows(groups):
-        along = row["over_training"]
+        along = row.over_training
         if not along:
             continue
-        end = [row] if row["width"] is not None and along[-1]["tokens"] < row["tokens"] else []
-        for point in [*along, *end]:
-            rows.append(_head(group, label) | {"seed": seed, "at_tokens": point["tokens"],
-                                               "nll": point["nll"]} | _widths(point))  # fmt: skip
+        points: list[TrainingPoint | RowRecord] = [*along]
+        if row.width is not None and along[-1].tokens < row.tokens:
+            points.append(row)
+        for point in points:
+            rows.append(_head(group, label) | {"seed": seed, "at_tokens": point.tokens,
+                                               "nll": point.nll} | _widths(point))  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -81,21 +84,21 @@ def forgetting(groups: Sequence[Group]) -> pd.DataFrame:
     """Fine-tuning curves; ``attrs["targets"]`` holds the targets of each group."""
     rows = []
     for group, label, seed, row in _rows(groups):
-        start = row["finetune"][0]["old_nll"] if row["finetune"] else None
-        for point in row["finetune"] if start is not None else ():
-            if point["new_nll"] is not None and point["old_nll"] is not None:
+        start = row.finetune[0].old_nll if row.finetune else None
+        for point in row.finetune if start is not None else ():
+            if start is not None and point.new_nll is not None and point.old_nll is not None:
                 rows.append(
                     _head(group, label) | {
-                        "seed": seed, "step": point["step"], "new_nll": point["new_nll"],
-                        "old_nll": point["old_nll"], "forgetting": point["old_nll"] - start,
+                        "seed": seed, "step": point.step, "new_nll": point.new_nll,
+                        "old_nll": point.old_nll, "forgetting": point.old_nll - start,
                     }
                 )  # fmt: skip
-    found = pd.DataFrame(rows)
-    found.attrs["targets"] = {group.title: dict(group.targets) for group in groups}
-    return found
+    table = pd.DataFrame(rows)
+    table.attrs["targets"] = {group.title: dict(group.targets) for group in groups}
+    return table
 
 
-def _rows(groups: Sequence[Group]) -> Iterator[tuple[Group, str, int, dict[str, Any]]]:
+def _rows(groups: Sequence[Group]) -> Iterator[tuple[Group, str, int, RowRecord]]:
     for group in groups:
         for label, seeds in group.rows.items():
             for seed, row in seeds.items():
@@ -106,10 +109,8 @@ def _head(group: Group, label: str) -> dict[str, Any]:
     return dict(zip(_SHARED, (group.title, group.size, group.tokens, label), strict=True))
 
 
-def _widths(point: dict[str, Any]) -> dict[str, float | None]:
-    found = {}
-    for name, what in (("width", "score"), ("nll_width", "nll")):
-        width = point["width"][what]["estimate"] if point["width"] is not None else None
-        found[name] = width
-        found[f"{name}_rms"] = None if width is None else width / point["rms"]
-    return found
+def _widths(point: Basins) -> dict[str, float | None]:
+    return {
+        "width": point.estimate("score"), "width_rms": point.in_rms("score"),
+        "nll_width": point.estimate("nll"), "nll_width_rms": point.in_rms("nll"),
+    }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from basinscope.comparison.matched import targets
 from basinscope.errors import BasinscopeError, did_you_mean
 from basinscope.widening import record
+from basinscope.widening.rows import RowRecord
 
 _HARMLESS = ("checkpoint_every", "measure.over_training", "measure.over_draws")
 """Settings of a recipe that change no number that is compared."""
@@ -35,7 +36,7 @@ class Group:
     size: int
     tokens: int
     equal: str
-    rows: Mapping[str, Mapping[int, dict[str, Any]]]
+    rows: Mapping[str, Mapping[int, RowRecord]]
     reference: str
     targets: Mapping[float, float]
 
@@ -58,14 +59,14 @@ def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[
     """
     if not folders:
         raise BasinscopeError("no run folder", "allowed: one or more run folders of widen")
-    found: dict[str, tuple[dict[str, Any], dict[str, dict[int, dict[str, Any]]]]] = {}
+    found: dict[str, tuple[dict[str, Any], dict[str, dict[int, RowRecord]]]] = {}
     for folder in folders:
         rows = record.rows(folder)
-        spec = json.loads((Path(folder) / record.FILE).read_text(encoding="utf-8"))["spec"]
+        spec = record.read_header(folder).spec
         key = _key(spec)
         _, by_label = found.setdefault(key, (spec, {}))
         for row in rows:
-            _add(by_label.setdefault(row["label"], {}), row, folder)
+            _add(by_label.setdefault(row.label, {}), row, folder)
     groups = [_group(spec, by_label, reference) for spec, by_label in found.values() if by_label]
     if not groups:
         raise BasinscopeError(
@@ -90,31 +91,31 @@ def _key(spec: Mapping[str, Any]) -> str:
     return json.dumps([recipe, texts], sort_keys=True)
 
 
-def _add(seeds: dict[int, dict[str, Any]], row: dict[str, Any], folder: Path) -> None:
+def _add(seeds: dict[int, RowRecord], row: RowRecord, folder: Path) -> None:
     """Take a row in; of one that lies in two folders, the further one."""
     for other in seeds.values():
-        if other["method"] != row["method"]:
+        if other.method != row.method:
             raise BasinscopeError(
-                f"two methods are called {row['label']!r}: {other['method']} and, in {folder}, "
-                f"{row['method']}",
+                f"two methods are called {row.label!r}: {other.method} and, in {folder}, "
+                f"{row.method}",
                 "a label names one method",
                 "compare the folders one by one, or change a label",
             )
-    held = seeds.get(row["seed"])
-    if held is None or (held["state"] == record.TRAINED and row["state"] != record.TRAINED):
-        seeds[row["seed"]] = row
+    held = seeds.get(row.seed)
+    if held is None or (held.state == "trained" and row.state != "trained"):
+        seeds[row.seed] = row
 
 
 def _group(
     spec: Mapping[str, Any],
-    by_label: Mapping[str, Mapping[int, dict[str, Any]]],
+    by_label: Mapping[str, Mapping[int, RowRecord]],
     reference: str | None,
 ) -> Group:
     plain = next(
         (
             label
             for label, seeds in by_label.items()
-            if next(iter(seeds.values()))["method"] == {"name": REFERENCE}
+            if next(iter(seeds.values())).method == {"name": REFERENCE}
         ),
         "",
     )
@@ -123,11 +124,11 @@ def _group(
         reference = plain
     elif reference not in by_label:
         reference = ""
-    curves = [row["finetune"] for row in by_label.get(reference, {}).values()]
+    curves = [row.finetune for row in by_label.get(reference, {}).values()]
     row = next(iter(first.values()))
     return Group(
-        size=row["size"],
-        tokens=max(row["tokens"] for row in first.values()),
+        size=row.size,
+        tokens=max(row.tokens for row in first.values()),
         equal=spec["recipe"].get("equal", "tokens"),
         rows={label: dict(sorted(seeds.items())) for label, seeds in by_label.items()},
         reference=reference,

@@ -21,7 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from basinscope.widening.rows import TuningPoint
 
 SHARES = (0.25, 0.5, 0.75)
 """Shares of the reference's new-task gain at which methods are compared."""
@@ -47,16 +48,18 @@ class Arrival:
     reason: str = ""
 
 
-def arrival(curve: Sequence[dict[str, Any]], target: float) -> Arrival:
+def arrival(curve: Sequence[TuningPoint], target: float) -> Arrival:
     """Old NLL where the new-task NLL first falls to the target.
 
     Args:
-        curve: points with ``step``, ``new_nll`` and ``old_nll`` (None where not finite), by step.
+        curve: points by step.
         target: new-task NLL.
 
     Example:
-        >>> curve = [{"step": 0, "new_nll": 4.0, "old_nll": 2.0},
-        ...          {"step": 10, "new_nll": 3.0, "old_nll": 2.5}]
+        >>> curve = [
+        ...     TuningPoint(step=step, new_nll=new, new_score=None, old_nll=old, old_score=None)
+        ...     for step, new, old in ((0, 4.0, 2.0), (10, 3.0, 2.5))
+        ... ]
         >>> arrival(curve, 3.5)
         Arrival(old_nll=2.25, forgetting=0.25, step=5.0, reason='')
         >>> arrival(curve, 2.9).reason
@@ -65,16 +68,17 @@ def arrival(curve: Sequence[dict[str, Any]], target: float) -> Arrival:
     before: tuple[float, float, float] | None = None
     least = math.inf
     for point in curve:
-        new, old = point["new_nll"], point["old_nll"]
+        new, old = point.new_nll, point.old_nll
         if new is None or old is None:
-            return _nowhere(f"a loss is not finite at step {point['step']}")
-        here = (float(new), float(old), float(point["step"]))
+            return _nowhere(f"a loss is not finite at step {point.step}")
+        here = (new, old, float(point.step))
         if here[0] <= target:
             if before is None:  # it is there before any tuning
                 return Arrival(here[1], 0.0, 0.0)
             share = (before[0] - target) / (before[0] - here[0])
             old_nll = before[1] + share * (here[1] - before[1])
-            start = float(curve[0]["old_nll"])
+            start = curve[0].old_nll
+            assert start is not None
             return Arrival(old_nll, old_nll - start, before[2] + share * (here[2] - before[2]))
         before, least = here, min(least, here[0])
     if before is None:
@@ -82,15 +86,14 @@ def arrival(curve: Sequence[dict[str, Any]], target: float) -> Arrival:
     return _nowhere(f"reaches {least:.4f}, not {target:.4f}")
 
 
-def targets(curves: Sequence[Sequence[dict[str, Any]]]) -> dict[float, float]:
+def targets(curves: Sequence[Sequence[TuningPoint]]) -> dict[float, float]:
     """New-task NLL for each of `SHARES`, from the reference's curves; empty if one has no gain."""
     starts, bests = [], []
     for curve in curves:
-        seen = [point["new_nll"] for point in curve if point["new_nll"] is not None]
-        if not seen or curve[0]["new_nll"] is None:
+        if not curve or curve[0].new_nll is None:
             return {}
-        starts.append(float(curve[0]["new_nll"]))
-        bests.append(float(min(seen)))
+        starts.append(curve[0].new_nll)
+        bests.append(min(point.new_nll for point in curve if point.new_nll is not None))
     if not curves:
         return {}
     start, best = sum(starts) / len(starts), sum(bests) / len(bests)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from basinscope.comparison.groups import Group
 from basinscope.comparison.matched import SHARES, arrival
 from basinscope.stats import Interval, paired_ratio, student
-from basinscope.widening import record
+from basinscope.widening.rows import Loss, RowRecord, TuningPoint
 
-Row = Mapping[str, Any]
-Read = Callable[[Row], tuple[float, str]]
+Read = Callable[[RowRecord], tuple[float, str]]
 """A number of one row, or NaN and the reason."""
 
 
@@ -62,12 +60,13 @@ def _absolute(group: Group) -> dict[str, Read]:
         name: _field(name) for name in ("nll", "score", "rms", "passes", "tokens", "step_s",
                                         "train_s")
     }  # fmt: skip
-    for name, what in (("width", "score"), ("nll_width", "nll")):
+    losses: tuple[tuple[str, Loss], ...] = (("width", "score"), ("nll_width", "nll"))
+    for name, what in losses:
         reads[name] = _width(what, lambda row: 1.0)
-        reads[f"{name}_rms"] = _width(what, lambda row: row["rms"])
+        reads[f"{name}_rms"] = _width(what, lambda row: row.rms)
     for tensors in _tensor_groups(group):
         reads[f"width_rms:{tensors}"] = _width("score", partial(_rms_of, tensors))
-    reads["new_nll_before"] = _tuned(lambda curve: (curve[0]["new_nll"], ""))
+    reads["new_nll_before"] = _tuned(lambda curve: (curve[0].new_nll, ""))
     reads["new_nll_best"] = _tuned(_least)
     for share in SHARES:
         reads[_at("forgetting", share)] = _forgotten(group, share, "forgetting")
@@ -76,8 +75,8 @@ def _absolute(group: Group) -> dict[str, Read]:
     return reads
 
 
-def _rms_of(tensors: str, row: Row) -> float:
-    return float(row["rms_of"][tensors])
+def _rms_of(tensors: str, row: RowRecord) -> float | None:
+    return None if row.rms_of is None else row.rms_of[tensors]
 
 
 def _at(name: str, share: float) -> str:
@@ -86,67 +85,66 @@ def _at(name: str, share: float) -> str:
 
 
 def _field(name: str) -> Read:
-    def read(row: Row) -> tuple[float, str]:
-        return _number(row[name], row, f"no {name}")
+    def read(row: RowRecord) -> tuple[float, str]:
+        return _number(getattr(row, name), row, f"no {name}")
 
     return read
 
 
-def _width(what: str, scale: Callable[[Row], float]) -> Read:
-    def read(row: Row) -> tuple[float, str]:
-        width = row["width"]
-        if width is None:
+def _width(what: Loss, scale: Callable[[RowRecord], float | None]) -> Read:
+    def read(row: RowRecord) -> tuple[float, str]:
+        if row.width is None:
             return _number(None, row, "no width")
-        value, reason = _number(width[what]["estimate"], row, width[what].get("reason", ""))
+        value, reason = _number(row.width[what].estimate, row, row.width[what].reason)
         unit = scale(row)
-        return (value / unit, reason) if unit > 0 else (math.nan, "weights that are all zero")
+        return (value / unit, reason) if unit else (math.nan, "weights that are all zero")
 
     return read
 
 
-def _tuned(of: Callable[[list[dict[str, Any]]], tuple[float | None, str]]) -> Read:
-    def read(row: Row) -> tuple[float, str]:
-        if not row["finetune"]:
+def _tuned(of: Callable[[Sequence[TuningPoint]], tuple[float | None, str]]) -> Read:
+    def read(row: RowRecord) -> tuple[float, str]:
+        if not row.finetune:
             return _number(None, row, "it was not fine-tuned")
-        value, reason = of(row["finetune"])
+        value, reason = of(row.finetune)
         return _number(value, row, reason or "not finite")
 
     return read
 
 
-def _least(curve: list[dict[str, Any]]) -> tuple[float | None, str]:
-    seen = [point["new_nll"] for point in curve if point["new_nll"] is not None]
+def _least(curve: Sequence[TuningPoint]) -> tuple[float | None, str]:
+    seen = [point.new_nll for point in curve if point.new_nll is not None]
     return (min(seen), "") if seen else (None, "not finite")
 
 
 def _forgotten(group: Group, share: float, field: str) -> Read:
-    def read(row: Row) -> tuple[float, str]:
+    def read(row: RowRecord) -> tuple[float, str]:
         if share not in group.targets:
             return math.nan, "no target: the reference gained nothing, or is not there"
-        if not row["finetune"]:
+        if not row.finetune:
             return _number(None, row, "it was not fine-tuned")
-        found = arrival(row["finetune"], group.targets[share])
-        return float(getattr(found, field)), found.reason
+        there = arrival(row.finetune, group.targets[share])
+        return float(getattr(there, field)), there.reason
 
     return read
 
 
-def _number(value: float | None, row: Row, reason: str) -> tuple[float, str]:
+def _number(value: float | None, row: RowRecord, reason: str) -> tuple[float, str]:
     """A number of a row; where there is none, why the row has ended or ``reason``."""
     if value is not None and math.isfinite(value):
         return float(value), ""
-    if row["state"] == record.TRAINED:
+    if row.state == "trained":
         reason = "not finished yet"
-    return math.nan, str(row["stopped"] or reason)
+    return math.nan, row.stopped or reason
 
 
 def _tensor_groups(group: Group) -> list[str]:
     rows = [row for seeds in group.rows.values() for row in seeds.values()]
-    every = [set(row["rms_of"]) for row in rows if row.get("rms_of")]
+    every = [set(row.rms_of) for row in rows if row.rms_of]
     return sorted(set.intersection(*every)) if every else []
 
 
-def _mean(seeds: Mapping[int, Row], read: Read, confidence: float) -> Interval:
+def _mean(seeds: Mapping[int, RowRecord], read: Read, confidence: float) -> Interval:
     """Student's interval over seeds; no number unless every seed has one: those left look good."""
     values = {seed: read(row) for seed, row in seeds.items()}
     return _missing(values, confidence) or student([v for v, _ in values.values()], confidence)

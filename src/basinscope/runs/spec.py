@@ -10,9 +10,9 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from basinscope.directions.base import Direction
 from basinscope.engines.base import Engine
@@ -24,6 +24,14 @@ class Frozen(BaseModel):
     """A record that never changes and knows no other fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
+]
+"""A float that is null in JSON where it is not finite."""
 
 
 class ModelSpec(Frozen):

@@ -17,10 +17,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import DRAFT, disk_error, write
+from basinscope.files import disk_error, write
+from basinscope.runs import header
 from basinscope.runs.spec import MODEL, Frozen, RunSpec, canonical, conflicts, merged, sha256
 
-FORMAT = 1
 OWN = ("trials", "figures", "report.html")  # beside run.json
 
 
@@ -81,6 +81,16 @@ class Trial(Frozen):
             raise ValueError("its items are not those of its key")
 
 
+class RunHeader(header.Header):
+    """``run.json``: the plan, its hash, and what it was made with."""
+
+    spec: RunSpec
+    hash: str
+    fingerprint: str
+    versions: dict[str, str]
+    machine: str
+
+
 class Store:
     """Trials of one run, in a folder or (``folder=None``) in memory.
 
@@ -101,11 +111,15 @@ class Store:
             assert spec is not None
             self.spec = spec
             return
-        old = self._read_spec(must_exist=spec is None)
+        path = self.folder / "run.json"
+        old = _read_spec(path) if header.exists(path) else None
         if spec is None:
-            assert old is not None
+            if old is None:
+                raise header.missing(self.folder, "landscape")
             self.spec = old
             return
+        if old is None:
+            header.check_free(self.folder, spec.kind, OWN)
         if old is not None and (differences := conflicts(old, spec)):
             raise BasinscopeError(
                 f"{self.folder} holds another run ({'; '.join(differences)})",
@@ -114,7 +128,15 @@ class Store:
             )
         self.spec = spec if old is None else merged(old, spec)
         if old != self.spec:
-            write(self.folder / "run.json", json.dumps(self._header(), indent=1, sort_keys=True))
+            body = RunHeader(
+                kind=self.spec.kind,
+                spec=self.spec,
+                hash=self.spec.hash,
+                fingerprint=self.spec.model.fingerprint,
+                versions=versions(),
+                machine=platform.machine(),
+            )
+            write(path, json.dumps(body.model_dump(mode="json"), indent=1, sort_keys=True))
 
     def get(self, address: str) -> Trial | None:
         """Verified record at an address, or None; one that fails is set aside."""
@@ -174,52 +196,6 @@ class Store:
         assert self.folder is not None
         return self.folder / "trials" / f"{address}.json"
 
-    def _header(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "spec": self.spec.model_dump(mode="json"),
-            "hash": self.spec.hash,
-            "fingerprint": self.spec.model.fingerprint,
-            "versions": versions(),
-            "machine": platform.machine(),
-        }
-
-    def _read_spec(self, *, must_exist: bool) -> RunSpec | None:
-        assert self.folder is not None
-        path = self.folder / "run.json"
-        if not _exists(path):
-            if must_exist:
-                raise BasinscopeError(
-                    f"{self.folder} is not a run folder (it has no run.json)",
-                    "allowed: the folder given to --run of a landscape",
-                )
-            if self.folder.exists() and not self.folder.is_dir():
-                raise BasinscopeError(
-                    f"{self.folder} is a file", "--run names a folder", "give another --run"
-                )
-            names = sorted(p.name for p in self.folder.glob("*"))
-            foreign = [n for n in names if n not in OWN and not n.startswith(DRAFT)]
-            if foreign:
-                raise BasinscopeError(
-                    f"{self.folder} is not empty and not a run folder (it holds {foreign[0]!r})",
-                    "--run names a new folder or one that a run has made",
-                    "give another --run",
-                )
-            return None
-        try:
-            header = json.loads(path.read_text(encoding="utf-8"))
-            spec = RunSpec.model_validate(header["spec"])
-            if header["hash"] != spec.hash or header["format"] != FORMAT:
-                raise ValueError("its hash or format does not fit its spec")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = "not a spec" if isinstance(error, ValidationError) else str(error)
-            raise BasinscopeError(
-                f"{path} is corrupt ({reason.splitlines()[0] if reason else 'empty'})",
-                "the trials beside it are kept",
-                "delete run.json and run the same line again",
-            ) from None
-        return spec
-
     def _set_aside(self, path: Path, reason: str) -> None:
         """Move a bad record out of the way; its point is then measured again."""
         self.set_aside.append(f"{path.name}: {(reason.splitlines() or ['unreadable'])[0]}")
@@ -255,15 +231,11 @@ def _parse(text: str) -> Trial:
     return trial
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError as error:  # no right to look, or a name that is too long
-        raise BasinscopeError(
-            f"cannot read {path} ({error.strerror or error})",
-            "--run names a folder",
-            "give another --run or mend the permissions",
-        ) from error
+def _read_spec(path: Path) -> RunSpec:
+    body = header.parse(path, RunHeader)
+    if body.hash != body.spec.hash or body.kind not in ("", body.spec.kind):
+        raise header.corrupt(path, ValueError("its hash or kind does not fit its spec"))
+    return body.spec
 
 
 def versions() -> dict[str, str]:

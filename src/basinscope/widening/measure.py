@@ -15,7 +15,7 @@ a curve, so that two models are compared at the same level; the curves are kept 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,15 +26,13 @@ from basinscope.directions.base import Random
 from basinscope.engines.base import Engine
 from basinscope.stats import median_interval
 from basinscope.widening.recipe import Measure
+from basinscope.widening.rows import Basins, BasinWidth, Loss
 from basinscope.widening.tokens import Stream, batch
 
 RATIO = 2.0 ** (1 / 3)  # between neighbouring steps of the grid
 OUTWARD, INWARD = 24, 24  # steps of the grid from RMS(theta) / 8 within which a width is looked for
 MARGIN = 2  # steps of the grid that are measured on either side of a crossing
 LOGITS = 1 << 26  # at most so many in one forward pass
-
-MEASURED = ("rms", "rms_of", "score", "nll_at_zero", "floor", "width", "widths", "curves")
-"""Keys of `measure`: None in the record of weights whose NLL is not finite."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def evaluate(module: nn.Module, seen: Windows, autocast: Autocast) -> tuple[floa
 
 def measure(
     module: nn.Module, seen: Windows, settings: Measure, draws: int, autocast: Autocast
-) -> dict[str, Any]:
+) -> Basins:
     """Score, NLL and basin widths of live weights, which are left as they were.
 
     Along each of ``draws`` random directions N(0, I) (`basinscope.Random` of the recipe's seed),
@@ -103,10 +101,9 @@ def measure(
     to beyond its crossing. N(0, I) is symmetric, so new directions are drawn, not signs.
 
     Returns:
-        ``rms``, ``rms_of`` (by group of tensors), ``score``, ``nll_at_zero``, ``floor``, ``width``
-        (interval for the median over directions, exact from 6 directions on, of ``score`` and
-        ``nll``; in alpha), ``widths`` (one for each direction; None where not reached), ``curves``
-        (rows of alpha, draw, score, NLL; NLL None where not finite).
+        Everything but the NLL of the validation text. The interval of a width is that of the
+        median over directions, exact from 6 directions on; a width of a direction is None where it
+        is not reached.
 
     Cost: about 9 evaluations of the windows a direction.
     """
@@ -121,36 +118,36 @@ def measure(
                 points[place, draw] = evaluate(module, seen, autocast)
         return points[place, draw]
 
-    def loss(what: str, place: int, draw: int) -> float:
+    def loss(which: Loss, place: int, draw: int) -> float:
         n, s = at(place, draw)
-        if what == "score":
+        if which == "score":
             return (score - s) / (score - seen.score_floor)
         return (n - nll) / (seen.nll_floor - nll)
 
-    sides = {"score": score > seen.score_floor, "nll": nll < seen.nll_floor}
-    widths: dict[str, list[float | None]] = {}
-    for what, above in sides.items():
-        start = 0
-        widths[what] = []
+    sides: dict[Loss, bool] = {"score": score > seen.score_floor, "nll": nll < seen.nll_floor}
+    widths: dict[Loss, tuple[float | None, ...]] = {}
+    for which, above in sides.items():
+        start, crossings = 0, []
         for draw in range(draws if above else 0):
-            start, found = _crossing(
-                lambda place, w=what, d=draw: loss(w, place, d),  # type: ignore[misc]
+            start, alpha = _crossing(
+                lambda place, w=which, d=draw: loss(w, place, d),  # type: ignore[misc]
                 settings.level, start, rms,
             )  # fmt: skip
-            widths[what].append(found)
-    return {
-        "rms": rms,
-        "rms_of": rms_by_group(engine),
-        "score": score,
-        "nll_at_zero": nll if math.isfinite(nll) else None,
-        "floor": {"score": seen.score_floor, "nll": seen.nll_floor},
-        "width": {what: _interval(found, sides[what]) for what, found in widths.items()},
-        "widths": widths,
-        "curves": [
-            [_alpha(rms, place), draw, s, n if math.isfinite(n) else None]
+            crossings.append(alpha)
+        widths[which] = tuple(crossings)
+    return Basins(
+        rms=rms,
+        rms_of=rms_by_group(engine),
+        score=score,
+        nll_at_zero=nll if math.isfinite(nll) else None,
+        floor={"score": seen.score_floor, "nll": seen.nll_floor},
+        width={which: _interval(alphas, sides[which]) for which, alphas in widths.items()},
+        widths=widths,
+        curves=tuple(
+            (_alpha(rms, place), draw, s, n if math.isfinite(n) else None)
             for (place, draw), (n, s) in sorted(points.items(), key=lambda p: (p[0][1], p[0][0]))
-        ],
-    }
+        ),
+    )
 
 
 def _alpha(rms: float, place: int) -> float:
@@ -187,16 +184,19 @@ def _crossing(
     return outer, a + share * (b - a)
 
 
-def _interval(widths: list[float | None], above_floor: bool) -> dict[str, Any]:
+def _interval(widths: Sequence[float | None], above_floor: bool) -> BasinWidth:
     if not above_floor:
-        nothing = {"low": None, "estimate": None, "high": None}
-        return nothing | {"reason": "no better than the best answer without context"}
-    found = median_interval([math.inf if w is None else w for w in widths])
-    ends = {"low": found.low, "estimate": found.estimate, "high": found.high}
-    reason = found.reason
-    if not all(math.isfinite(v) for v in ends.values()):
+        return BasinWidth(
+            low=None, estimate=None, high=None,
+            reason="no better than the best answer without context",
+        )  # fmt: skip
+    median = median_interval([math.inf if w is None else w for w in widths])
+    ends = {"low": median.low, "estimate": median.estimate, "high": median.high}
+    reason = median.reason
+    if not all(math.isfinite(end) for end in ends.values()):
         reason = reason or f"{len(widths)} directions, {widths.count(None)} without a crossing"
-    return {k: v if math.isfinite(v) else None for k, v in ends.items()} | {"reason": reason}
+    known = {name: end if math.isfinite(end) else None for name, end in ends.items()}
+    return BasinWidth(**known, reason=reason)
 
 
 def rms_by_group(engine: Engine) -> dict[str, float]:

@@ -10,19 +10,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
+from pydantic import ValidationError
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import DRAFT, disk_error, write
+from basinscope.files import disk_error, write
+from basinscope.runs import header
 from basinscope.widening.plan import step_s
+from basinscope.widening.rows import RowRecord
 from basinscope.widening.study import Row, Study
 
 FILE: Final = "widen.json"
 PACE, PACE_TURNS = "pace.json", 3
-TRAINED, DONE, STOPPED = "trained", "done", "stopped"
-_FORMAT: Final = 1
+
+
+class StudyHeader(header.Header):
+    """``widen.json``: the recipe as it was read, digests of its texts, and its rows."""
+
+    kind: Literal["widen"] = "widen"
+    spec: dict[str, Any]
+    versions: dict[str, str]
+    threads: int
 
 
 def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> list[str]:
@@ -36,9 +46,8 @@ def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> list[str]:
     Raises:
         BasinscopeError: a folder with something else, or another study (differences are listed).
     """
-    new: dict[str, Any] = {
-        "format": _FORMAT,
-        "spec": {
+    new = StudyHeader(
+        spec={
             "recipe": _flat(
                 study.recipe.model_dump(
                     mode="json", exclude={"methods", "seeds", "about", "hardware"}
@@ -48,30 +57,33 @@ def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> list[str]:
             "text of finetune": study.tuning.digest if study.tuning is not None else None,
             "rows": {row.name: row.describe() | {"seed": row.seed} for row in all_rows},
         },
-        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
-        "threads": torch.get_num_threads(),
-    }
+        versions={name: version(name) for name in ("torch", "transformers", "accelerate")},
+        threads=torch.get_num_threads(),
+    )
     path = folder / FILE
-    if not path.exists():
-        _check_folder(folder)
-        write(path, json.dumps(new, indent=1))
+    if not header.exists(path):
+        header.check_free(folder, "widen")
+        write(path, json.dumps(new.model_dump(mode="json"), indent=1))
         return []
-    old = _read(path)
-    if differences := _differences(old["spec"], new["spec"]):
+    old = header.parse(path, StudyHeader)
+    if differences := _differences(old.spec, new.spec):
         raise BasinscopeError(
             f"{folder} holds another study ({'; '.join(differences)})",
             "a run folder holds one study, to which methods and seeds may be added",
             "give another --run, or the recipe that it began with",
         )
-    rows = old["spec"]["rows"] | new["spec"]["rows"]
-    if rows != old["spec"]["rows"]:
-        old["spec"]["rows"] = rows
-        write(path, json.dumps(old, indent=1))
+    rows = old.spec["rows"] | new.spec["rows"]
+    if rows != old.spec["rows"]:
+        grown = old.model_copy(update={"spec": old.spec | {"rows": rows}})
+        write(path, json.dumps(grown.model_dump(mode="json"), indent=1))
     return [
-        f"begun with {key} {old[key]}, now {new[key]}: weights need not be those of an "
+        f"begun with {key} {before}, now {now}: weights need not be those of an "
         "uninterrupted run bit for bit"
-        for key in ("versions", "threads")
-        if old[key] != new[key]
+        for key, before, now in (
+            ("versions", old.versions, new.versions),
+            ("threads", old.threads, new.threads),
+        )
+        if before != now
     ]
 
 
@@ -108,14 +120,20 @@ def row_file(folder: Path, name: str) -> Path:
     return folder / "rows" / f"{name}.json"
 
 
-def read_row(folder: Path, name: str) -> dict[str, Any] | None:
+def read_row(folder: Path, name: str) -> RowRecord | None:
     """Record of a row, or None.
 
     Raises:
         BasinscopeError: if it is corrupt.
     """
     path = row_file(folder, name)
-    return _read(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return RowRecord.model_validate(_read(path))
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise _unreadable(path, f"{place!r} is missing or malformed") from None
 
 
 @contextmanager
@@ -154,52 +172,49 @@ def claimed(folder: Path, name: str, main: bool) -> Iterator[None]:
         os.close(handle)
 
 
-def save_row(folder: Path, name: str, row: Mapping[str, Any]) -> None:
+def save_row(folder: Path, name: str, row: RowRecord) -> None:
     """Write a row's record, whole or not at all."""
-    write(row_file(folder, name), json.dumps(row, allow_nan=False))
+    write(row_file(folder, name), json.dumps(row.model_dump(mode="json"), allow_nan=False))
 
 
-def rows(folder: str | Path) -> list[dict[str, Any]]:
+def read_header(folder: str | Path) -> StudyHeader:
+    """Header of a study.
+
+    Raises:
+        BasinscopeError: no study there, or a corrupt one.
+    """
+    path = Path(folder) / FILE
+    if not header.exists(path):
+        raise header.missing(Path(folder), "widen")
+    return header.parse(path, StudyHeader)
+
+
+def rows(folder: str | Path) -> list[RowRecord]:
     """Every row of a run folder that is there, in the order of the recipe.
 
     Raises:
         BasinscopeError: no study there; a corrupt record.
     """
-    path = Path(folder) / FILE
-    if not path.is_file():
-        raise BasinscopeError(
-            f"{folder} holds no study (it has no {FILE})",
-            "allowed: the --run of a basinscope widen",
-        )
-    found = (read_row(Path(folder), name) for name in _read(path)["spec"]["rows"])
-    return [row for row in found if row is not None]
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise BasinscopeError(f"{folder} is a file", "--run names a folder", "give another --run")
-    others = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    foreign = [name for name in others if not name.startswith(DRAFT)]
-    if foreign:
-        raise BasinscopeError(
-            f"{folder} is not empty and no study (it holds {foreign[0]!r})",
-            "--run names a new folder, or one that a study has made",
-            "give another --run",
-        )
+    every = (read_row(Path(folder), name) for name in read_header(folder).spec["rows"])
+    return [row for row in every if row is not None]
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        body = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(body, dict):
             raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
-        raise BasinscopeError(
-            f"{path} cannot be read ({error})", "a record is read as it was written",
-            "give another --run" if path.name == FILE else
-            "delete it: what it tells is then measured again",
-        ) from None  # fmt: skip
-    return found
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from None
+    return body
+
+
+def _unreadable(path: Path, reason: str) -> BasinscopeError:
+    return BasinscopeError(
+        f"{path} cannot be read ({reason})",
+        "a record is read as it was written",
+        "delete it: what it tells is then measured again",
+    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from basinscope.widening.loop import Job
 from basinscope.widening.measure import Windows, evaluate
 from basinscope.widening.plan import step_s
 from basinscope.widening.recipe import Recipe
+from basinscope.widening.rows import LOSSES, Basins, RowRecord, TrainingPoint, TuningPoint
 from basinscope.widening.study import Row, Study
 
 
@@ -38,7 +39,7 @@ class Widening:
     """
 
     folder: Path
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[RowRecord, ...]
     notes: tuple[str, ...] = ()
 
     def table(self) -> str:
@@ -46,15 +47,15 @@ class Widening:
         head = ("row", "NLL", "score", "width", "width of NLL", "RMS", "passes", "train")
         lines = [f"{head[0]:<36}" + "".join(f"{word:>14}" for word in head[1:])]
         for row in self.rows:
-            name = f"{row['label']} seed {row['seed']}"
-            if row["stopped"]:
-                lines.append(f"{name:<36}  {row['stopped']}")
+            name = f"{row.label} seed {row.seed}"
+            if row.stopped:
+                lines.append(f"{name:<36}  {row.stopped}")
                 continue
-            widths = [row["width"][what]["estimate"] for what in ("score", "nll")]
+            widths = [row.in_rms(loss) for loss in LOSSES]
             cells = [
-                f"{row['nll']:.3f}", f"{row['score']:.3f}",
-                *("-" if w is None else f"{w / row['rms']:.3f}" for w in widths),
-                f"{row['rms']:.4f}", f"{row['passes']:g}", f"{row['train_s']:.0f} s",
+                f"{row.nll:.3f}", f"{row.score:.3f}",
+                *("-" if width is None else f"{width:.3f}" for width in widths),
+                f"{row.rms:.4f}", f"{row.passes:g}", f"{row.train_s:.0f} s",
             ]  # fmt: skip
             lines.append(f"{name:<36}" + "".join(f"{cell:>14}" for cell in cells))
         lines.append("widths: half-width at T = level of the score and of the NLL, alpha / RMS")
@@ -62,8 +63,8 @@ class Widening:
 
     def summary(self) -> dict[str, Any]:
         """Everything as JSON takes it, without curves."""
-        long = ("curves", "losses", "over_training", "finetune")
-        rows = [{k: v for k, v in row.items() if k not in long} for row in self.rows]
+        long = {"curves", "losses", "over_training", "finetune"}
+        rows = [row.model_dump(mode="json", exclude=long) for row in self.rows]
         return {"run": str(self.folder), "rows": rows, "notes": list(self.notes)}
 
 
@@ -132,16 +133,15 @@ def widen(
     bar = _Bar(progress, ready, todo)
     for row in todo:
         with record.claimed(folder, row.name, accelerator.is_main_process):
-            found = record.read_row(folder, row.name)
-            if found is None or found["state"] == record.TRAINED:
-                _row(ready, row, steps[row.name], folder, accelerator, found, bar)
+            before = record.read_row(folder, row.name)
+            if before is None or before.state == "trained":
+                _row(ready, row, steps[row.name], folder, accelerator, before, bar)
         bar.finished(row)
-    names = [row.name for row in todo]
-    found_rows = [record.read_row(folder, name) for name in names]
-    return Widening(folder, tuple(r for r in found_rows if r is not None), tuple(notes))
+    done = [record.read_row(folder, row.name) for row in todo]
+    return Widening(folder, tuple(row for row in done if row is not None), tuple(notes))
 
 
-def load_widening(run: str | Path) -> Widening:
+def read_widening(run: str | Path) -> Widening:
     """A study's rows from its run folder, as far as they are there.
 
     Raises:
@@ -215,27 +215,27 @@ def _row(
     steps: int,
     folder: Path,
     accelerator: Any,
-    found: dict[str, Any] | None,
+    trained: RowRecord | None,
     bar: _Bar,
 ) -> None:
     """Train, measure and fine-tune one row, from wherever it stands."""
     own = folder / "rows" / row.name
     module = ready.module(row.seed).to(accelerator.device)
     main = accelerator.is_main_process
-    if found is None:
-        found = _pretrain(ready, row, steps, own, accelerator, module, bar)
+    if trained is None:
+        trained = _pretrain(ready, row, steps, own, accelerator, module, bar)
         if main:
-            if not found["stopped"]:
+            if not trained.stopped:
                 _save_model(module, ready.tokenizer, own / "model")
-            record.save_row(folder, row.name, found)
+            record.save_row(folder, row.name, trained)
         accelerator.wait_for_everyone()
     else:
         checkpoint.read_weights(own / "model", module)
-    if ready.recipe.finetune is not None and not found["stopped"]:
-        found = found | _tune(ready, row, own, accelerator, module, bar)
-    found["state"] = record.STOPPED if found["stopped"] else record.DONE
+    end: dict[str, Any] = {"state": "stopped" if trained.stopped else "done"}
+    if ready.recipe.finetune is not None and not trained.stopped:
+        end |= _tune(ready, row, own, accelerator, module, bar)
     if main:
-        record.save_row(folder, row.name, found)
+        record.save_row(folder, row.name, trained.model_copy(update=end))
         for stage in ("training", "tuning"):
             shutil.rmtree(own / stage, ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -250,7 +250,7 @@ def _pretrain(
     accelerator: Any,
     module: nn.Module,
     bar: _Bar,
-) -> dict[str, Any]:
+) -> RowRecord:
     """First stage: the record, and in ``module`` the evaluated weights."""
     what = ready.recipe
     cast = loop.autocast(accelerator.device, what.compute)
@@ -259,12 +259,10 @@ def _pretrain(
     wrapped, backward = _prepared(accelerator, module)
 
     def along(step: int) -> dict[str, Any]:
-        nll, _ = evaluate(module, held_out, cast)
-        at = {"step": step, "tokens": step * what.batch * what.context}
-        if not math.isfinite(nll):  # the loss of the next step will end the row
-            return at | {"nll": None} | dict.fromkeys(measure.MEASURED)
-        found = measure.measure(module, seen, what.measure, what.measure.over_draws, cast)
-        return at | {"nll": nll} | found
+        # where they are not finite the loss of the next step will end the row
+        basins = _basins(module, held_out, seen, what, what.measure.over_draws, cast)
+        tokens = step * what.batch * what.context
+        return TrainingPoint(step=step, tokens=tokens, **dict(basins)).model_dump(mode="json")
 
     method = study.build(
         row.entry, what, module,
@@ -289,12 +287,23 @@ def _pretrain(
         module, wrapped, method, job, accelerator, own / "training",
         lambda step, loss: bar.step(round(step * ready.steps / steps), f"{row.name} {loss:.2f}"),
     )  # fmt: skip
-    head = {
+    stopped, basins = done.stopped, Basins()
+    if not stopped:
+        with method.evaluated(), torch.no_grad():
+            kept = {n: p.detach().clone() for n, p in module.named_parameters()}
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(kept[name])
+        basins = _basins(module, held_out, seen, what, what.measure.draws, cast)
+        if basins.nll is None:
+            stopped = "the validation NLL was not finite after the last step"
+    return RowRecord.model_validate({
+        **dict(basins),
         "method": row.describe(),
         "label": row.label,
         "seed": row.seed,
-        "state": record.TRAINED,
-        "stopped": done.stopped,
+        "state": "trained",
+        "stopped": stopped,
         "size": ready.parameters,
         "tokens": done.step * what.batch * what.context,
         "steps": done.step,
@@ -304,25 +313,23 @@ def _pretrain(
         "losses": done.losses,
         "over_training": done.records,
         "finetune": [],
-    }
-    if not done.stopped:
-        with method.evaluated(), torch.no_grad():
-            kept = {n: p.detach().clone() for n, p in module.named_parameters()}
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                parameter.copy_(kept[name])
-        head |= _measured(module, held_out, seen, what, cast)
-    return dict.fromkeys(("nll", *measure.MEASURED)) | head
+    })  # fmt: skip
 
 
-def _measured(
-    module: nn.Module, held_out: Windows, seen: Windows, what: Recipe, cast: Callable[[], Any]
-) -> dict[str, Any]:
-    """NLL and basins of the trained weights; why not, where they are not finite."""
+def _basins(
+    module: nn.Module,
+    held_out: Windows,
+    seen: Windows,
+    what: Recipe,
+    draws: int,
+    cast: Callable[[], Any],
+) -> Basins:
+    """NLL and basins of the live weights; nothing where they are not finite."""
     nll, _ = evaluate(module, held_out, cast)
     if not math.isfinite(nll):
-        return {"stopped": f"the validation NLL was {nll} after the last step"}
-    return {"nll": nll} | measure.measure(module, seen, what.measure, what.measure.draws, cast)
+        return Basins()
+    basins = measure.measure(module, seen, what.measure, draws, cast)
+    return basins.model_copy(update={"nll": nll})
 
 
 def _tune(
@@ -343,7 +350,8 @@ def _tune(
         numbers = {
             "new_nll": new_nll, "new_score": new_score, "old_nll": old_nll, "old_score": old_score,
         }  # fmt: skip
-        return {"step": step} | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
+        return TuningPoint(step=step, **finite).model_dump(mode="json")
 
     start = forgotten(0)
     method = study.build(
@@ -370,7 +378,7 @@ def _tune(
         lambda step, loss: bar.step(ready.steps + step, f"{row.name} fine-tuning {loss:.2f}"),
     )  # fmt: skip
     return {
-        "finetune": [start, *done.records],
+        "finetune": tuple(map(TuningPoint.model_validate, [start, *done.records])),
         "finetune_stopped": done.stopped,
         "finetune_s": done.seconds,
     }

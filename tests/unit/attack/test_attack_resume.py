@@ -118,9 +118,9 @@ def test_another_model(whole):
 
 def test_folders_that_are_none(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(bs.BasinscopeError, match="is not a folder of an attack"):
+    with pytest.raises(bs.BasinscopeError, match=r"not empty .* \(it holds 'mine.txt'\); --run"):
         run(tmp_path)
-    with pytest.raises(bs.BasinscopeError, match="is not a folder of an attack"):
+    with pytest.raises(bs.BasinscopeError, match=r"is a file; --run names a folder"):
         run(tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").read_text() == "precious"
 

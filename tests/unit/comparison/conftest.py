@@ -63,7 +63,9 @@ def _study(folder, rows, *, equal="tokens", **recipe):
         "text of finetune": "b",
         "rows": {name: row["method"] for name, row in zip(names, rows, strict=True)},
     }
-    (folder / "widen.json").write_text(json.dumps({"format": 1, "spec": spec}))
+    (folder / "widen.json").write_text(
+        json.dumps({"format": 1, "spec": spec, "versions": {}, "threads": 1})
+    )
     for name, row in zip(names, rows, strict=True):
         (folder / "rows" / f"{name}.json").write_text(json.dumps(row))
     return folder

@@ -57,7 +57,7 @@ def test_report_of_a_widening_run_draws_the_comparison(run_cli, study):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "holds no study"),
+        (["nowhere"], "nowhere is not a run folder"),
         (["study", "--confidence", "2"], "confidence=2.0; allowed: between 0 and 1"),
         (["study", "-o", "out", "--figure", "cruves"], "did you mean curves"),
         (["study", "--reference", "adam"], "did you mean adamw"),

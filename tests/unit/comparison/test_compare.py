@@ -182,7 +182,7 @@ def test_the_finished_one_of_two_records_counts(tmp_path, row_of, study_of):
 
 
 def test_bad_folders_and_confidence(tmp_path, study, study_of):
-    with pytest.raises(BasinscopeError, match="holds no study"):
+    with pytest.raises(BasinscopeError, match="is not a run folder"):
         compare(tmp_path)
     with pytest.raises(BasinscopeError, match="no rows in"):
         compare(study_of(tmp_path / "empty", []))

@@ -7,10 +7,15 @@ import math
 import pytest
 
 from basinscope.comparison.matched import Arrival, arrival, targets
+from basinscope.widening.rows import TuningPoint
 
 
 def curve(*points):
-    return [{"step": k, "new_nll": new, "old_nll": old} for k, (new, old) in enumerate(points)]
+    return [point(k, new, old) for k, (new, old) in enumerate(points)]
+
+
+def point(step, new, old):
+    return TuningPoint(step=step, new_nll=new, new_score=None, old_nll=old, old_score=None)
 
 
 def test_interpolates_between_the_points_around_the_target():
@@ -40,7 +45,7 @@ def test_what_needs_no_tuning_forgets_nothing():
 
 
 def test_a_loss_that_is_not_finite_gives_a_reason_not_a_number():
-    broken = [*curve((4.0, 2.0), (3.5, 2.1)), {"step": 9, "new_nll": None, "old_nll": 2.0}]
+    broken = [*curve((4.0, 2.0), (3.5, 2.1)), point(9, None, 2.0)]
     assert arrival(broken, 3.7).reason == ""
     assert arrival(broken, 3.0).reason == "a loss is not finite at step 9"
     assert arrival([], 3.0).reason == "it was not fine-tuned"

@@ -193,7 +193,10 @@ BAD_HEADERS = {
     "hash edited": lambda p: p.write_text(p.read_text().replace('"hash": "', '"hash": "0')),
     "draws edited": lambda p: p.write_text(p.read_text().replace('"draws": 2', '"draws": 3')),
     "draws are words": lambda p: p.write_text(p.read_text().replace('"draws": 2', '"draws": "x"')),
-    "other format": lambda p: p.write_text(p.read_text().replace('"format": 1', '"format": 99')),
+    "format in words": lambda p: p.write_text(
+        p.read_text().replace('"format": 1', '"format": "x"')
+    ),
+    "other kind": lambda p: p.write_text(p.read_text().replace('"kind": "l', '"kind": "x', 1)),
     "truncated": lambda p: p.write_bytes(p.read_bytes()[:-9]),
 }
 

@@ -14,6 +14,7 @@ import yaml
 
 import basinscope as bs
 from basinscope.widening.loop import Job, factor, log_spaced, shares, windows_of
+from basinscope.widening.run import read_widening
 
 
 def job(**changes):
@@ -99,12 +100,12 @@ def test_two_processes_train_as_one_up_to_rounding(tiny, texts, tmp_path):
     one, two = (tmp_path / f"two.rank{rank}" for rank in (0, 1))
     assert one.read_text() == two.read_text()
     alone = bs.widen(made, run=tmp_path / "one", data_dir=texts)
-    both = bs.load_widening(tmp_path / "two")
+    both = read_widening(tmp_path / "two")
     for a, b in zip(alone.rows, both.rows, strict=True):
-        assert a["losses"][0][1] == pytest.approx(b["losses"][0][1], rel=1e-5)
-        assert a["nll"] == pytest.approx(b["nll"], rel=2e-3)
-        assert a["tokens"] == b["tokens"]
-        assert len(a["finetune"]) == len(b["finetune"])
+        assert a.losses[0][1] == pytest.approx(b.losses[0][1], rel=1e-5)
+        assert a.nll == pytest.approx(b.nll, rel=2e-3)
+        assert a.tokens == b.tokens
+        assert len(a.finetune) == len(b.finetune)
     text = (tmp_path / "two" / "rows" / "adamw-s0.json").read_text()
     assert json.loads(text)["state"] == "done"
 

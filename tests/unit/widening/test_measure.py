@@ -126,17 +126,17 @@ def test_the_width_of_a_known_basin():
     expected = brentq(lambda a: score(a) - 9 / 16, 0.2, 3)
     rows = torch.arange(8)[:, None].expand(8, 5)
     found = measured(Copier(), Windows(rows, 1 / 8, math.log(8)), draws=64)
-    assert found["score"] == 1.0
-    assert found["width"]["score"]["estimate"] == pytest.approx(expected, rel=0.1)
-    assert found["width"]["score"]["low"] < expected < found["width"]["score"]["high"]
+    assert found.score == 1.0
+    assert found.width["score"].estimate == pytest.approx(expected, rel=0.1)
+    assert found.width["score"].low < expected < found.width["score"].high
 
 
 def test_a_scaled_model_is_as_wide_in_units_of_its_rms():
     seen = rows_of(torch.arange(8).repeat_interleave(4).reshape(-1, 4).tolist())
     one, ten = (measured(Copier(margin=m), seen) for m in (1.0, 10.0))
-    ratio = [found["width"]["score"]["estimate"] / found["rms"] for found in (one, ten)]
+    ratio = [found.width["score"].estimate / found.rms for found in (one, ten)]
     assert ratio[0] == pytest.approx(ratio[1], rel=1e-6)
-    assert ten["rms"] == pytest.approx(10 * one["rms"], rel=1e-6)
+    assert ten.rms == pytest.approx(10 * one.rms, rel=1e-6)
 
 
 def test_points_are_those_of_the_public_noise_and_the_weights_come_back():
@@ -144,7 +144,7 @@ def test_points_are_those_of_the_public_noise_and_the_weights_come_back():
     before = module.table.detach().clone()
     found = measured(module, seen, draws=3, seed=5)
     assert torch.equal(module.table, before)
-    alpha, draw, score, nll = found["curves"][-1]
+    alpha, draw, score, nll = found.curves[-1]
     assert draw == 2
     with torch.no_grad():
         noise = bs.normals("table", 64, seed=5, draw=2).view(8, 8)
@@ -159,9 +159,9 @@ def test_a_model_no_better_than_a_constant_has_no_basin():
         module.table[:, 0] = 1.0
     seen = Windows(torch.tensor([[1, 2, 0, 3, 1, 2]]), 0.4, 1.5)
     found = measured(module, seen)
-    assert found["width"]["score"]["estimate"] is None
-    assert "no better than the best answer without context" in found["width"]["score"]["reason"]
-    assert found["widths"] == {"score": [], "nll": []}
+    assert found.width["score"].estimate is None
+    assert "no better than the best answer without context" in found.width["score"].reason
+    assert found.widths == {"score": (), "nll": ()}
 
 
 def test_rms_is_told_by_group(tiny):

@@ -14,8 +14,9 @@ from accelerate.state import AcceleratorState
 import basinscope as bs
 from basinscope.optim import methods
 from basinscope.widening import loop, record
+from basinscope.widening.run import read_widening
 
-TIMES = ("train_s", "step_s", "finetune_s")
+TIMES = {"train_s", "step_s", "finetune_s"}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def study(folder, tiny, texts):
 
 
 def timeless(row):
-    return {key: value for key, value in row.items() if key not in TIMES}
+    return row.model_dump(exclude=TIMES)
 
 
 def weights(row_folder):
@@ -49,30 +50,30 @@ def same_rows(one, other):
 
 
 def test_a_row_says_everything(study):
-    assert [row["label"] for row in study.rows] == ["adamw", "go sigma=0.01"]
+    assert [row.label for row in study.rows] == ["adamw", "go sigma=0.01"]
     for row in study.rows:
-        assert row["state"] == "done"
-        assert row["stopped"] == ""
-        assert row["seed"] == 0
-        assert row["steps"] == 60
-        assert row["tokens"] == 60 * 8 * 16
-        assert row["passes"] == 1.0
-        assert row["train_s"] > 0
-        assert row["step_s"] > 0
-        assert 0 < row["nll"] < math.log(300)
-        assert 0 < row["score"] < 1
-        assert row["width"]["score"]["estimate"] > 0
-        assert row["width"]["score"]["low"] <= row["width"]["score"]["high"]
-        assert len(row["widths"]["nll"]) == 6
-        assert {draw for _, draw, _, _ in row["curves"]} == set(range(6))
-        assert [point["step"] for point in row["over_training"]] == [30]
-        assert row["over_training"][0]["nll"] > row["nll"]
-        steps = [point["step"] for point in row["finetune"]]
+        assert row.state == "done"
+        assert row.stopped == ""
+        assert row.seed == 0
+        assert row.steps == 60
+        assert row.tokens == 60 * 8 * 16
+        assert row.passes == 1.0
+        assert row.train_s > 0
+        assert row.step_s > 0
+        assert 0 < row.nll < math.log(300)
+        assert 0 < row.score < 1
+        assert row.width["score"].estimate > 0
+        assert row.width["score"].low <= row.width["score"].high
+        assert len(row.widths["nll"]) == 6
+        assert {draw for _, draw, _, _ in row.curves} == set(range(6))
+        assert [point.step for point in row.over_training] == [30]
+        assert row.over_training[0].nll > row.nll
+        steps = [point.step for point in row.finetune]
         assert steps == [0, 1, 2, 5, 12]
-        first, last = row["finetune"][0], row["finetune"][-1]
-        assert last["new_nll"] < first["new_nll"]
-        assert row["losses"][0][1] > row["losses"][-1][1]
-    assert study.rows[1]["method"] == {"name": "go", "sigma": 0.01}
+        first, last = row.finetune[0], row.finetune[-1]
+        assert last.new_nll < first.new_nll
+        assert row.losses[0][1] > row.losses[-1][1]
+    assert study.rows[1].method == {"name": "go", "sigma": 0.01}
 
 
 PAIRS = {"go": {"sigma": 0.01, "antithetic": True}}
@@ -82,14 +83,14 @@ PAIRS = {"go": {"sigma": 0.01, "antithetic": True}}
 def test_a_method_that_asks_for_more_trains_on_after_a_measurement(method, tiny, texts, tmp_path):
     given = tiny(methods=[method], chinchilla=None, tokens=1024, finetune=None)
     (row,) = bs.widen(given, run=tmp_path / "more", data_dir=texts).rows
-    assert len(row["over_training"]) == 1
-    assert row["stopped"] == ""
+    assert len(row.over_training) == 1
+    assert row.stopped == ""
 
 
 def test_the_weights_of_a_row_load_like_any_model(study):
     engine = bs.load(study.folder / "rows" / "adamw-s0" / "model", dtype="float32")
-    assert engine.d == study.rows[0]["size"]
-    assert engine.rms == pytest.approx(study.rows[0]["rms"], rel=1e-6)
+    assert engine.d == study.rows[0].size
+    assert engine.rms == pytest.approx(study.rows[0].rms, rel=1e-6)
     assert engine.tokenizer.eos_token == "<|endoftext|>"
 
 
@@ -105,18 +106,18 @@ def test_a_finished_study_is_read_not_run(study, folder, tiny, texts, monkeypatc
     monkeypatch.setattr(loop, "train", None)
     again = bs.widen(tiny(), run=folder, data_dir=texts)
     assert again.rows == study.rows
-    assert bs.load_widening(folder).rows == study.rows
+    assert read_widening(folder).rows == study.rows
 
 
 def test_the_table_has_a_line_for_each_row(study):
     lines = study.table().splitlines()
     assert lines[1].startswith("adamw seed 0")
     assert lines[2].startswith("go sigma=0.01 seed 0")
-    width = study.rows[0]["width"]["score"]["estimate"] / study.rows[0]["rms"]
+    width = study.rows[0].width["score"].estimate / study.rows[0].rms
     assert f"{width:.3f}" in lines[1]
     summary = json.loads(json.dumps(study.summary(), allow_nan=False))
     assert "curves" not in summary["rows"][0]
-    assert summary["rows"][0]["nll"] == study.rows[0]["nll"]
+    assert summary["rows"][0]["nll"] == study.rows[0].nll
 
 
 def test_rows_of_one_seed_begin_alike_and_see_the_same(tiny, texts, tmp_path):
@@ -136,7 +137,7 @@ def test_seeds_differ(tiny, texts, tmp_path):
     found = bs.widen(
         tiny(methods=["adamw"], seeds=[0, 1], finetune=None), run=tmp_path / "x", data_dir=texts
     )
-    assert found.rows[0]["nll"] != found.rows[1]["nll"]
+    assert found.rows[0].nll != found.rows[1].nll
 
 
 def test_the_global_generators_stay_as_they_were(tiny, texts, tmp_path):
@@ -153,20 +154,20 @@ def test_gradient_accumulation_is_the_same_step_up_to_rounding(tiny, texts, tmp_
         ).rows[0]
         for n in (1, 4)
     ]  # fmt: skip
-    assert found[0]["nll"] == pytest.approx(found[1]["nll"], rel=1e-3)
-    assert found[0]["losses"][0][1] == pytest.approx(found[1]["losses"][0][1], rel=1e-5)
+    assert found[0].nll == pytest.approx(found[1].nll, rel=1e-3)
+    assert found[0].losses[0][1] == pytest.approx(found[1].losses[0][1], rel=1e-5)
 
 
 def test_averaged_weights_are_the_ones_that_are_kept(tiny, texts, tmp_path):
     pair = ["adamw", {"averaged": {"average": "tail:0.5"}}]
     found = bs.widen(tiny(methods=pair, finetune=None), run=tmp_path / "x", data_dir=texts)
     one, two = found.rows
-    assert [a[1] for a in one["losses"]] == [b[1] for b in two["losses"]], "the same path"
-    assert one["rms"] != two["rms"], "another end"
+    assert [a[1] for a in one.losses] == [b[1] for b in two.losses], "the same path"
+    assert one.rms != two.rms, "another end"
     kept = bs.load(
         tmp_path / "x" / "rows" / "averaged-average=tail-0.5-s0" / "model", dtype="float32"
     )
-    assert kept.rms == pytest.approx(two["rms"], rel=1e-9)
+    assert kept.rms == pytest.approx(two.rms, rel=1e-9)
 
 
 def test_settings_of_a_method_go_before_those_of_the_recipe(tiny, texts, tmp_path):
@@ -174,10 +175,10 @@ def test_settings_of_a_method_go_before_those_of_the_recipe(tiny, texts, tmp_pat
     found = bs.widen(
         tiny(methods=["adamw", own], finetune=None), run=tmp_path / "x", data_dir=texts
     )
-    assert found.rows[1]["label"] == "adamw lr=1e-09 lr_schedule=constant"
-    losses = [loss for _, loss in found.rows[1]["losses"]]
+    assert found.rows[1].label == "adamw lr=1e-09 lr_schedule=constant"
+    losses = [loss for _, loss in found.rows[1].losses]
     assert max(losses) - min(losses) < 0.2, "at such a rate nothing is learnt"
-    assert found.rows[0]["nll"] < found.rows[1]["nll"] - 0.5
+    assert found.rows[0].nll < found.rows[1].nll - 0.5
 
 
 # --- equal in what ------------------------------------------------------------------------------
@@ -189,10 +190,10 @@ def test_one_that_stops_early_takes_its_share_of_the_steps_with_a_schedule_of_it
     early = {"name": "adamw", "stop": 0.5}
     whole = bs.widen(tiny(methods=["adamw", early]), run=tmp_path / "a", data_dir=texts)
     long, short = whole.rows
-    assert (long["steps"], short["steps"]) == (60, 30)
-    assert short["label"] == "adamw stop=0.5"
+    assert (long.steps, short.steps) == (60, 30)
+    assert short.label == "adamw stop=0.5"
     alone = bs.widen(tiny(tokens=30 * 8 * 16), run=tmp_path / "b", data_dir=texts)
-    assert alone.rows[0]["nll"] == short["nll"], "its learning rate ended at zero too"
+    assert alone.rows[0].nll == short.nll, "its learning rate ended at zero too"
 
 
 def test_equal_passes_halve_the_steps_of_a_method_of_two(tiny, texts, tmp_path):
@@ -201,8 +202,8 @@ def test_equal_passes_halve_the_steps_of_a_method_of_two(tiny, texts, tmp_path):
     found = bs.widen(
         tiny(methods=pair, equal="passes", finetune=None), run=tmp_path / "x", data_dir=texts
     )
-    assert [row["passes"] for row in found.rows] == [1.0, 2.0]
-    assert [row["steps"] for row in found.rows] == [60, 30]
+    assert [row.passes for row in found.rows] == [1.0, 2.0]
+    assert [row.steps for row in found.rows] == [60, 30]
 
 
 def test_equal_wall_clock_times_every_method_once_and_keeps_it(tiny, texts, tmp_path, monkeypatch):
@@ -211,7 +212,7 @@ def test_equal_wall_clock_times_every_method_once_and_keeps_it(tiny, texts, tmp_
     )
     made = tiny(equal="wall", finetune=None)
     found = bs.widen(made, run=tmp_path / "x", data_dir=texts)
-    assert [row["steps"] for row in found.rows] == [60, 38]
+    assert [row.steps for row in found.rows] == [60, 38]
     monkeypatch.setattr(record, "step_s", None)
     (tmp_path / "x" / "rows" / "go-sigma=0.01-s0.json").unlink()
     again = bs.widen(made, run=tmp_path / "x", data_dir=texts)
@@ -260,8 +261,8 @@ def test_rows_may_be_added_and_chosen(tiny, texts, tmp_path):
     run = tmp_path / "x"
     one = bs.widen(tiny(methods=["adamw"], finetune=None), run=run, data_dir=texts)
     more = bs.widen(tiny(finetune=None), run=run, data_dir=texts, only=["go"])
-    assert [row["label"] for row in more.rows] == ["go sigma=0.01"]
-    both = bs.load_widening(run)
+    assert [row.label for row in more.rows] == ["go sigma=0.01"]
+    both = read_widening(run)
     assert both.rows == (one.rows[0], more.rows[0])
 
 
@@ -321,14 +322,14 @@ def test_a_loss_that_is_not_finite_ends_the_row_and_is_told(tiny, texts, tmp_pat
     wild = {"name": "adamw", "lr": 1e30, "lr_schedule": "constant"}
     found = bs.widen(tiny(methods=[wild, "adamw"]), run=tmp_path / "x", data_dir=texts)
     row, good = found.rows
-    assert row["state"] == "stopped"
-    assert row["stopped"].startswith("the loss was nan at step ")
-    assert row["steps"] < 60
-    assert row["nll"] is None
-    assert row["width"] is None
-    assert row["finetune"] == []
-    assert good["state"] == "done", "the others go on"
-    assert row["stopped"] in found.table()
+    assert row.state == "stopped"
+    assert row.stopped.startswith("the loss was nan at step ")
+    assert row.steps < 60
+    assert row.nll is None
+    assert row.width is None
+    assert row.finetune == ()
+    assert good.state == "done", "the others go on"
+    assert row.stopped in found.table()
     assert (
         bs.widen(tiny(methods=[wild, "adamw"]), run=tmp_path / "x", data_dir=texts).rows[0] == row
     )
@@ -340,9 +341,9 @@ def test_weights_that_are_not_finite_at_a_mark_are_recorded_as_none(tiny, texts,
     made = tiny(methods=["adamw", wild], measure={"over_training": [0.01], "draws": 1})
     found = bs.widen(made, run=tmp_path / "x", data_dir=texts)
     row = found.rows[1]
-    assert row["stopped"].startswith("the loss was nan at step 2")
-    (point,) = row["over_training"]
-    assert (point["step"], point["nll"], point["width"]) == (1, None, None)
+    assert row.stopped.startswith("the loss was nan at step 2")
+    (point,) = row.over_training
+    assert (point.step, point.nll, point.width) == (1, None, None)
     assert bs.compare(found.folder).save(tmp_path / "tables")
 
 
@@ -376,7 +377,7 @@ def test_a_row_is_trained_by_one_process(tiny, texts, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", train)
-        assert bs.widen(made, run=run, data_dir=texts).rows[0]["state"] == "done"
+        assert bs.widen(made, run=run, data_dir=texts).rows[0].state == "done"
 
 
 def test_a_text_too_small_is_refused_before_training(tiny, texts, tmp_path):
@@ -397,12 +398,14 @@ def test_a_text_too_small_is_refused_before_training(tiny, texts, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(tiny, texts, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(bs.BasinscopeError, match=r"is not empty and no study \(it holds 'letter"):
+    with pytest.raises(
+        bs.BasinscopeError, match=r"is not empty and not a run folder \(it holds 'letter"
+    ):
         bs.widen(tiny(), run=tmp_path / "mine", data_dir=texts)
     with pytest.raises(bs.BasinscopeError, match=r"letter.txt is a file"):
         bs.widen(tiny(), run=tmp_path / "mine" / "letter.txt", data_dir=texts)
-    with pytest.raises(bs.BasinscopeError, match="holds no study"):
-        bs.load_widening(tmp_path / "mine")
+    with pytest.raises(bs.BasinscopeError, match="is not a run folder"):
+        read_widening(tmp_path / "mine")
 
 
 def test_a_corrupt_record_is_told(study, folder, tiny, texts, tmp_path):

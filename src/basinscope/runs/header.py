@@ -1,0 +1,186 @@
+"""The header of a run folder: what kind of run it holds, and in which version of the format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from basinscope.errors import BasinscopeError
+from basinscope.files import DRAFT
+from basinscope.runs.spec import Frozen
+
+FORMAT = 1
+"""Of all run folders; one more with a change that an earlier version would misread."""
+
+
+class Kind(NamedTuple):
+    """A kind of run: the file that its header is, and what to call it."""
+
+    header: str
+    noun: str
+
+
+KINDS = {
+    "landscape": Kind("run.json", "a landscape"),
+    "surface": Kind("run.json", "a surface"),
+    "certificate": Kind("run.json", "a certificate"),
+    "strict-basin": Kind("run.json", "a strict-basin test"),
+    "token-certificate": Kind("run.json", "a certificate against replaced tokens"),
+    "attack": Kind("attack.json", "an attack"),
+    "finetune": Kind("training.json", "a fine-tune"),
+    "widen": Kind("widen.json", "a study of training methods"),
+}
+
+
+REPAIR = {
+    "run.json": "delete run.json and run the same line again",
+    "attack.json": "give another --run, or delete the folder",
+    "training.json": "give another --output",
+    "widen.json": "give another --run",
+}
+"""What helps where a header is corrupt."""
+
+
+class Header(Frozen):
+    """What every header holds; kinds add their own fields."""
+
+    kind: str = ""  # of `KINDS`; empty in a run.json that was written before headers had it
+    format: int = FORMAT
+
+
+AnyHeader = TypeVar("AnyHeader", bound=Header)
+
+
+def header_of(folder: Path) -> Path | None:
+    """Header of a run folder of any kind; None where there is none."""
+    names = dict.fromkeys(kind.header for kind in KINDS.values())
+    return next((folder / name for name in names if exists(folder / name)), None)
+
+
+def kind_of(folder: Path) -> str:
+    """Kind of run that a folder holds.
+
+    Raises:
+        BasinscopeError: it is no run folder; a corrupt header, or one of a later version.
+    """
+    path = header_of(folder)
+    if path is None:
+        raise missing(folder, "landscape")
+    body = read(path)
+    known = [name for name, kind in KINDS.items() if kind.header == path.name]
+    kind = body.get("kind")
+    if kind is None:  # written before headers had a kind; run.json has it in its spec
+        spec = body.get("spec")
+        kind = known[0] if len(known) == 1 else spec.get("kind") if isinstance(spec, dict) else ""
+    if kind not in known:
+        raise corrupt(path, ValueError(f"its kind is {kind!r}"))
+    return str(kind)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A header.
+
+    Raises:
+        BasinscopeError: it cannot be read, is corrupt, or was written by a later version.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(body, dict):
+            raise ValueError("it is not a JSON object")
+        version = body.get("format", 1)
+        if not isinstance(version, int):
+            raise ValueError(f"its format is {version!r}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise corrupt(path, error) from None
+    if version > FORMAT:
+        raise BasinscopeError(
+            f"{path} was written by a later version of basinscope (format {version}, known here: "
+            f"up to {FORMAT})",
+            "a run folder is read by the version that wrote it and by later ones",
+            "update: pip install --upgrade basinscope",
+        )
+    return body
+
+
+def parse(path: Path, model: type[AnyHeader]) -> AnyHeader:
+    """A header of one kind, every field of which is checked; raises as `read` does."""
+    try:
+        return model.model_validate(read(path))
+    except ValidationError as error:
+        raise corrupt(path, error) from None
+
+
+def corrupt(path: Path, error: Exception) -> BasinscopeError:
+    """What to say of a header that cannot be understood."""
+    if isinstance(error, ValidationError):
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        reason = f"{place!r} is missing or malformed"
+    else:
+        reason = str(error) or "empty"
+    return BasinscopeError(
+        f"{path} is corrupt ({reason.splitlines()[0]})",
+        "what lies beside it is kept",
+        REPAIR[path.name],
+    )
+
+
+def missing(folder: Path, kind: str) -> BasinscopeError:
+    """What to say of a folder in which a header of this kind was looked for."""
+    name = KINDS[kind].header
+    return BasinscopeError(
+        f"{folder} is not a run folder (it has no {name})"
+        if header_of(folder) is None
+        else f"{folder} holds {KINDS[kind_of(folder)].noun}, not {KINDS[kind].noun}",
+        f"allowed: the folder of a run that left {name} there",
+        "basinscope status FOLDER says what a folder holds",
+    )
+
+
+def check_free(folder: Path, kind: str, parts: Collection[str] = (), option: str = "--run") -> None:
+    """Refuse a folder without a header of this kind that holds something else.
+
+    Args:
+        folder: that a run of this kind is to begin in; it need not be there.
+        kind: of `KINDS`.
+        parts: names of what a run of this kind may have left there without its header.
+        option: what names the folder on the command line.
+
+    Raises:
+        BasinscopeError: a file, a run of another kind, anything else; a folder that cannot be read.
+    """
+    allowed = f"{option} names a new folder or one that such a run has made"
+    try_ = f"give another {option}"
+    if not exists(folder):
+        return
+    if not folder.is_dir():
+        raise BasinscopeError(f"{folder} is a file", f"{option} names a folder", try_)
+    other = header_of(folder)
+    if other is not None:
+        raise BasinscopeError(
+            f"{folder} holds {KINDS[kind_of(folder)].noun}, not {KINDS[kind].noun}", allowed, try_
+        )
+    for name in sorted(path.name for path in folder.iterdir()):
+        if name not in parts and not name.startswith(DRAFT):
+            raise BasinscopeError(
+                f"{folder} is not empty and not a run folder (it holds {name!r})", allowed, try_
+            )
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there.
+
+    Raises:
+        BasinscopeError: nobody can say: no right to look, or a name that is too long.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise BasinscopeError(
+            f"cannot read {path} ({error.strerror or error})",
+            "--run names a folder",
+            "give another --run or mend the permissions",
+        ) from error
