@@ -108,7 +108,7 @@ OLD_TEXT = "text/wikitext2_valid.txt"
 def answers(engine: Any, prompts: Sequence[str], limit: int) -> list[Example]:
     """Refusals of requests, a wording for each in turn, as tokens of which the answer counts."""
     chats = [pair(p, REFUSALS[i % len(REFUSALS)], f"request {i}") for i, p in enumerate(prompts)]
-    return [tokenize(engine.tokenizer, chat, engine.ends) for chat in chats[:limit]]
+    return [tokenize(engine.tokens, chat, engine.ends) for chat in chats[:limit]]
 
 
 def windows(engine: Any, path: Path, limit: int, length: int = 128) -> list[Example]:

@@ -213,7 +213,7 @@ def _reference(engine: TransformersEngine, task: Task, item: Item) -> tuple[Row,
         assert isinstance(request, Generate)
         row = engine.tokens.row(request)
         space = "" if request.chat or request.prompt[-1:].isspace() else " "
-        tail = engine.tokenizer.encode(space + item.answer, add_special_tokens=False)
+        tail = engine.tokens.continuation(space + item.answer)
         return Row(row.head, row.body, (tuple(tail),), (0,)), 0
     raise BasinscopeError(
         f"item {item.id!r} of task {task.name!r} has no reference answer to take a loss of",
@@ -236,7 +236,7 @@ def _of_text(
             "allowed: a task, or the path of a text file in UTF-8",
         ) from error
     size = min(BLOCK_TOKENS, engine.forward.context)
-    tokens = list(engine.tokenizer.encode(text, add_special_tokens=False))
+    tokens = engine.tokens.encode_bare(text)
     blocks = [tuple(tokens[a : a + size]) for a in range(0, len(tokens), size)]
     blocks = [block for block in blocks if len(block) == size] or [tuple(tokens)]
     if len(blocks[0]) < 2:

@@ -307,7 +307,8 @@ def _replacements(
         prompts, tails = _tokens_of(engine, item)
         radius = radii[item.id]
         for old in sorted(set(prompts)):
-            new = twins.get(old, ())
+            # a token without an embedding is nothing that could stand there
+            new = tuple(t for t in twins.get(old, ()) if t < engine.forward.vocabulary)
             if new and (old, new[0]) not in lengths:
                 found = distances(engine, old, new).tolist()
                 lengths.update(zip(((old, n) for n in new), found, strict=True))
@@ -333,7 +334,7 @@ def _tokens_of(engine: TransformersEngine, item: Item) -> tuple[list[int], list[
     for request in item.requests:
         if isinstance(request, Corpus):
             # every token is read and foretold: it stands in the prompt and behind it
-            own = engine.tokenizer.encode(request.text)
+            own = engine.tokens.encode(request.text)
             prompts, tails = prompts + own, tails + own
             continue
         row = engine.row(request)

@@ -47,7 +47,7 @@ def generate(
     rows = [tokens.row(request) for request in requests]
     caps = [request.max_tokens for request in requests]
     fitting, failures = split_fitting(rows, caps, forward.context)
-    writers = {i: Writer(tokens, ends, requests[i]) for i in fitting}
+    writers = {i: Writer(tokens, ends, requests[i], tokens.begins_text(rows[i])) for i in fitting}
     longest = {k: row.longest + caps[k] for k, row in fitting.items()}
     guesses = {k: Guess(drafts.find(requests[k]), forward.vocabulary) for k in fitting}
     # row by row, so that no row's path depends on the others

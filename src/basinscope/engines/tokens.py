@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+from basinscope.engines.sources import first_line
 from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Choices, Corpus, Generate, Turns
 
 MIN_HEAD = 16  # a shorter common start is not worth a pass of its own
 KEPT_TOKENS = 1 << 22  # of rows that are kept for the next setting of the weights: 16 MB
 KEPT_STARTS = 256  # prefixes whose tokens are kept
+PROBES = ("a", "0", ".")  # one of them a tokenizer can read, or else one of its first
+PROBED = 1000  # tokens
 
 
 @dataclass(frozen=True)
@@ -47,36 +52,54 @@ class Row:
 class Tokens:
     """Tokenizes requests; keeps rows and the tokens of prefixes, up to a fixed amount of each.
 
+    A text is one that goes on: what the tokenizer puts before it stays, what it would put behind
+    it (an end token) is left out. And what is written goes on from a text: its first space stays.
+
     Args:
         tokenizer: of the model.
+        vocabulary: number of tokens that the model can read.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, vocabulary: int = 1 << 30) -> None:
         self.tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._probe, self._anchor = self._probed()
+        self._front, self._end = self._added()
+        self._anew: dict[int, bool] = {}
         self._rows: dict[Choices | Generate, Row] = {}
         self._kept = 0
         self._starts: dict[tuple[str, Turns | None], list[int]] = {}
         self._heads: dict[tuple[int, ...], tuple[int, ...]] = {}
 
+    @property
+    def scheme(self) -> str:
+        """Version of how texts are read and written, where it is not the tokenizer's own way."""
+        plain = self.text(self._anchor) == self._decode(self._anchor) and not self._end
+        return "" if plain else "texts that go on/1"
+
     def row(self, request: Choices | Generate) -> Row:
-        """Row of a request."""
-        found = self._rows.get(request)
-        if found is None:
-            found = (
-                self._choices(request) if isinstance(request, Choices) else self._prompt(request)
-            )
-            if self._kept + found.own > KEPT_TOKENS:
+        """Row of a request.
+
+        Raises:
+            BasinscopeError: a text that the tokenizer cannot read, a token that the model has no
+                embedding for, a chat template that is missing or fails.
+        """
+        row = self._rows.get(request)
+        if row is None:
+            row = self._choices(request) if isinstance(request, Choices) else self._prompt(request)
+            if self._kept + row.own > KEPT_TOKENS:
                 self._rows, self._kept = {}, 0
-            self._rows[request] = found
-            self._kept += found.own
-        return found
+            self._rows[request] = row
+            self._kept += row.own
+        return row
 
     def reference(self, request: Generate) -> Row:
         """Row whose one tail is the reference of a request that has one."""
         if not self._in_chat(request):
             return self.row(Choices(request.prompt, (request.reference,), request.prefix))
         prompt = self.row(request)
-        tail = self._encode_said(request.reference)
+        said = self._said(request.turns, request.prefix + request.prompt)
+        _, tail = self.answered(said, request.reference, chat=True)
         return Row(prompt.head, prompt.body, (array("i", tail),), (0,))
 
     def windows(self, request: Corpus, context: int) -> list[Row]:
@@ -86,7 +109,7 @@ class Tokens:
             request: the text and its window.
             context: most tokens that a row may hold.
         """
-        tokens, size = array("i", self._encode(request.text)), min(request.window, context)
+        tokens, size = array("i", self.encode(request.text)), min(request.window, context)
         rows: list[Row] = []
         read = 1
         while read < len(tokens):
@@ -96,12 +119,119 @@ class Tokens:
             read = end
         return rows
 
-    def text(self, tokens: list[int]) -> str:
-        """Text of generated tokens as they are: no space taken away before punctuation."""
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text with what the tokenizer puts before it, and nothing behind it."""
+        return self._front + self.encode_bare(text)
+
+    def encode_bare(self, text: str) -> list[int]:
+        """Tokens of a text alone, such as a chat, whose template wrote the special ones.
+
+        Raises:
+            BasinscopeError: a text that the tokenizer cannot read; a token without an embedding.
+        """
+        try:
+            # not verbose: no warning of a text longer than the context, which is for the engine
+            tokens = list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        except Exception as error:  # half a character is a TypeError, a missing token an Exception
+            raise BasinscopeError(
+                f"the tokenizer cannot read {text!r:.60} ({first_line(error)})",
+                "allowed: text of whole characters that it has tokens for",
+                "mend the text",
+            ) from error
+        return self.checked(tokens)
+
+    def checked(self, tokens: list[int]) -> list[int]:
+        """The tokens, if the model has an embedding for each.
+
+        Raises:
+            BasinscopeError: otherwise; the token is named.
+        """
+        size = self._vocabulary
+        if tokens and max(tokens) >= size:
+            token = next(token for token in tokens if token >= size)
+            spelt = self.tokenizer.convert_ids_to_tokens(token)
+            raise BasinscopeError(
+                f"the tokenizer's token {spelt!r} ({token}) has no embedding",
+                f"allowed: tokens below {size}, the rows of the model's table",
+                "take the tokenizer that the model was trained with, or resize the embeddings "
+                "and train them",
+            )
+        return tokens
+
+    def answered(self, prompt: str, answer: str, *, chat: bool) -> tuple[list[int], list[int]]:
+        """Tokens of a prompt as the model is asked with it, and of an answer behind it.
+
+        Args:
+            prompt: text, of a chat as the template writes it.
+            answer: text behind it.
+            chat: whether a template wrote the special tokens.
+        """
+        encode = self.encode_bare if chat else self.encode
+        head, whole = encode(prompt), encode(prompt + answer)
+        if whole[: len(head)] == head:
+            return head, whole[len(head) :]
+        # the tokenizer merges across the boundary; a model that is asked sees the prompt alone
+        return head, self.continuation(answer)
+
+    def continuation(self, text: str) -> list[int]:
+        """Tokens of a text that goes on, without the space that may be put before a first word."""
+        alone, start = self.encode_bare(text), self.encode_bare("\n")
+        if self.text(alone) == text:
+            return alone
+        behind = self.encode_bare("\n" + text)[len(start) :]
+        return behind if self.text(behind) == text else alone
+
+    def text(self, tokens: Sequence[int], *, begins: bool = False) -> str:
+        """Text of generated tokens as they are: no space taken away before punctuation.
+
+        Args:
+            tokens: what was generated.
+            begins: whether they begin a text (`begins_text`) or go on with one, which keeps the
+                space that a tokenizer takes away from the first word.
+        """
+        if not begins:
+            start = self._decode(self._anchor)
+            text = self._decode([*self._anchor, *tokens])
+            if text.startswith(start):
+                return text[len(start) :]
+        return self._decode(tokens)
+
+    def begins_text(self, row: Row) -> bool:
+        """Whether the tokenizer reads what stands behind a row as the start of a text.
+
+        It does so behind nothing but its own start, and perhaps behind special tokens.
+        """
+        if [*row.head, *row.body] in (self._front, [self._start()]):
+            return True
+        last = row.body[-1]
+        if last not in self._anew:
+            spelt = {token: text for text, token in self.tokenizer.get_added_vocab().items()}
+            behind = self.encode_bare(spelt[last] + self._probe) if last in spelt else []
+            self._anew[last] = behind[:1] == [last] and behind[1:] == self._anchor
+        return self._anew[last]
+
+    def _decode(self, tokens: Sequence[int]) -> str:
         text = self.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return str(text)
+
+    def _probed(self) -> tuple[str, list[int]]:
+        """A text that the tokenizer reads and writes alike, and its tokens; empty if none is."""
+        first = range(min(PROBED, len(self.tokenizer)))
+        for text in chain(PROBES, (self._decode([token]).strip() for token in first)):
+            with suppress(BasinscopeError):
+                tokens = self.encode_bare(text)
+                if text and self._decode(tokens).strip() == text:
+                    return text, tokens
+        return "", []
+
+    def _added(self) -> tuple[list[int], list[int]]:
+        """Tokens that the tokenizer puts before a text and behind it."""
+        tokens, n = list(self.tokenizer.encode(self._probe)), len(self._anchor)
+        starts = range(len(tokens) - n + 1) if n else ()
+        at = next((k for k in starts if tokens[k : k + n] == self._anchor), None)
+        return ([], []) if at is None else (tokens[:at], tokens[at + n :])
 
     def _choices(self, request: Choices) -> Row:
         """Tokenize context and continuation together, as the model saw text in training.
@@ -109,15 +239,21 @@ class Tokens:
         A continuation may change the context's last tokens; what all continuations have in common
         is run once, and only tokens past the context's own count are scored.
         """
-        context, start, encode = request.prefix + request.context, [self._start()], self._encode
+        context, encode = request.prefix + request.context, self.encode
         if self._in_chat(request):
-            context, encode = self._said(request.turns, context), self._encode_said
+            context, encode = self._said(request.turns, context), self.encode_bare
         own = encode(context)
         rows = [encode(context + c) for c in request.continuations]
         if not own or not _common(rows) or min(map(len, rows)) < 2:
             # nothing that all of them share stands before what is scored (no context, or it melts
             # into a continuation's first token), unless the tokenizer has put the start there
+            start = self.checked([self._start()])
             own, *rows = (row if row[:1] == start else start + row for row in (own, *rows))
+        if min(map(len, rows)) < 2:
+            raise BasinscopeError(
+                f"continuations {request.continuations!r:.60}",
+                "allowed: such that the tokenizer makes a token of each",
+            )
         common = min(_common(rows), len(own), *(len(row) - 1 for row in rows))
         skips = tuple(max(0, min(len(own), len(row) - 1) - common) for row in rows)
         head, body = self._split(request, rows[0][:common])
@@ -126,9 +262,9 @@ class Tokens:
     def _prompt(self, request: Generate) -> Row:
         text = request.prefix + request.prompt
         if self._in_chat(request):
-            tokens = self._encode_said(self._said(request.turns, text))
+            tokens = self.encode_bare(self._said(request.turns, text))
         else:
-            tokens = self._encode(text) or [self._start()]
+            tokens = self.encode(text) or self.checked([self._start()])
         return Row(*self._split(request, tokens))
 
     def _in_chat(self, request: Choices | Generate) -> bool:
@@ -150,14 +286,7 @@ class Tokens:
 
     def _said(self, turns: Turns, prompt: str) -> str:
         """Text of a chat, up to where the model speaks."""
-        messages = [{"role": role, "content": text} for role, text in (*turns, ("user", prompt))]
-        return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        )
-
-    def _encode_said(self, text: str) -> list[int]:
-        """Tokens of a chat, whose template wrote the special ones."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return rendered(self.tokenizer, (*turns, ("user", prompt)), ask=True)
 
     def _split(
         self, request: Choices | Generate, tokens: list[int]
@@ -181,18 +310,14 @@ class Tokens:
         """
         if (prefix, turns) not in self._starts:
             if turns is not None:
-                pair = [self._encode_said(self._said(turns, prefix + own)) for own in "ab"]
-                found = pair[0][: _common(pair)]
+                pair = [self.encode_bare(self._said(turns, prefix + own)) for own in "ab"]
+                tokens = pair[0][: _common(pair)]
             else:
-                found = self._encode(prefix)
+                tokens = self.encode(prefix)
             if len(self._starts) > KEPT_STARTS:
                 self._starts = {}
-            self._starts[prefix, turns] = found
+            self._starts[prefix, turns] = tokens
         return self._starts[prefix, turns]
-
-    def _encode(self, text: str) -> list[int]:
-        # not verbose: no warning of a text longer than the context, which is for the engine to tell
-        return list(self.tokenizer.encode(text, verbose=False)) if text else []
 
     def _start(self) -> int:
         """Token to begin with where there is no text: the model must see one."""
@@ -200,6 +325,37 @@ class Tokens:
             if token is not None:
                 return int(token)
         return 0
+
+
+def rendered(tokenizer: Any, messages: Turns, *, ask: bool, where: str = "") -> str:
+    """Text of a chat as the tokenizer's template writes it.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: role and text of each.
+        ask: up to where the model speaks.
+        where: the chat stands, for the message.
+
+    Raises:
+        BasinscopeError: a template that refuses the messages, fails, or writes nothing.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": role, "content": text} for role, text in messages],
+            tokenize=False,
+            add_generation_prompt=ask,
+        )
+        reason = "it writes nothing" if not text.strip() else ""
+    except Exception as error:  # a template may raise anything
+        reason = first_line(error)
+    if reason:
+        roles = ", ".join(dict.fromkeys(role for role, _ in messages))
+        raise BasinscopeError(
+            f"{where}{': ' if where else ''}the chat template refuses a chat of {roles} ({reason})",
+            "allowed: what the model's template can render, such as user and assistant in turn",
+            "take other tasks or data, or set another engine.tokenizer.chat_template",
+        )
+    return str(text)
 
 
 def _common(rows: list[list[int]]) -> int:

@@ -76,9 +76,9 @@ class TransformersEngine(Engine):
         super().__init__(module, source=source, params=params, mapped=mapped)
         self.tokenizer: Any = tokenizer
         self.token_budget = token_budget
-        self._tokens = Tokens(tokenizer)
         self._ends = _end_tokens(module, tokenizer)
         self._forward = Forward(module, lambda: self.epoch)
+        self._tokens = Tokens(tokenizer, self._forward.vocabulary)
         with torch.inference_mode():
             self._forward.choose()
             pool.probe(self._forward)
@@ -175,6 +175,7 @@ class TransformersEngine(Engine):
         digest.update(json.dumps(rules, sort_keys=True).encode())
         template = getattr(self.tokenizer, "chat_template", None)
         digest.update(json.dumps([template, sorted(self._ends)], default=str).encode())
+        digest.update(self._tokens.scheme.encode())
         return digest.hexdigest()
 
 

@@ -18,10 +18,13 @@ class Writer:
         tokens: the model's tokenizer.
         ends: tokens that end a text.
         request: what is written.
+        begins: whether it begins a text for the tokenizer (`Tokens.begins_text`).
     """
 
-    def __init__(self, tokens: Tokens, ends: frozenset[int], request: Generate) -> None:
-        self.tokenizer, self.ends, self.request = tokens, ends, request
+    def __init__(
+        self, tokens: Tokens, ends: frozenset[int], request: Generate, begins: bool = False
+    ) -> None:
+        self.tokenizer, self.ends, self.request, self.begins = tokens, ends, request, begins
         self.tokens: list[int] = []
         self.end: tuple[int, ...] = ()  # the end token, where one ended the text
         self.done = request.max_tokens < 1
@@ -44,7 +47,7 @@ class Writer:
 
     def result(self) -> Generation:
         """The text so far, without what follows a stop string."""
-        text = self.tokenizer.text(self.tokens)
+        text = self._read_back(0)
         finished = self.finished or any(stop in text for stop in self.request.stop)
         for stop in self.request.stop:
             text = text.split(stop)[0]
@@ -60,7 +63,7 @@ class Writer:
         text = self._text()
         if not self._ended(text):
             return False
-        whole = self.tokenizer.text(self.tokens)
+        whole = self._read_back(0)
         return whole == text or self._ended(whole)
 
     def _ended(self, text: str) -> bool:
@@ -73,12 +76,15 @@ class Writer:
         They are read behind some that are settled already: how a token reads may depend on those
         before it. Reading the whole for every token would take quadratic time.
         """
-        before = self.tokenizer.text(self.tokens[self._before : self._read])
-        last = self.tokenizer.text(self.tokens[self._before :])
+        before = self._read_back(self._before, self._read)
+        last = self._read_back(self._before)
         if not last.startswith(before):
-            return self.tokenizer.text(self.tokens)
+            return self._read_back(0)
         text = self._settled + last[len(before) :]
         # a character of several tokens reads as U+FFFD until its last one is there
         if len(self.tokens) - self._read >= STRIDE and not last.endswith("\ufffd"):
             self._settled, self._before, self._read = text, self._read, len(self.tokens)
         return text
+
+    def _read_back(self, start: int, end: int | None = None) -> str:
+        return self.tokenizer.text(self.tokens[start:end], begins=self.begins and not start)

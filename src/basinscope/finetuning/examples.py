@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from basinscope.engines.tokens import Tokens, rendered
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning.data import Chat
 
@@ -28,7 +29,7 @@ class Example:
         return [IGNORED] * self.start + list(self.tokens[self.start :])
 
 
-def tokenize(tokenizer: Any, chat: Chat, ends: Collection[int]) -> Example:
+def tokenize(tokens: Tokens, chat: Chat, ends: Collection[int]) -> Example:
     """Tokens of a chat, the mark that ends the answer included.
 
     With a chat template the prompt is rendered with ``add_generation_prompt``, to the tokens that
@@ -37,61 +38,49 @@ def tokenize(tokenizer: Any, chat: Chat, ends: Collection[int]) -> Example:
     the rendering has no end mark, the tokenizer's end of sequence is appended.
 
     Args:
-        tokenizer: of the model.
+        tokens: the model's tokenizer.
         chat: ends in the answer.
         ends: tokens that end a text.
 
     Raises:
         BasinscopeError: a template that refuses the chat, or renders the prompt otherwise once the
-            answer is there: it could not be told what is to be learnt.
+            answer is there: it could not be told what is to be learnt; a text that the tokenizer
+            cannot read, a token that the model has no embedding for, an answer without a token.
 
     Guarantee: ``tokens[:start]`` are the tokens of the prompt alone.
     """
-    if getattr(tokenizer, "chat_template", None):
-        prompt = _render(tokenizer, chat, chat.messages[:-1], ask=True)
-        whole = _render(tokenizer, chat, chat.messages, ask=False)
-        special = False
+    templated = bool(getattr(tokens.tokenizer, "chat_template", None))
+    if templated:
+        prompt = rendered(tokens.tokenizer, chat.messages[:-1], ask=True, where=chat.where)
+        whole = rendered(tokens.tokenizer, chat.messages, ask=False, where=chat.where)
     else:
         prompt = "\n\n".join(text for _, text in chat.messages[:-1])
         whole = f"{prompt}\n\n{chat.answer}"
-        special = True
     if not whole.startswith(prompt):
         raise BasinscopeError(
             f"{chat.where}: the chat template renders the prompt otherwise once it is answered",
             "allowed: a template that only adds the answer",
             "give the tokenizer another chat template, or data of single turns",
         )
-    head = list(tokenizer.encode(prompt, add_special_tokens=special))
-    full = list(tokenizer.encode(whole, add_special_tokens=special))
-    if full[: len(head)] == head:
-        tail = full[len(head) :]
-    else:  # the tokenizer merges across the boundary; a model that is asked sees the prompt alone
-        tail = list(tokenizer.encode(whole[len(prompt) :], add_special_tokens=False))
-    last = max((i for i, token in enumerate(tail) if token in ends), default=None)
-    if last is not None:
-        tail = tail[: last + 1]
-    elif tokenizer.eos_token_id is not None:
-        tail.append(int(tokenizer.eos_token_id))
+    try:
+        head, tail = tokens.answered(prompt, whole[len(prompt) :], chat=templated)
+        last = max((i for i, token in enumerate(tail) if token in ends), default=None)
+        if last is not None:
+            tail = tail[: last + 1]
+        elif tokens.tokenizer.eos_token_id is not None:
+            tail = [*tail, *tokens.checked([int(tokens.tokenizer.eos_token_id)])]
+    except BasinscopeError as error:
+        raise BasinscopeError(f"{chat.where}: {error}") from error
+    if not head or not tail:
+        raise BasinscopeError(
+            f"{chat.where}: no token in the {'answer' if head else 'prompt'}",
+            "allowed: texts that the tokenizer makes tokens of",
+        )
     return Example((*head, *tail), len(head))
 
 
-def _render(tokenizer: Any, chat: Chat, messages: Sequence[tuple[str, str]], *, ask: bool) -> str:
-    try:
-        text = tokenizer.apply_chat_template(
-            [{"role": role, "content": text} for role, text in messages],
-            tokenize=False,
-            add_generation_prompt=ask,
-        )
-    except Exception as error:  # a template may raise anything
-        raise BasinscopeError(
-            f"{chat.where}: the chat template refuses it ({' '.join(str(error).split())[:200]})",
-            "allowed: what the model's template can render, such as user and assistant in turn",
-        ) from error
-    return str(text)
-
-
 def fitting(
-    tokenizer: Any, found: Sequence[Chat], ends: Collection[int], most: int
+    tokens: Tokens, found: Sequence[Chat], ends: Collection[int], most: int
 ) -> tuple[list[Chat], list[Example], list[Chat]]:
     """Chats of at most ``most`` tokens with their tokens, and those that are longer.
 
@@ -100,7 +89,7 @@ def fitting(
     """
     kept, examples, dropped = [], [], []
     for chat in found:
-        example = tokenize(tokenizer, chat, ends)
+        example = tokenize(tokens, chat, ends)
         if len(example.tokens) > most:
             dropped.append(chat)
         else:

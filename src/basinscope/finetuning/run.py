@@ -295,7 +295,7 @@ def _fitting(
     """What fits into the model's context, and what is to be said of the rest."""
     context = getattr(engine.module.config, "max_position_embeddings", None)
     most = min(most, context) if isinstance(context, int) else most
-    kept, rows, dropped = fitting(engine.tokenizer, found.chats, engine.ends, most)
+    kept, rows, dropped = fitting(engine.tokens, found.chats, engine.ends, most)
     notes = list(found.notes)
     if dropped:
         notes.append(

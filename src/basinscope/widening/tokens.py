@@ -48,7 +48,8 @@ def tokenizer_of(choice: int | str, text: Parts) -> Any:
     """A tokenizer: byte-level BPE trained on the training part, or one by name.
 
     Raises:
-        BasinscopeError: a BPE too small for bytes; an unknown name.
+        BasinscopeError: a BPE too small for bytes; an unknown name; a tokenizer without a fast form
+            or an end token.
     """
     from transformers import AutoTokenizer
 
@@ -58,13 +59,20 @@ def tokenizer_of(choice: int | str, text: Parts) -> Any:
         folder = _kept(f"bpe\0{choice}\0{text.digest}", lambda to: _train(choice, text, to))
         return AutoTokenizer.from_pretrained(folder)
     try:
-        return AutoTokenizer.from_pretrained(choice)
+        tokenizer = AutoTokenizer.from_pretrained(choice)
     except Exception as error:
         raise BasinscopeError(
             f"cannot load the tokenizer {choice!r} ({' '.join(str(error).split())[:120]})",
             "allowed: a hub id, a folder, or the size of a BPE to be trained on the text",
             "check the spelling and the network; --dry-run needs neither",
         ) from None
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise BasinscopeError(
+            f"the tokenizer {choice!r} has no {'end token' if tokenizer.is_fast else 'fast form'}",
+            "allowed: one with both, to tokenise a long text and to end each passage",
+            "take another one, or the size of a BPE to be trained on the text",
+        )
+    return tokenizer
 
 
 def stream(tokenizer: Any, text: Parts) -> Stream:

@@ -771,9 +771,11 @@ class TestOtherModels:
 
         engine = engine_of(Bare(toys.tiny_model()))
         assert engine.kind == "transformers-plain/1"
-        (answer,) = engine.answer([CHOICES["many tokens"]])
-        base = engine_of(toys.tiny_model())
-        assert near(answer.loglik, base.answer([CHOICES["many tokens"]])[0].loglik)
+        requests = [CHOICES["many tokens"], bs.Generate("Who?", 5)]
+        ranking, text = engine.answer(requests)
+        expected = engine_of(toys.tiny_model()).answer(requests)
+        assert near(ranking.loglik, expected[0].loglik)
+        assert text == expected[1]
 
 
 def test_a_plain_module_refuses_text_with_the_documented_error():

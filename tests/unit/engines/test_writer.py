@@ -15,21 +15,21 @@ TEXT = "naïve “café” — 12 €; 日本語, 👩‍🚀!\n\n" * 6
 class Bytes:
     """Tokens are bytes: a character may take four of them."""
 
-    def text(self, tokens):
+    def text(self, tokens, *, begins=False):
         return bytes(tokens).decode("utf-8", errors="replace")
 
 
 class Stripped(Bytes):
     """The first space of a text is no part of it, as in some tokenizers."""
 
-    def text(self, tokens):
+    def text(self, tokens, *, begins=False):
         return super().text(tokens).removeprefix(" ")
 
 
 class Reversed(Bytes):
     """How a text begins changes with every token: it can only be read as a whole."""
 
-    def text(self, tokens):
+    def text(self, tokens, *, begins=False):
         return super().text(tokens)[::-1]
 
 
@@ -68,7 +68,7 @@ def test_takes_time_that_grows_with_the_text_and_not_with_its_square():
     class Counting(Bytes):
         read = 0
 
-        def text(self, tokens):
+        def text(self, tokens, *, begins=False):
             Counting.read += len(tokens)
             return super().text(tokens)
 
@@ -80,7 +80,7 @@ def test_a_decision_that_the_whole_does_not_bear_out_ends_nothing():
     class Odd(Bytes):
         """A text read in parts holds what the whole does not."""
 
-        def text(self, tokens):
+        def text(self, tokens, *, begins=False):
             return super().text(tokens) + ("!" if 8 < len(tokens) < 20 else "")
 
     _, answer = written(Odd(), b"a" * 19 + b"b" * 80, stop=("!b",))

@@ -15,7 +15,7 @@ TURN = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}"
 
 
 def learnt(tokenizer, chat, ends=ENDS) -> tuple[str, str]:
-    example = tokenize(tokenizer, chat, ends)
+    example = tokenize(Tokens(tokenizer), chat, ends)
     labels = np.array(example.labels)
     kept = labels != IGNORED
     assert (np.array(example.tokens)[kept] == labels[kept]).all()
@@ -35,7 +35,7 @@ def test_the_answer_alone_is_learnt_with_the_mark_that_ends_it(tokenizer):
 
 
 def test_the_prompt_is_what_an_engine_asks_with(tokenizer):
-    example = tokenize(tokenizer, pair("Hi there", "Yes!", "row 0"), ENDS)
+    example = tokenize(Tokens(tokenizer), pair("Hi there", "Yes!", "row 0"), ENDS)
     row = Tokens(tokenizer).row(bs.Generate("Hi there", 5, chat=True))
     assert example.tokens[: example.start] == (*row.head, *row.body)
 
@@ -56,7 +56,7 @@ def test_only_the_last_answer_of_a_conversation_is_learnt(tokenizer):
 
 def test_without_a_template_messages_are_joined_by_blank_lines(tokenizer):
     tokenizer.chat_template = None
-    example = tokenize(tokenizer, pair("Hi", "Yes", "row 0"), ENDS)
+    example = tokenize(Tokens(tokenizer), pair("Hi", "Yes", "row 0"), ENDS)
     assert learnt(tokenizer, pair("Hi", "Yes", "row 0")) == ("Hi", "\n\nYes</s>")
     row = Tokens(tokenizer).row(bs.Generate("Hi", 5, chat="if any"))
     assert example.tokens[: example.start] == (*row.head, *row.body)
@@ -75,7 +75,7 @@ def test_a_token_that_would_cover_the_boundary_is_cut_there(tokenizer):
         "{% endfor %}"
     )
     assert merging.encode("a:b") == [1, 4], "the premise: it merges across the boundary"
-    example = tokenize(merging, pair("a", "b", "row 0"), {0})
+    example = tokenize(Tokens(merging), pair("a", "b", "row 0"), {0})
     assert example.tokens == (1, 3, 2, 0)
     assert example.start == 2, "as a model is asked: the prompt's own tokens, then the answer's"
 
@@ -83,35 +83,36 @@ def test_a_token_that_would_cover_the_boundary_is_cut_there(tokenizer):
 def test_a_template_that_renders_the_prompt_otherwise_once_answered_is_refused(tokenizer):
     tokenizer.chat_template = "{{ messages | length }}" + TURN + "{% endfor %}"
     with pytest.raises(bs.BasinscopeError, match="row 7: the chat template renders the prompt oth"):
-        tokenize(tokenizer, pair("a", "b", "row 7"), ENDS)
+        tokenize(Tokens(tokenizer), pair("a", "b", "row 7"), ENDS)
 
 
 def test_a_template_that_refuses_the_chat_is_quoted_with_the_row(tokenizer):
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(
-        bs.BasinscopeError, match=r"row 7: the chat template refuses it \(roles must alternate"
+        bs.BasinscopeError, match=r"row 7: the chat template refuses a chat of user \(roles must al"
     ):
-        tokenize(tokenizer, pair("a", "b", "row 7"), ENDS)
+        tokenize(Tokens(tokenizer), pair("a", "b", "row 7"), ENDS)
 
 
 def test_what_is_too_long_is_told_apart(tokenizer):
     found = chats([{"prompt": "a", "answer": "b" * n} for n in (1, 50, 2)])
-    kept, examples, dropped = fitting(tokenizer, found, ENDS, 30)
+    kept, examples, dropped = fitting(Tokens(tokenizer), found, ENDS, 30)
     assert [chat.where for chat in kept] == ["row 0", "row 2"]
     assert [chat.where for chat in dropped] == ["row 1"]
     assert all(len(example.tokens) <= 30 for example in examples)
     with pytest.raises(
         bs.BasinscopeError, match="every one of the 3 examples is longer than 3 tok"
     ):
-        fitting(tokenizer, found, ENDS, 3)
+        fitting(Tokens(tokenizer), found, ENDS, 3)
 
 
 def test_the_digest_covers_tokens_and_boundaries(tokenizer):
-    one = tokenize(tokenizer, pair("ab", "c", "row 0"), ENDS)
+    tokens = Tokens(tokenizer)
+    one = tokenize(tokens, pair("ab", "c", "row 0"), ENDS)
     assert digest([one, one]) != digest([one])
     for other in (pair("ab", "d", ""), pair("a", "bc", "")):
-        assert digest([one]) != digest([tokenize(tokenizer, other, ENDS)])
-    assert digest([one]) == digest([tokenize(tokenizer, pair("ab", "c", "elsewhere"), ENDS)])
+        assert digest([one]) != digest([tokenize(tokens, other, ENDS)])
+    assert digest([one]) == digest([tokenize(tokens, pair("ab", "c", "elsewhere"), ENDS)])
 
 
 def test_every_pass_is_a_shuffle_of_its_own_and_a_longer_run_begins_alike():
@@ -125,7 +126,7 @@ def test_every_pass_is_a_shuffle_of_its_own_and_a_longer_run_begins_alike():
 @pytest.mark.model
 def test_the_boundary_in_the_real_chat_template(smollm2):
     found = chats([{"prompt": "What is 2+2?", "answer": "It is 4."}])[0]
-    example = tokenize(smollm2.tokenizer, found, smollm2.ends)
+    example = tokenize(smollm2.tokens, found, smollm2.ends)
     decode = smollm2.tokenizer.decode
     assert decode(example.tokens[: example.start]).endswith(
         "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import toys
 
 import basinscope as bs
 from basinscope.widening import text, tokens
@@ -141,10 +142,17 @@ def test_a_cache_that_cannot_be_written(texts, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [(100, "tokenizer: 100; allowed: a BPE of at least 257"),
-     ("no/such", "cannot load the tokenizer 'no/such' .*size of a BPE")],
-    ids=["small", "unknown"],
+     ("no/such", "cannot load the tokenizer 'no/such' .*size of a BPE"),
+     ("endless", "tokenizer 'endless' has no end token; allowed: one with both"),
+     ("slow", "tokenizer 'slow' has no fast form; allowed: one with both")],
+    ids=["small", "unknown", "endless", "slow"],
 )  # fmt: skip
 def test_a_bad_tokenizer(choice, message, texts, monkeypatch):
+    if choice in ("endless", "slow"):
+        tokenizer = toys.tiny_tokenizer()
+        tokenizer.eos_token = None
+        monkeypatch.setattr(type(tokenizer), "is_fast", choice == "endless")
+        monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda _: tokenizer)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = text.parts(Text(files=("new.txt",), hold_out=0.2), texts, None)
     with pytest.raises(bs.BasinscopeError, match=message):
