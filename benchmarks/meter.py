@@ -79,10 +79,16 @@ def memory_bytes() -> int:
     anonymous, files = 0, 0
     for pid in family():
         try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+            own, mapped = pages(pid)
         except OSError:
             continue
-        held = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
-        anonymous += held["Pss_Anon"] + held.get("Pss_Shmem", 0)
-        files = max(files, held["Rss"] - held["Anonymous"])
+        anonymous += own
+        files = max(files, mapped)
     return anonymous + files
+
+
+def pages(pid: int) -> tuple[int, int]:
+    """Bytes of a process's anonymous pages, its share of those it has in common, and of files."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    held = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
+    return held["Pss_Anon"] + held.get("Pss_Shmem", 0), held["Rss"] - held["Anonymous"]
