@@ -35,13 +35,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from basinscope.runs.measure import Bench, Unit
 
 import basinscope as bs
 from basinscope.engines import generation
 from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 from basinscope.runs import executor
-from basinscope.runs.measure import Bench, Unit
 from basinscope.runs.spec import model_spec, task_spec
 from basinscope.tasks.base import Answer, Generate, Ranking, Request
 from benchmarks.meter import pages
