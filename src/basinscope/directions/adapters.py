@@ -66,7 +66,7 @@ class Adapter(Displaced):
 
 
 @dataclass
-class _Pair:
+class _LayerFactors:
     """Factors of one layer: A (r, inputs) and B (outputs, r), float64."""
 
     a: torch.Tensor | None = None
@@ -98,11 +98,11 @@ class _Merged:
         self.shelf, self.changes = shelf, dict[str, _Change]()
         digest = hashlib.sha256()
         unknown, shapes = [], []
-        pairs: dict[str, _Pair] = {}
+        pairs: dict[str, _LayerFactors] = {}
         for key in sorted(shelf.entries):
             path = key.removeprefix("base_model.model.")
             if match := _FACTOR.match(path):
-                pair = pairs.setdefault(match["path"], _Pair())
+                pair = pairs.setdefault(match["path"], _LayerFactors())
                 pair.embedding = match["kind"].startswith("embedding_")
                 setattr(pair, match["kind"][-1].lower(), _whole(shelf, key).double())
             elif path.endswith(".lora_B.bias"):

@@ -114,29 +114,17 @@ class Direction(abc.ABC):
         return lambda a, b: flat[a:b].clone()
 
     def perturb(
-        self,
-        engine: Weights,
-        name: str,
-        draw: int,
-        step: float,
-        theta: torch.Tensor,
-        live: torch.Tensor,
+        self, engine: Weights, name: str, draw: int, step: float, live: torch.Tensor
     ) -> None:
-        """Write ``round(theta + step * delta)`` of one parameter into ``live``.
+        """Write ``round(theta0 + step * delta)`` of one parameter into ``live``.
 
-        Args:
-            engine: as for `parts`.
-            name: of the parameter.
-            draw: number of the draw.
-            step: position on the slice.
-            theta: pristine values, contiguous.
-            live: as theta, perhaps strided; left alone where delta is zero.
+        Where delta is zero ``live`` is left as it is.
 
         Raises:
             BasinscopeError: if delta has another shape or is not finite.
         """
         parts = self.parts(engine, name, draw, live.device)
-        if parts is not None and not add_parts(theta, live, step, parts):
+        if parts is not None and not add_parts(engine.pristine(name), live, step, parts):
             raise BasinscopeError(
                 f"the direction of {name} is not finite (NaN or infinity)",
                 "allowed: finite directions",
@@ -236,19 +224,12 @@ class Random(Direction):
         ).mul_(std)
 
     def perturb(
-        self,
-        engine: Weights,
-        name: str,
-        draw: int,
-        step: float,
-        theta: torch.Tensor,
-        live: torch.Tensor,
+        self, engine: Weights, name: str, draw: int, step: float, live: torch.Tensor
     ) -> None:
         """The same in one pass on the CPU, where delta is never held."""
-        std = self.std(name)
+        theta, std = engine.pristine(name), self.std(name)
         if std and has_kernel(theta, live):
-            noise.perturb(
-                theta.view(-1), live.view(-1), step, name, seed=self.seed, draw=draw, std=std
-            )
+            old, new = theta.view(-1), live.view(-1)
+            noise.perturb(old, new, step, name, seed=self.seed, draw=draw, std=std)
         else:
-            super().perturb(engine, name, draw, step, theta, live)
+            super().perturb(engine, name, draw, step, live)

@@ -66,7 +66,8 @@ class Pristine:
     def set(self, engine: Weights, direction: Direction, step: float, draw: int) -> None:
         """Live weights = round(theta0 + step * delta): one float32 sum, rounded once.
 
-        Ask `check_untouched` before: what others have written would be lost.
+        Theta0 is what the engine gives. Ask `check_untouched` before: what others have written
+        would be lost.
 
         Raises:
             BasinscopeError: if step is not a finite float32, or if delta has another shape or is
@@ -78,7 +79,7 @@ class Pristine:
         if step == 0.0:
             return
         for name, live in self.live.items():
-            direction.perturb(engine, name, draw, step, self.values[name], live)
+            direction.perturb(engine, name, draw, step, live)
             increment_version(live)
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ from basinscope.weights.parts import Device, Parts, Weights
 _ELEMENTS = 1 << 20  # of k rows that are held at once
 
 
-class Span(abc.ABC):
+class LowRank(abc.ABC):
     """Sigma = U^T U for the k orthonormal rows of U = mix V, V being what a subclass gives.
 
     Attributes:
@@ -148,7 +148,7 @@ class Span(abc.ABC):
 
 
 @dataclass(eq=False)
-class Subspace(Span):
+class Subspace(LowRank):
     """Span of the directions in a safetensors file, as `save_basis` writes it.
 
     Each perturbed parameter ``name`` of shape S has one tensor ``name`` of shape (k, S) in the
@@ -221,7 +221,7 @@ class Subspace(Span):
         return torch.stack(parts).float()
 
 
-class RandomSubspace(Span):
+class RandomSubspace(LowRank):
     """Span of k random directions: the control that a chosen subspace is compared with.
 
     To first order it gains nothing over isotropic noise: what sigma gains, sqrt(d/k), the share of

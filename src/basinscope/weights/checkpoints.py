@@ -29,7 +29,7 @@ _COMPUTED = re.compile(r"(\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq|\.positi
 
 
 @dataclass(frozen=True)
-class Entry:
+class Location:
     """Where a tensor lies."""
 
     file: int
@@ -54,7 +54,7 @@ class Shelf:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = list(files)
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, Location] = {}
         self.metadata: dict[str, str] = {}
         self._open: list[FileIO] = []
         for number, path in enumerate(self.files):
@@ -73,7 +73,7 @@ class Shelf:
                         "a checkpoint holds each tensor once",
                         "remove the files that do not belong to it",
                     )
-                self.entries[name] = Entry(
+                self.entries[name] = Location(
                     number,
                     start + entry["data_offsets"][0],
                     _DTYPES[entry["dtype"]],

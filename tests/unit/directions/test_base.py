@@ -80,11 +80,11 @@ class TestRandom:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
     def test_fused_perturbation_has_the_bits_of_the_generic_one(self, dtype):
         n = CHUNK + 5
-        engine = SimpleNamespace(shapes={"w": torch.Size([n])})
         theta = torch.linspace(-2, 2, n).to(dtype)
+        engine = SimpleNamespace(shapes={"w": theta.shape}, pristine=lambda name: theta)
         fused, generic = torch.empty_like(theta), torch.empty_like(theta)
-        bs.Random(2).perturb(engine, "w", 1, -0.3, theta, fused)
-        Direction.perturb(bs.Random(2), engine, "w", 1, -0.3, theta, generic)
+        bs.Random(2).perturb(engine, "w", 1, -0.3, fused)
+        Direction.perturb(bs.Random(2), engine, "w", 1, -0.3, generic)
         assert torch.equal(fused, generic)
         assert not torch.equal(fused, theta)
 

@@ -14,8 +14,11 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 class Shapes:
+    """What a direction asks of an engine, made while the weights are pristine."""
+
     def __init__(self, live):
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
+        self.pristine = {name: tensor.clone().contiguous() for name, tensor in live.items()}.get
 
 
 class Given(Direction):
