@@ -24,6 +24,7 @@ from pathlib import Path
 
 import basinscope as bs
 from basinscope.stats import clopper_pearson
+from basinscope.tasks import Generate
 from basinscope.tasks.refusal import is_coherent
 
 CHARS, WORDS, PASSAGES = 400, 20, 5000
@@ -127,7 +128,7 @@ def answers(data: Path, draws: int) -> Iterator[tuple[str, list[str]]]:
     seeded = random.Random(0)
     tokens = [seeded.choices(range(ends), k=TOKENS) for _ in range(1000)]
     yield "random tokens", [engine.tokenizer.decode(t, skip_special_tokens=True) for t in tokens]  # type: ignore[attr-defined]
-    requests = [bs.Generate(text, TOKENS, chat=True) for text in asked]
+    requests = [Generate(text, TOKENS, chat=True) for text in asked]
     for step in STEPS:
         for draw in range(draws if step else 1):
             with engine.at(bs.Random(seed=SEED), step=step, draw=draw):

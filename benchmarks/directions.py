@@ -19,6 +19,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 import basinscope as bs
+from basinscope.directions import save_direction
 
 
 def other_model(engine: Any, folder: Path) -> Path:
@@ -43,7 +44,7 @@ def main() -> None:
         toward = bs.Toward(str(other_model(engine, Path(root))))
         deltas = {name: toward.delta(engine, name) for name in engine.shapes}
         file = Path(root) / "direction.safetensors"
-        bs.save_direction(file, deltas, {})
+        save_direction(file, deltas, {})
         kinds = {"random": bs.Random(0), "to:": toward, "saved:": bs.Saved(file)}
         taken: dict[str, list[float]] = {kind: [] for kind in kinds}
         for k in range(options.rounds + 1):

@@ -37,6 +37,7 @@ from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Trial
+from basinscope.tasks import Generate
 from benchmarks.baselines.published import Published
 
 N_ITEMS, POINTS = 200, 41
@@ -254,7 +255,7 @@ def published_s(engine: Any, task: Any) -> float:
     start = time.perf_counter()
     side.perturb(0.01)
     shifted = time.perf_counter()
-    if isinstance(asked[0], bs.Generate):
+    if isinstance(asked[0], Generate):
         few = sample[:TEXTS]
         side.write([(*row.head, *row.body) for row in few], asked[0].max_tokens)
         each = (time.perf_counter() - shifted) / len(few)

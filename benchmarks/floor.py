@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import basinscope as bs
+from basinscope.tasks import Generate, Task
 from benchmarks.side import Ours
 from benchmarks.slices import tasks_of
 
@@ -53,7 +54,7 @@ def bandwidth(memory: torch.Tensor) -> float:
     return memory.numel() * memory.element_size() / seconds(memory.sum)
 
 
-def least_flops(engine: Any, tasks: tuple[bs.Task, ...]) -> float:
+def least_flops(engine: Any, tasks: tuple[Task, ...]) -> float:
     """Of one pass over each prefix and each question."""
     config = engine.module.config
     head = engine.module.get_output_embeddings().weight.numel()
@@ -74,7 +75,7 @@ def least_flops(engine: Any, tasks: tuple[bs.Task, ...]) -> float:
 
 def decode_step_s(engine: Any, rows: int) -> tuple[float, float]:
     """Seconds for one more token of every row, and its bytes: weights, keys and values."""
-    asked = bs.Generate("Once upon a time there was", 1, decided=lambda text: False)
+    asked = Generate("Once upon a time there was", 1, decided=lambda text: False)
     prompts = [replace(asked, prompt=f"{asked.prompt} {k}") for k in range(rows)]
     times = [
         seconds(lambda n=n: engine.answer([replace(p, max_tokens=n) for p in prompts]))

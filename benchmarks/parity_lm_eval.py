@@ -30,6 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 import basinscope as bs
+from basinscope.tasks import Choices, Generate, Task
 from basinscope.tasks.base import limited
 from basinscope.tasks.mmlu import SUBJECTS
 
@@ -161,9 +162,9 @@ def key(item_id: str, kind: str) -> tuple[str, int]:
     return (f"{kind}_files{'_' if task else ''}{task.removeprefix('mmlu_files_')}", int(number))
 
 
-def prompt(request: bs.Choices | bs.Generate) -> str:
+def prompt(request: Choices | Generate) -> str:
     """Text before what is scored or written."""
-    return request.prefix + request.context if isinstance(request, bs.Choices) else request.prompt
+    return request.prefix + request.context if isinstance(request, Choices) else request.prompt
 
 
 def compare(
@@ -171,7 +172,7 @@ def compare(
     folder: Path,
     kind: str,
     wanted: Sequence[tuple[str, int]],
-    tasks: dict[str, tuple[bs.Task, str]],
+    tasks: dict[str, tuple[Task, str]],
     batch_size: int = 1,
 ) -> list[dict[str, Any]]:
     """A line for each document: outcomes of lm-eval and of each of our ways, and how they differ.
@@ -233,7 +234,7 @@ def compare(
 @torch.inference_mode()
 def why(engine: Any, request: Any, answer: Any, theirs: list[Any]) -> dict[str, Any]:
     """How near the answers of a difference are."""
-    if isinstance(request, bs.Choices):
+    if isinstance(request, Choices):
         return {"ours": answer.loglik, "lm_eval": [loglik for loglik, _ in theirs]}
     # the first token in which the two texts differ, and the logits of both there
     encode = engine.tokenizer.encode

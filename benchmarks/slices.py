@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import basinscope as bs
+from basinscope.tasks import Task
 from basinscope.tasks.base import Answer, Generation, Item, Ranking
 
 CURVE = tuple(round(-0.03 + 0.003 * k, 3) for k in range(21))
@@ -45,8 +46,8 @@ class Slice:
     """
 
     name: str
-    tasks: tuple[bs.Task, ...]
-    items: tuple[tuple[bs.Task, Item], ...]
+    tasks: tuple[Task, ...]
+    items: tuple[tuple[Task, Item], ...]
     prompts: tuple[tuple[int, ...], ...]
     letters: tuple[int, ...]
     cap: int
@@ -58,7 +59,7 @@ class Slice:
         return list(range(start, start + size))
 
 
-def tasks_of(name: str, limit: int = 64) -> tuple[bs.Task, ...]:
+def tasks_of(name: str, limit: int = 64) -> tuple[Task, ...]:
     """Tasks of a slice, with at most so many items in all."""
     words = WORDS[name]
     return tuple(bs.tasks(word, limit=min(n, max(1, limit // len(words))))[0] for word, n in words)
@@ -76,7 +77,7 @@ def slice_of(name: str, engine: Any, limit: int = 64) -> Slice:
     return Slice(name, tasks, items, prompts, letters, cap)
 
 
-def outcome(engine: Any, task: bs.Task, item: Item, answer: int | Sequence[int]) -> int:
+def outcome(engine: Any, task: Task, item: Item, answer: int | Sequence[int]) -> int:
     """Score of a baseline's answer under the task's oracle: a letter, or the tokens of a text."""
     found: Answer
     if isinstance(answer, int):

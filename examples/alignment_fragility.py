@@ -24,6 +24,8 @@ from pathlib import Path
 import pandas as pd
 
 import basinscope as bs
+from basinscope.finetuning import FineTune, held_out
+from basinscope.landscape import cosines
 from basinscope.tasks.base import limited
 
 TUNES = ("benign", "normal", "adversarial")
@@ -40,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     def say(what: str) -> None:
         sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
 
-    def tuned(name: str, start: str | Path) -> bs.FineTune:
+    def tuned(name: str, start: str | Path) -> FineTune:
         say(f"fine-tuning: {name}")
         return bs.finetune(
             start, given.benign_data if name == "benign" else None, recipe=name,
-            output=out / name, data_dir=given.data_dir, seed=given.seed,
+            run=out / name, data_dir=given.data_dir, seed=given.seed,
             limit=given.examples if name == "safety" else given.tune_examples,
             max_tokens=MAX_TOKENS,
         )  # fmt: skip
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     # 1. a safety basin is dug into the basic one
     safe = tuned("safety", given.model)
     tasks = [
-        bs.held_out(bs.tasks("advbench", data_dir=given.data_dir)[0], safe.folder),
+        held_out(bs.tasks("advbench", data_dir=given.data_dir)[0], safe.folder),
         *bs.tasks("xstest,basic", data_dir=given.data_dir),
     ]
     tasks = [limited(task, given.limit) for task in tasks]
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         seed=given.seed, run=out / "worst",
     )  # fmt: skip
     every = lines | {"worst": worst.direction}
-    cosines = bs.cosines(engine, [*every.values()])
+    angles = cosines(engine, [*every.values()])
 
     # 4. the fine-tuned models themselves
     rows = []
@@ -112,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     scores.to_csv(out / "scores.csv", index=False)
     radii = pd.DataFrame([vars(found) for found in worst.collapse])
     radii.to_csv(out / "worst.csv", index=False)
-    cosines.rename(index=labels, columns=labels).to_csv(out / "cosines.csv")
+    angles.rename(index=labels, columns=labels).to_csv(out / "cosines.csv")
     draw_slices(out / "slices.png", along, labels)
     before.plot(out / "before_and_after.png", bs.load_run(out / "aligned"),
                 names=["before", "aligned"])  # fmt: skip
@@ -123,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     with pd.option_context("display.width", 160, "display.max_columns", 20):
         for title, table in (
             ("widths", widths), ("scores", scores), ("worst direction", radii),
-            ("cosines", cosines.rename(index=labels, columns=labels).reset_index()),
+            ("cosines", angles.rename(index=labels, columns=labels).reset_index()),
         ):  # fmt: skip
             print(f"\n{title}\n{table.to_string(index=False, float_format='%.4g')}")
     say("done")
@@ -162,7 +164,7 @@ def draw_slices(path: Path, land: bs.Landscape, labels: dict[str, str]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _norm(name: str, tunes: dict[str, bs.FineTune], safe: bs.FineTune) -> float:
+def _norm(name: str, tunes: dict[str, FineTune], safe: FineTune) -> float:
     """Norm of the displacement by the last stage of training alone."""
     if name == "before":
         return 0.0

@@ -24,6 +24,8 @@ from typing import Any
 import pandas as pd
 
 import basinscope as bs
+from basinscope.finetuning import FineTune, held_out
+from basinscope.geometries import subspace_from_trajectory
 from basinscope.report.certificates import plot_bounds, plot_measured
 from basinscope.stats import paired_difference
 from basinscope.tasks.base import limited
@@ -41,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     def say(what: str) -> None:
         sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
 
-    def tune(name: str, seed: int, **within: Any) -> bs.FineTune:
+    def tune(name: str, seed: int, **within: Any) -> FineTune:
         say(f"fine-tuning: {name}")
         return bs.finetune(
-            engine, recipe="safety", output=out / name, seed=seed, data_dir=given.data_dir,
+            engine, recipe="safety", run=out / name, seed=seed, data_dir=given.data_dir,
             limit=given.examples, max_tokens=MAX_TOKENS, **within,
         )  # fmt: skip
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
     # 1. the subspace: leading directions of a pilot run
     pilot = tune("pilot", seed=1)
-    basis = bs.subspace_from_trajectory(
+    basis = subspace_from_trajectory(
         engine, [*pilot.checkpoints, pilot.folder], given.k, out / "basis.safetensors"
     )
 
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     # 4. the new capability, paired by item, on requests that no run was trained on
     every = bs.tasks("advbench", data_dir=given.data_dir)[0]
     new = limited(
-        bs.held_out(every, pilot.folder, *(t.folder for t in tunes.values())), given.new_limit
+        held_out(every, pilot.folder, *(t.folder for t in tunes.values())), given.new_limit
     )
     models = {"base": given.model, "pilot": pilot.folder} | {n: t.folder for n, t in tunes.items()}
     refused = {}

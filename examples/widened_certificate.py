@@ -27,6 +27,7 @@ import torch
 from subspace_noise import SubspaceAugmented
 
 import basinscope as bs
+from basinscope.geometries import subspace_from_trajectory
 from basinscope.tasks.base import limited
 
 MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
@@ -48,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     # 1. the subspace
     say("pilot")
     pilot = bs.finetune(
-        engine, recipe="safety", output=out / "pilot", seed=1, data_dir=given.data_dir,
+        engine, recipe="safety", run=out / "pilot", seed=1, data_dir=given.data_dir,
         limit=given.examples, max_tokens=MAX_TOKENS,
     )  # fmt: skip
     basis = out / "basis.safetensors"
-    bs.subspace_from_trajectory(engine, [*pilot.checkpoints, pilot.folder], given.k, basis)
+    subspace_from_trajectory(engine, [*pilot.checkpoints, pilot.folder], given.k, basis)
 
     # 2. the same further training, without noise and with it
     models: dict[str, str | Path] = {"before": given.model}
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         say(name)
         noise = {"base": torch.optim.AdamW, "basis": str(basis), "sigma": sigma, "seed": 0}
         models[name] = bs.finetune(
-            given.model, given.data, recipe=given.recipe, output=out / name, seed=0,
+            given.model, given.data, recipe=given.recipe, run=out / name, seed=0,
             optimizer=(SubspaceAugmented, noise), data_dir=given.data_dir,
             limit=given.examples, max_tokens=MAX_TOKENS,
         ).folder  # fmt: skip

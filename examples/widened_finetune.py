@@ -27,6 +27,7 @@ import torch
 import basinscope as bs
 from basinscope.comparison.matched import arrival, targets
 from basinscope.engines.sources import save
+from basinscope.finetuning import FineTune, held_out
 from basinscope.finetuning.data import pair
 from basinscope.finetuning.examples import Example, tokenize
 from basinscope.finetuning.recipes import REFUSALS
@@ -46,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
 
     # 1. the same fine-tune with every sigma
-    tunes: dict[tuple[str, float], bs.FineTune] = {}
+    tunes: dict[tuple[str, float], FineTune] = {}
     for method in given.methods:
         for sigma in (0.0, *given.sigmas):
             say(f"fine-tuning: {method}, sigma = {sigma:g}")
             noise = {"base": torch.optim.AdamW, "sigma": sigma, "seed": given.seed + 1000}
             tunes[method, sigma] = bs.finetune(
-                given.model, recipe="safety", method=method, output=out / f"{method}-{sigma:g}",
+                given.model, recipe="safety", method=method, run=out / f"{method}-{sigma:g}",
                 optimizer=(bs.GaussianAugmented, noise), seed=given.seed,
                 data_dir=given.data_dir, limit=given.examples, max_tokens=MAX_TOKENS,
                 save_every=given.save_every,
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
     # 2. what is learnt and forgotten along the way, on requests that no run was trained on
     folders = [tune.folder for tune in tunes.values()]
-    requests = bs.held_out(bs.tasks("advbench", data_dir=given.data_dir)[0], *folders)
+    requests = held_out(bs.tasks("advbench", data_dir=given.data_dir)[0], *folders)
     engine = bs.load(given.model, dtype="float32")
     new = answers(engine, [str(item.requests[0].prompt) for item in requests.items], given.limit)
     old = windows(engine, given.old_text or Path(given.data_dir) / OLD_TEXT, given.limit)

@@ -38,6 +38,13 @@ def smollm2():
     return bs.load("smollm2")
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """Nobody who does not ask for workers gets any: starting them takes seconds."""
+    monkeypatch.setattr("basinscope.runs.executor.cores", lambda: 1)
+    monkeypatch.setattr("basinscope.runs.forecast.cores", lambda: 1)
+
+
 @pytest.fixture
 def no_figure(monkeypatch):
     """Figures have tests of their own, and take a second each."""

@@ -38,6 +38,7 @@ import toys
 from transformers.utils.logging import disable_progress_bar
 
 import basinscope as bs
+from basinscope.tasks import Task
 
 DROPPED = (
     "versions",  # of Python and packages, this one too: run.json, widen.json, worst.safetensors
@@ -96,7 +97,7 @@ def language_model() -> bs.Engine:
     return bs.load("model", dtype="float32", device="cpu")
 
 
-def basic() -> list[bs.Task]:
+def basic() -> list[Task]:
     """Twelve items of `basic`, of which the model has nine."""
     return bs.tasks("basic", limit=12, seed=SAMPLE_SEED)
 

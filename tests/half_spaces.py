@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import basinscope as bs
+from basinscope.tasks import Choices, Item, Outcome
 
 D = 8
 
@@ -57,13 +58,13 @@ class Sayings:
     """Items whose right answer is what the model itself prefers at theta0."""
 
     best: dict[str, int] = field(hash=False)
-    items: tuple[bs.Item, ...] = ()
+    items: tuple[Item, ...] = ()
     name: str = "sayings"
     chance: float = 1 / 3
     scoring: str = "sayings/1"
 
     def oracle(self, item, answers):
-        return bs.Outcome(int(np.argmax(answers[0].loglik)) == self.best[item.id])
+        return Outcome(int(np.argmax(answers[0].loglik)) == self.best[item.id])
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +72,7 @@ def speaker(checkpoint):
     """Tiny language model in float32, and a task that it gets right."""
     engine = bs.load(checkpoint, dtype="float32")
     items = tuple(
-        bs.Item(f"i{n}", (bs.Choices(f"Say {n}: the Cat can ", ("q", "z", "W")),)) for n in range(4)
+        Item(f"i{n}", (Choices(f"Say {n}: the Cat can ", ("q", "z", "W")),)) for n in range(4)
     )
     answers = engine.answer([item.requests[0] for item in items])
     best = {i.id: int(np.argmax(a.loglik)) for i, a in zip(items, answers, strict=True)}

@@ -137,3 +137,29 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_path(word: str) -> bool:
+    """Whether a word can be nothing but a path: no hub id looks like it."""
+    named = word.endswith((".gguf", ".safetensors")) or word.startswith((".", "/", "~"))
+    return named or word.count("/") > 1
+
+
+def at_path(word: str, kind: str = "model", *, hub: bool = True) -> str:
+    """A word for a file or folder, or a hub id; refused if it can only be a path to nothing.
+
+    Args:
+        word: as the user gave it.
+        kind: what is looked for, for the message.
+        hub: whether the word may be a hub id.
+
+    >>> at_path("org/name")
+    'org/name'
+    """
+    if (not hub or is_path(word)) and not Path(word).expanduser().exists():
+        raise BasinscopeError(
+            f"no {kind} at {word!r}",
+            f"allowed: {'a path that exists, or a hub id such as org/name' if hub else 'a file'}",
+            "check the path",
+        )
+    return word

@@ -20,7 +20,7 @@ STEPS, EVERY, KILL_AT, PATIENCE_S = 60, 3, 21, 120.0
 
 def words(checkpoint: Path, data: Path, output: Path) -> list[str]:
     return [
-        "finetune", str(checkpoint), "--data", str(data), "--output", str(output),
+        "finetune", str(checkpoint), "--data", str(data), "--run", str(output),
         "--steps", str(STEPS), "--batch", "2", "--lr", "1e-3", "--save-every", str(EVERY), "--json",
     ]  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_killed_it_resumes_to_the_same_weights(checkpoint, tmp_path, capsys):
     data = tmp_path / "data.json"
     data.write_text(json.dumps(ROWS))
     whole = bs.finetune(
-        checkpoint, data, output=tmp_path / "whole", steps=STEPS, batch=2, lr=1e-3,
+        checkpoint, data, run=tmp_path / "whole", steps=STEPS, batch=2, lr=1e-3,
         save_every=EVERY,
     )  # fmt: skip
     output = tmp_path / "out"

@@ -13,6 +13,7 @@ import torch
 import toys
 
 import basinscope as bs
+from basinscope.tasks import Choices, Corpus, Generate, Ranking
 
 PREFIX = "Question: what is it? Answer: nobody knows.\n\nQuestion: who? Answer: they.\n\n" * 2
 KINDS = {torch.float32: "transformers-pool/1", torch.bfloat16: "transformers-attention-pool/1"}
@@ -35,18 +36,14 @@ def rankings():
     def word(n):
         return "".join(rng.choice(letters) for _ in range(n))
 
-    requests = [bs.Choices(word(n), (word(1), word(2), word(5))) for n in range(1, 40, 2)]
-    requests += [
-        bs.Choices(word(n), (word(1), word(1))) for n in (0, 1, 12, 15, 16, 17, 31, 32, 33)
-    ]
-    requests += [bs.Choices(word(n), (word(n), word(100 - n))) for n in range(3, 100, 12)]
-    requests += [bs.Choices(word(n), (word(1), word(4)), prefix=PREFIX) for n in range(0, 25, 2)]
-    requests += [
-        bs.Choices(word(n), (word(2), word(9))) for n in (110, 130, 170, 176, 190, 200, 230)
-    ]
-    requests += [bs.Choices(word(n), (word(3),), prefix=PREFIX) for n in (30, 50, 90)]
-    requests += [bs.Choices(word(20), (word(1),), prefix=PREFIX[:k]) for k in (10, 16, 64, 65, 96)]
-    requests += [bs.Choices("the same", ("x", "yy"))] * 3
+    requests = [Choices(word(n), (word(1), word(2), word(5))) for n in range(1, 40, 2)]
+    requests += [Choices(word(n), (word(1), word(1))) for n in (0, 1, 12, 15, 16, 17, 31, 32, 33)]
+    requests += [Choices(word(n), (word(n), word(100 - n))) for n in range(3, 100, 12)]
+    requests += [Choices(word(n), (word(1), word(4)), prefix=PREFIX) for n in range(0, 25, 2)]
+    requests += [Choices(word(n), (word(2), word(9))) for n in (110, 130, 170, 176, 190, 200, 230)]
+    requests += [Choices(word(n), (word(3),), prefix=PREFIX) for n in (30, 50, 90)]
+    requests += [Choices(word(20), (word(1),), prefix=PREFIX[:k]) for k in (10, 16, 64, 65, 96)]
+    requests += [Choices("the same", ("x", "yy"))] * 3
     return tuple(requests)
 
 
@@ -56,10 +53,10 @@ def texts():
     sizes = (1, 3, 15, 16, 17, 32, 33, 100, 130)
     prompts = ["".join(rng.choice("abcdefgh ") for _ in range(n)) for n in sizes]
     requests = [
-        bs.Generate(p, rng.choice((2, 9, 20)), chat=chat) for p in prompts for chat in (True, False)
+        Generate(p, rng.choice((2, 9, 20)), chat=chat) for p in prompts for chat in (True, False)
     ]
     requests += [
-        bs.Generate(p, 12, chat=chat, prefix=prefix, reference="abc" * (len(p) % 3))
+        Generate(p, 12, chat=chat, prefix=prefix, reference="abc" * (len(p) % 3))
         for p in (*prompts[:4], prompts[6])
         for chat in (True, False)
         for prefix in (PREFIX, PREFIX[:50])
@@ -74,7 +71,7 @@ def corpora():
     found = []
     for n in (2, 3, 5, 16, 17, 64, 65, 190, 193, 200, 256, 257, 400, 700):
         text = "".join(rng.choice("abcdefgh ") for _ in range(n))
-        found += [bs.Corpus(text), bs.Corpus(text, window=rng.choice((2, 7, 32, 100, 210)))]
+        found += [Corpus(text), Corpus(text, window=rng.choice((2, 7, 32, 100, 210)))]
     return tuple(found)
 
 
@@ -130,8 +127,8 @@ class TestAnswers:
         # products of 5 to 7 and 9 to 11 rows had other bits in float32 with two threads
         own, before = engine(kind, dtype), torch.get_num_threads()
         for n in range(1, 13):
-            asked = [bs.Choices("a", ("bcdefghijklmn"[:n],))]
-            asked += [bs.Generate(letter, 8) for letter in "abcdefghijkl"[:n]]
+            asked = [Choices("a", ("bcdefghijklmn"[:n],))]
+            asked += [Generate(letter, 8) for letter in "abcdefghijkl"[:n]]
             found = []
             for threads in (1, 2):
                 torch.set_num_threads(threads)
@@ -154,7 +151,7 @@ class TestAnswers:
         found = together(kind, dtype)
         expected = [*found[: len(rankings()) : 3], *found[-len(corpora()) :]]
         for a, b in zip(plain, expected, strict=True):
-            name = "loglik" if isinstance(a, bs.Ranking) else "logliks"
+            name = "loglik" if isinstance(a, Ranking) else "logliks"
             got, wanted = getattr(a, name), getattr(b, name)
             assert got == pytest.approx(wanted, rel=tolerance, abs=10 * tolerance)
 
@@ -188,14 +185,14 @@ class TestPasses:
 
     def test_run_the_prefix_of_generations_once(self, passes):
         own = engine("llama", torch.float32)
-        own.answer([bs.Generate(f"{i}?", 1, prefix=PREFIX) for i in range(50)])
+        own.answer([Generate(f"{i}?", 1, prefix=PREFIX) for i in range(50)])
         assert [rows for rows, _ in passes] == [1, 50]
         assert passes[0][1] >= len(PREFIX)
         assert passes[1][1] <= 16
 
     def test_run_a_shared_prefix_once(self, passes):
         own = engine("llama", torch.float32)
-        requests = [bs.Choices(f"{i}?", ("x", "y"), prefix=PREFIX) for i in range(50)]
+        requests = [Choices(f"{i}?", ("x", "y"), prefix=PREFIX) for i in range(50)]
         own.answer(requests)
         assert len(passes) == 2
         assert passes[0][0] == 1

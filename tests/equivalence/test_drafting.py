@@ -10,6 +10,7 @@ import toys
 import basinscope as bs
 from basinscope.engines import generation
 from basinscope.engines.drafts import Drafts
+from basinscope.tasks import Generate
 
 KINDS = [(kind, dtype) for kind in ("gpt2", "llama") for dtype in (torch.float32, torch.bfloat16)]
 SHARED = "Say what it is, and say it well: " * 3
@@ -33,7 +34,7 @@ def requests():
         stop = ("e", "yy")[: rng.randrange(3)]
         decided = (lambda text: len(text) >= 17) if n % 5 == 0 else None
         prefix = SHARED if n % 3 == 0 else ""
-        found.append(bs.Generate(text, (1, 9, 40, 64)[n % 4], stop, decided=decided, prefix=prefix))
+        found.append(Generate(text, (1, 9, 40, 64)[n % 4], stop, decided=decided, prefix=prefix))
     return tuple(found)
 
 
@@ -176,7 +177,7 @@ def test_of_real_weights_are_those_without_a_draft(smollm2, step):
     if not smollm2.forward.exact:
         pytest.skip("this CPU's products depend on their company: nothing is guessed")
     asked = [
-        bs.Generate(text, 32, chat=True)
+        Generate(text, 32, chat=True)
         for text in ("What is the capital of France?", "Write a haiku.", "Count to twenty.", "Why?")
     ]
     found = []

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.directions import save_direction
 from basinscope.runs import executor
 from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.spec import model_spec, task_spec
@@ -27,7 +28,7 @@ UNITS = [
 def bench(checkpoint, tmp_path_factory):
     engine = bs.load(checkpoint)
     other = tmp_path_factory.mktemp("direction") / "other.safetensors"
-    bs.save_direction(other, {n: bs.Random(3).delta(engine, n) for n in engine.shapes}, {})
+    save_direction(other, {n: bs.Random(3).delta(engine, n) for n in engine.shapes}, {})
     tasks = tuple(bs.tasks(",".join(TASKS), limit=4))
     specs = tuple(task_spec(t) for t in tasks)
     lines = (bs.Random(0), bs.Random(7), bs.Quantised(4, 8), bs.Saved(other))

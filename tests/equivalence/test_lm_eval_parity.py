@@ -20,6 +20,7 @@ import toys
 
 import basinscope as bs
 from basinscope.runs.bench import score
+from basinscope.tasks import Generate
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 HERE = Path(__file__).parents[2]
@@ -202,7 +203,7 @@ def test_prompts_and_answers_are_those_of_lm_eval(folder, kind, name):
     (task,) = bs.tasks(f"lm-eval:{folder[kind]}/{name}")
     for item, theirs in zip(task.items, expected(kind, folder[kind], name, how), strict=True):
         answers = engine(kind).answer(item.requests)
-        if isinstance(item.requests[0], bs.Generate):
+        if isinstance(item.requests[0], Generate):
             assert [r.prompt for r in item.requests] == [a[0] for a in theirs["arguments"]]
             assert [a.text for a in answers] == [texts[0] for texts in theirs["resps"]]
             continue

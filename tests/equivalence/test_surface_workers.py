@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import basinscope as bs
-from basinscope.directions.words import parse
+from basinscope.directions.words import direction
 from basinscope.runs import executor
 
 
@@ -21,7 +21,7 @@ def test_one_and_two_workers(checkpoint, tmp_path, monkeypatch):
     for workers in (1, 2):
         run = tmp_path / str(workers)
         bs.surface(
-            engine, tasks, bs.Random(0), parse("pruned:0.3"), xs=[-0.02, 0, 0.3], ys=[0, 0.01],
+            engine, tasks, bs.Random(0), direction("pruned:0.3"), xs=[-0.02, 0, 0.3], ys=[0, 0.01],
             orthogonal=True, run=run, workers=workers,
         )  # fmt: skip
         found[workers] = {p.name: p.read_bytes() for p in (run / "trials").iterdir()}

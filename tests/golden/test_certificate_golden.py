@@ -15,6 +15,8 @@ from scipy import stats
 from torch import nn
 
 import basinscope as bs
+from basinscope.directions import save_direction
+from basinscope.geometries import subspace_from_trajectory
 from basinscope.stats import smoothing as formulas
 
 FALSE_ALARM = 1e-6
@@ -132,12 +134,10 @@ class TestSubspace:
         theta, x = case
         norm = np.linalg.norm(x)
         engine = model(theta)
-        toward = bs.save_direction(
+        toward = save_direction(
             tmp_path / "x.safetensors", {"weight": torch.tensor(x[None])}, {}, displacement=norm
         )
-        basis = bs.subspace_from_trajectory(
-            engine, [f"saved:{toward}"], 1, tmp_path / "u.safetensors"
-        )
+        basis = subspace_from_trajectory(engine, [f"saved:{toward}"], 1, tmp_path / "u.safetensors")
         z = x @ theta / norm
         sigma = z / 1.5  # p = Phi(1.5), however many dimensions there are
         cert = bs.certify(
@@ -151,7 +151,7 @@ class TestSubspace:
         aside = np.zeros(D)
         aside[:3] = outside
         aside -= (aside @ x) * x / norm**2
-        other = bs.save_direction(
+        other = save_direction(
             tmp_path / "y.safetensors", {"weight": torch.tensor(aside[None])}, {},
             displacement=float(np.linalg.norm(aside)),
         )  # fmt: skip

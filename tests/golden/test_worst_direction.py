@@ -154,7 +154,7 @@ def test_collapse_radius_of_a_half_space_is_its_distance():
     # a score of one item cannot be told from chance 0 with confidence: a hundred times the same
     task = bs.CallableTask("half-space", lambda m: [float(m.theta @ xt > 0)] * 100, 100)
     engine = bs.load(module)
-    found = bs.attack(engine, lambda m: -(m.theta @ xt), starts=1, tasks=[task])
+    found = bs.attack(engine, lambda m: -(m.theta @ xt), starts=1, measure=[task])
     plus, minus = found.collapse
     distance = x @ theta / np.linalg.norm(x)
     low, high = plus.norm

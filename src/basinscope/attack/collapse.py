@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from basinscope import stats
+from basinscope.directions import words
 from basinscope.directions.base import Direction
-from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.bench import Bench, Unit
+from basinscope.runs.models import Model, engine_of
 from basinscope.runs.plan import check
 from basinscope.runs.session import Progress, Session, open_session
 from basinscope.runs.spec import RunSpec, displacements
 from basinscope.tasks.base import Task
+from basinscope.tasks.words import tasks as tasks_of
 
 TOLERANCE = 1e-6  # of the weights' norm
 RELATIVE = 0.05  # of the radius, where that is smaller
@@ -76,9 +78,9 @@ class Collapse:
 
 
 def collapse_radius(
-    engine: Engine,
-    direction: Direction,
-    tasks: Sequence[Task] | Task,
+    model: Model,
+    direction: str | Direction,
+    tasks: str | Task | Sequence[str | Task],
     *,
     level: float = 0.5,
     draw: int = 0,
@@ -94,10 +96,10 @@ def collapse_radius(
     (in norm: of the norm of the weights) and than 5% of itself.
 
     Args:
-        engine: from `basinscope.load`. In 16 bits a displacement of less than half a unit in a
-            weight's last place is rounded away: measure small radii in float32.
-        direction: any direction.
-        tasks: tasks to measure.
+        model: an engine, or what `basinscope.load` takes. In 16 bits a displacement of less than
+            half a unit in a weight's last place is rounded away: measure small radii in float32.
+        direction: any, word or object.
+        tasks: words or objects, as in `basinscope.tasks`.
         level: fraction of the way from the score at theta0 down to chance, in (0, 1).
         draw: number of the draw, of a random direction.
         tolerance: resolution, as a share of RMS(theta0).
@@ -116,10 +118,11 @@ def collapse_radius(
     measured point before it: a fall and rise between two measured points is not seen.
     *Cost*: about 25 evaluations of a task for each sign.
     """
-    many = [tasks] if isinstance(tasks, Task) else list(tasks)
+    many, direction = tasks_of(tasks), words.direction(direction)
     check(many, [direction], None, 1, level, 1)
     if not tolerance > 0 or (near is not None and not 0 < near < math.inf):
         raise BasinscopeError(f"tolerance={tolerance}, near={near}", "allowed: above 0")
+    engine = engine_of(model, run)
     bench = Bench.of(engine, [direction], many)
     spec = RunSpec(
         kind="landscape", model=bench.model, tasks=bench.task_specs, directions=(direction.label,),

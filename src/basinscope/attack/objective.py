@@ -23,7 +23,7 @@ from basinscope.engines import gradient
 from basinscope.engines.base import Engine
 from basinscope.engines.tokens import Row
 from basinscope.engines.transformers import TransformersEngine
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, did_you_mean
 from basinscope.tasks.base import (
     CallableTask,
     Choices,
@@ -36,6 +36,7 @@ from basinscope.tasks.base import (
     limited,
 )
 from basinscope.tasks.humaneval import HumanEval
+from basinscope.tasks.words import NAMES, known, one
 
 BLOCK_TOKENS = 64
 """A text is cut into blocks of so many tokens, each scored without what stands before it."""
@@ -100,18 +101,62 @@ class Part:
         return self.whole.oracle(item, answers)
 
 
+def target(objective: Task | str | Path | Loss, **options: Any) -> Task | Path | Loss:
+    """What is attacked: the task of a word, the text file of a path; an object as it is.
+
+    Args:
+        objective: a word that names a task and a file means the task.
+        options: as in `basinscope.tasks`.
+
+    Raises:
+        BasinscopeError: a word that names neither, or several tasks; an object that is neither.
+    """
+    if isinstance(objective, str):
+        if known(objective):
+            return one(objective, **options)
+        path = Path(objective).expanduser()
+        if path.is_file():
+            return path
+        raise BasinscopeError(
+            f"objective {objective!r}, which names no task and no text file",
+            "allowed: a task's word, the path of a text file in UTF-8, or a function loss(module)",
+            did_you_mean(objective, NAMES, 3) or "basic",
+        )
+    if not isinstance(objective, Task | Path) and not callable(objective):
+        raise BasinscopeError(
+            f"an objective of type {type(objective).__name__}",
+            "allowed: a task, the path of a text file, or a function loss(module)",
+        )
+    return objective
+
+
+def check(attacked: Task | Path | Loss, limit: int, seed: int, compute: str) -> None:
+    """Refuse what no objective can be made with, as far as it is known without a model."""
+    if compute not in COMPUTE:
+        raise BasinscopeError(f"compute={compute!r}", f"allowed: {', '.join(COMPUTE)}")
+    if limit < 1:
+        raise BasinscopeError(f"limit={limit}", "allowed: at least 1 item")
+    if not isinstance(attacked, Task):
+        return
+    for item in limited(attacked, limit, seed).items:
+        if not _has_reference(attacked, item):
+            raise BasinscopeError(
+                f"item {item.id!r} of task {attacked.name!r} has no reference answer to take a "
+                "loss of",
+                "allowed: choices with a right one, or texts with an expected answer "
+                "(not verdicts on free text, nor programs that are run)",
+                "attack a task of choices (basic, math, code, mmlu), nll:FILE, or a text file",
+            )
+
+
 def of(
-    engine: Engine,
-    what: Task | str | Path | Loss,
-    limit: int,
-    seed: int,
-    compute: str = "float32",
+    engine: Engine, attacked: Task | Path | Loss, limit: int, seed: int, compute: str = "float32"
 ) -> Objective:
     """Objective of a task, of a text file, or of a function of the module.
 
     Args:
         engine: whose live weights it will be evaluated under.
-        what: task, path, or function.
+        attacked: from `target`.
         limit: most items.
         seed: of the sample that the limit takes.
         compute: float32, or bfloat16 for products as in `basinscope.attack.split`.
@@ -119,21 +164,14 @@ def of(
     Raises:
         BasinscopeError: no reference answers, no text, no tokenizer.
     """
-    if compute not in COMPUTE:
-        raise BasinscopeError(f"compute={compute!r}", f"allowed: {', '.join(COMPUTE)}")
+    check(attacked, limit, seed, compute)
     around = COMPUTE[compute]
-    if limit < 1:
-        raise BasinscopeError(f"limit={limit}", "allowed: at least 1 item")
-    if isinstance(what, str | Path):
-        return _of_text(_with_text(engine, str(what)), Path(what).expanduser(), limit, seed, around)
-    if isinstance(what, Task):
-        return _of_task(_with_text(engine, what.name), what, limit, seed, around)
-    if callable(what):
-        return _of_function(engine, what)
-    raise BasinscopeError(
-        f"an objective of type {type(what).__name__}",
-        "allowed: a task, the path of a text file, or a function loss(module)",
-    )
+    if isinstance(attacked, Path):
+        path = attacked.expanduser()
+        return _of_text(_with_text(engine, str(attacked)), path, limit, seed, around)
+    if isinstance(attacked, Task):
+        return _of_task(_with_text(engine, attacked.name), attacked, limit, seed, around)
+    return _of_function(engine, attacked)
 
 
 def _of_function(engine: Engine, loss: Loss) -> Objective:
@@ -178,7 +216,7 @@ def _of_task(
             rows, right = rows + read, right + [0] * len(read)
             weights += [len(row.tails[0]) for row in read]  # a mean over tokens
         else:
-            row, answer = _reference(engine, task, item)
+            row, answer = _reference(engine, item)
             rows, right, weights = [*rows, row], [*right, answer], [*weights, 1]
     _check_fit(engine, rows, task.name)
     parts: tuple[Task, ...] = (chosen,)
@@ -199,28 +237,31 @@ def _windows(engine: TransformersEngine, item: Item) -> list[Row]:
     return engine.tokens.windows(request, engine.forward.context)
 
 
-def _reference(engine: TransformersEngine, task: Task, item: Item) -> tuple[Row, int]:
+def _has_reference(task: Task, item: Item) -> bool:
+    """Whether an item says which text is right."""
+    if len(item.requests) != 1:
+        return False
+    (request,) = item.requests
+    if isinstance(request, Choices):
+        n = len(request.continuations)
+        return n == 1 or (isinstance(item.answer, int) and 0 <= item.answer < n)
+    if isinstance(request, Generate):
+        return (
+            isinstance(item.answer, str) and item.answer != "" and not isinstance(task, HumanEval)
+        )
+    return True
+
+
+def _reference(engine: TransformersEngine, item: Item) -> tuple[Row, int]:
     """Row of an item's texts, and which of them is right."""
-    (request, *others) = item.requests or (None,)
-    if isinstance(request, Choices) and not others:
-        row = engine.tokens.row(request)
-        if len(row.tails) == 1:
-            return row, 0
-        if isinstance(item.answer, int) and 0 <= item.answer < len(row.tails):
-            return row, item.answer
-    written = isinstance(request, Generate) and not others and not isinstance(task, HumanEval)
-    if written and isinstance(item.answer, str) and item.answer:
-        assert isinstance(request, Generate)
-        row = engine.tokens.row(request)
-        space = "" if request.chat or request.prompt[-1:].isspace() else " "
-        tail = engine.tokens.continuation(space + item.answer)
-        return Row(row.head, row.body, (tuple(tail),), (0,)), 0
-    raise BasinscopeError(
-        f"item {item.id!r} of task {task.name!r} has no reference answer to take a loss of",
-        "allowed: choices with a right one, or texts with an expected answer "
-        "(not verdicts on free text, nor programs that are run)",
-        "attack a task of choices (basic, math, code, mmlu), nll:FILE, or a text file",
-    )
+    (request,) = item.requests
+    assert not isinstance(request, Corpus)
+    row = engine.tokens.row(request)
+    if isinstance(request, Choices):
+        return row, item.answer if isinstance(item.answer, int) and len(row.tails) > 1 else 0
+    space = "" if request.chat or request.prompt[-1:].isspace() else " "
+    tail = engine.tokens.continuation(space + str(item.answer))
+    return Row(row.head, row.body, (tuple(tail),), (0,)), 0
 
 
 def _of_text(
@@ -325,10 +366,10 @@ def _item(scored: gradient.Scored, right: int) -> tuple[torch.Tensor, float]:
     return -total.log_softmax(0)[right], float(float(total[right].detach()) > max(others))
 
 
-def _with_text(engine: Engine, what: str) -> TransformersEngine:
+def _with_text(engine: Engine, name: str) -> TransformersEngine:
     if not isinstance(engine, TransformersEngine):
         raise BasinscopeError(
-            f"objective {what!r} for {engine.source!r}, which has no tokenizer",
+            f"objective {name!r} for {engine.source!r}, which has no tokenizer",
             "a plain module is attacked by a function loss(module)",
             "load a checkpoint with a tokenizer, or pass tokenizer= to bs.load",
         )

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from basinscope import stats
 from basinscope.attack.ascent import Rules, State, Terrain, begin, climb
 from basinscope.attack.collapse import Collapse, collapse_radius
-from basinscope.attack.objective import Loss, Objective, Value, of
+from basinscope.attack.objective import Loss, Objective, Value, check, of, target
 from basinscope.attack.proxy import Proxy, descend
 from basinscope.attack.record import Folder, Kept, Start
 from basinscope.attack.vectors import InMemory, norm, views
@@ -29,10 +30,12 @@ from basinscope.directions.saved import Saved, save_direction
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
+from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress
 from basinscope.runs.spec import sha256
 from basinscope.runs.store import versions
 from basinscope.tasks.base import Task
+from basinscope.tasks.words import tasks as tasks_of
 from basinscope.weights import noise
 
 __all__ = ["Attack", "Collapse", "Proxy", "Start", "attack", "collapse_radius"]
@@ -99,10 +102,10 @@ class Attack:
 
 
 def attack(
-    engine: Engine,
+    model: Model,
     objective: Task | str | Path | Loss,
     *,
-    tasks: Sequence[Task] = (),
+    measure: str | Task | Sequence[str | Task] = (),
     steps: int | None = None,
     seed: int = 0,
     radius: float | None = None,
@@ -130,10 +133,11 @@ def attack(
     at 0.18) would be rounded away, and the ascent would be blind.
 
     Args:
-        engine: from `basinscope.load`.
-        objective: a task with reference answers (its cross-entropy is maximised), the path of a
-            text file, or a function ``loss(module)`` that returns a scalar tensor.
-        tasks: further tasks whose collapse radius is measured along the direction.
+        model: an engine, or what `basinscope.load` takes; a word is loaded in float32.
+        objective: a task with reference answers, word or object (its cross-entropy is maximised),
+            the path of a text file, or a function ``loss(module)`` that returns a scalar tensor.
+        measure: further tasks, words or objects, whose collapse radius is measured along the
+            direction.
         steps: gradients in all, shared by the starts (one that ends early leaves its steps to the
             next); default 200, 10 for the proxy.
         seed: of the Gaussian starts and of the sample that ``limit`` takes.
@@ -167,15 +171,19 @@ def attack(
     *Cost*: ``steps`` forward and backward passes over the sampled items, and about 25 evaluations
     of each task for each sign; nine vectors of float32 as long as the weights.
     """
-    total = METHODS.get(method, 0) if steps is None else steps
-    _check(method, total, starts, radius, level)
+    attacked, further = checked(
+        objective, measure, method=method, steps=steps, starts=starts, radius=radius, level=level,
+        limit=limit, seed=seed, compute=compute,
+    )  # fmt: skip
+    total = METHODS[method] if steps is None else steps
+    engine = engine_of(model, dtype="auto" if isinstance(model, nn.Module) else "float32")
     work = _exact(engine)
-    target = of(work, objective, limit, seed, compute)
+    goal = of(work, attacked, limit, seed, compute)
     settings = proxy or Proxy()
     spec: dict[str, Any] = {
         "kind": "attack/1",
         "method": method,
-        "objective": target.identity,
+        "objective": goal.identity,
         "fingerprint": work.fingerprint(),
         "setup": work.setup(),
         "selection": sha256({name: list(shape) for name, shape in work.shapes.items()}),
@@ -192,11 +200,11 @@ def attack(
     }
     folder = Folder(run, spec)
     if folder.direction is None or not folder.direction.exists():
-        terrain = Terrain(work, target)
+        terrain = Terrain(work, goal)
         zero = terrain.value(torch.zeros(work.d), 0.0)
         if not math.isfinite(zero.loss):
             raise BasinscopeError(
-                f"the loss of {target.name!r} at theta0 is {zero.loss}",
+                f"the loss of {goal.name!r} at theta0 is {zero.loss}",
                 "allowed: a loss that is finite at the weights themselves",
             )
         after = _Teller(progress, total)
@@ -204,12 +212,12 @@ def attack(
             kept = Kept()
             kept.finish(descend(terrain, settings, total, lambda state: after(state, 0)))
         else:
-            rules = _rules(work, target, zero, radius, inside, level)
+            rules = _rules(work, goal, zero, radius, inside, level)
             kept = _ascend(terrain, rules, total, starts, seed, folder, after)
         story: dict[str, Any] = {
             "spec": spec,
             "model": engine.source,
-            "objective": target.name,
+            "objective": goal.name,
             "zero": [zero.loss, None if math.isnan(zero.score) else zero.score],
             "best": kept.best,
             "starts": [start.to_json() for start in kept.done],
@@ -220,7 +228,7 @@ def attack(
         direction = Saved(str(folder.direction))
         story = direction.metadata
     done = tuple(Start.from_json(start) for start in story["starts"])
-    many = (*target.tasks, *tasks)
+    many = (*goal.tasks, *further)
     edges: tuple[Collapse, ...] = ()
     if many:
         near = done[story["best"]].radius / math.sqrt(work.d)
@@ -237,7 +245,7 @@ def attack(
     return Attack(
         direction=direction,
         method=method,
-        objective=target.name,
+        objective=goal.name,
         loss_at_zero=loss,
         score_at_zero=math.nan if score is None else score,
         starts=done,
@@ -310,7 +318,7 @@ def _exact(engine: Engine) -> Engine:
 
 def _rules(
     engine: Engine,
-    target: Objective,
+    goal: Objective,
     zero: Value,
     radius: float | None,
     inside: bool,
@@ -321,14 +329,14 @@ def _rules(
     if math.isnan(zero.score):
         radius = radius or 0.01 * size or math.sqrt(engine.d)
     elif radius is None:
-        if not zero.score > target.chance:
+        if not zero.score > goal.chance:
             raise BasinscopeError(
-                f"the score of {target.name!r} at theta0 is {zero.score:.3g}, "
-                f"not above chance ({target.chance:g})",
+                f"the score of {goal.name!r} at theta0 is {zero.score:.3g}, "
+                f"not above chance ({goal.chance:g})",
                 "what is not there cannot collapse",
                 "give a radius, or attack another task",
             )
-        threshold = stats.threshold(zero.score, target.chance, level)
+        threshold = stats.threshold(zero.score, goal.chance, level)
     return Rules(0, radius, inside, zero.loss, threshold, most=size, least=1e-6 * size)
 
 
@@ -345,9 +353,15 @@ class _Teller:
             self.progress(before + state.steps, self.total, what)
 
 
-def _check(method: str, steps: int, starts: int, radius: float | None, level: float) -> None:
+def checked(
+    objective: Task | str | Path | Loss, measure: str | Task | Sequence[str | Task], *,
+    method: str, steps: int | None, starts: int, radius: float | None, level: float, limit: int,
+    seed: int, compute: str, **options: Any,
+) -> tuple[Task | Path | Loss, list[Task]]:  # fmt: skip
+    """Refuse what is wrong without a model; give what is attacked, and what else is measured."""
     if method not in METHODS:
         raise BasinscopeError(f"method {method!r}", f"allowed: {', '.join(METHODS)}")
+    steps = METHODS[method] if steps is None else steps
     if starts < 1 or steps < starts:
         raise BasinscopeError(
             f"steps={steps}, starts={starts}", "allowed: at least one start, a step for each"
@@ -359,3 +373,7 @@ def _check(method: str, steps: int, starts: int, radius: float | None, level: fl
         )
     if not 0 < level < 1:
         raise BasinscopeError(f"level={level}", "allowed: between 0 and 1, such as 0.5")
+    noise.stream("", seed, 0)
+    attacked = target(objective, **options)
+    check(attacked, limit, seed, compute)
+    return attacked, tasks_of(measure, **options)

@@ -3,17 +3,14 @@
 from basinscope.certify.certificate import Certificate
 from basinscope.certify.embeddings import untied
 from basinscope.certify.sampling import certify, load_certificate
+from basinscope.certify.smoothed import Smoothed, smoothed
 from basinscope.certify.strict import StrictBasin, load_strict_basin, strict_basin
 from basinscope.certify.tokens import TokenCertificate, certify_tokens
 from basinscope.certify.verdict import Verdict, bound_to
-from basinscope.geometries.pilots import (
-    random_subspace,
-    subspace_from_gradients,
-    subspace_from_trajectory,
-)
 
 __all__ = [
     "Certificate",
+    "Smoothed",
     "StrictBasin",
     "TokenCertificate",
     "Verdict",
@@ -22,9 +19,7 @@ __all__ = [
     "certify_tokens",
     "load_certificate",
     "load_strict_basin",
-    "random_subspace",
+    "smoothed",
     "strict_basin",
-    "subspace_from_gradients",
-    "subspace_from_trajectory",
     "untied",
 ]

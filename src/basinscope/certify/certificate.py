@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from basinscope.directions.base import Direction
     from basinscope.engines.base import Engine
     from basinscope.geometries.base import Geometry
+    from basinscope.runs.models import Model
     from basinscope.tasks.base import Task
 
 
@@ -204,11 +205,11 @@ class Certificate:
     def verdict(
         self,
         other: str | Path | Direction | float,
-        engine: Engine | None = None,
-        task: Task | None = None,
+        engine: Model | None = None,
+        task: str | Task | None = None,
         *,
         target: float | None = None,
-        geometry: Geometry | None = None,
+        geometry: Geometry | str | None = None,
         draws: int = 0,
     ) -> Verdict:
         """Judge a displacement; see `basinscope.certify.verdict.verdict`."""

@@ -12,6 +12,8 @@ from torch import nn
 
 from basinscope.engines.loading import load
 from basinscope.engines.transformers import TransformersEngine
+from basinscope.errors import BasinscopeError
+from basinscope.runs.models import Model, engine_of
 from basinscope.weights import noise
 
 
@@ -22,14 +24,25 @@ def embedding(engine: TransformersEngine) -> nn.Module:
     return table
 
 
-def untied(engine: TransformersEngine) -> TransformersEngine:
+def untied(model: Model) -> TransformersEngine:
     """Copy of a model whose output head has a matrix of its own, equal to the embeddings.
 
     The same answers; but noise on the embeddings no longer moves the head, as the row-wise form
     needs. It is another model to every certificate: one tensor more can be perturbed.
 
+    Args:
+        model: an engine, or what `basinscope.load` takes.
+
+    Raises:
+        BasinscopeError: no language model with its tokenizer.
+
     Cost: memory for a second copy of the weights.
     """
+    engine = engine_of(model)
+    if not isinstance(engine, TransformersEngine):
+        raise BasinscopeError(
+            f"{engine.source!r} has no tokens", "allowed: a language model with its tokenizer"
+        )
     module: Any = copy.deepcopy(engine.module)
     head = module.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), head.weight.requires_grad)

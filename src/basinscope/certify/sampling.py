@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from basinscope.certify.certificate import Certificate, Unit, certificate
 from basinscope.certify.plan import Plan, check, is_exact
-from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import Geometry, Isotropic
-from basinscope.geometries.words import geometry as parse
+from basinscope.geometries.base import Geometry
+from basinscope.geometries.words import builder
 from basinscope.runs.bench import ZERO, Bench
+from basinscope.runs.models import Model, engine_of
+from basinscope.runs.plan import check_workers
 from basinscope.runs.session import Progress, Session, open_session
 from basinscope.runs.spec import RunSpec, sha256, trial_key
 from basinscope.runs.store import Store, Trial
 from basinscope.stats import smoothing as formulas
 from basinscope.tasks.base import Task
+from basinscope.tasks.words import one
+from basinscope.weights.noise import stream
 
 KIND = "certificate"
 
 
 def certify(
-    engine: Engine,
-    task: Task,
+    model: Model,
+    task: str | Task,
     *,
     sigma: float = 0.005,
     draws: int = 200,
@@ -36,7 +40,7 @@ def certify(
     per_item: bool = False,
     geometry: Geometry | str | None = None,
     run: str | Path | None = None,
-    workers: int | None = 1,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Certificate:
     r"""Bound a task's score under Gaussian weight noise, and so around displaced weights.
@@ -48,8 +52,8 @@ def certify(
     `basinscope.stats`). The draw is the unit: items pooled over draws are not independent.
 
     Args:
-        engine: from `basinscope.load`.
-        task: scored under every draw.
+        model: an engine, or what `basinscope.load` takes.
+        task: word or object, as in `basinscope.tasks`; scored under every draw.
         sigma: standard deviation of the noise, in the geometry's unit.
         draws: number of draws; with a claim, the most that are taken. An antithetic pair is one
             draw and costs two.
@@ -63,7 +67,7 @@ def certify(
         per_item: bound every item by itself, all at once, and average the bounds. Near theta0
             that costs the price of all at once; far from it the average of the items' bounds is
             higher than the bound of their average. Every draw has all items then.
-        geometry: covariance, or the word that names it; default isotropic.
+        geometry: covariance, or the word that names it (`basinscope.geometry`); default isotropic.
         run: run folder; the plan is written there before the first draw, and every draw's raw
             counts. The same call resumes it.
         workers: as in `basinscope.landscape`; noise that is not isotropic is drawn in this
@@ -91,15 +95,16 @@ def certify(
         >>> 0.85 < cert.p_lower < 0.9772 < cert.p_upper  # the truth is Phi(1 / 0.5)
         True
     """
-    shape = geometry if geometry is not None else Isotropic()
-    shape = parse(shape, engine) if isinstance(shape, str) else shape
-    ids = [item.id for item in task.items]
-    each = len(ids) if items_per_draw is None or per_item else min(items_per_draw, len(ids) or 1)
-    check(
-        sigma=sigma, draws=draws, items_per_draw=each, confidence=confidence, claim=claim,
-        target=target, antithetic=antithetic, per_item=per_item, ids=ids, chance=task.chance,
+    task, build = one(task), builder(geometry)
+    each = checked(
+        task, sigma=sigma, draws=draws, items_per_draw=items_per_draw, confidence=confidence,
+        seed=seed, claim=claim, target=target, antithetic=antithetic, per_item=per_item,
+        workers=workers,
     )  # fmt: skip
+    ids = [item.id for item in task.items]
     exact = is_exact(each, claim, antithetic, per_item)
+    engine = engine_of(model, run, kind=KIND)
+    shape = build(engine)
     noise = shape.noise(seed)
     bench = Bench.of(engine, [noise], [task])
     plan = Plan(
@@ -117,6 +122,19 @@ def certify(
         session.measure([ZERO])
         draw(session, plan, ids)
     return read(session.store, target, geometry=shape, engine=engine)
+
+
+def checked(
+    task: Task, *, items_per_draw: int | None, per_item: bool, seed: int, workers: int | None,
+    **options: Any,
+) -> int:  # fmt: skip
+    """Refuse what is out of range (as `check`); give how many items each draw has."""
+    check_workers(workers)
+    stream("", seed, 0)
+    ids = [item.id for item in task.items]
+    each = len(ids) if items_per_draw is None or per_item else min(items_per_draw, len(ids) or 1)
+    check(items_per_draw=each, per_item=per_item, ids=ids, chance=task.chance, **options)
+    return each
 
 
 def draw(session: Session, plan: Plan, ids: Sequence[str]) -> None:

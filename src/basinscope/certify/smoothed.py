@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from basinscope import stats
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import Geometry, Isotropic
-from basinscope.geometries.words import geometry as parse
+from basinscope.geometries.base import Geometry
+from basinscope.geometries.words import builder
 from basinscope.runs.bench import score
+from basinscope.runs.models import Model, engine_of
 from basinscope.stats.rounded import at_least, at_most, percent
 from basinscope.tasks.base import Answer, Request, Task
+from basinscope.tasks.words import one
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,14 @@ class Smoothed:
                 answers += self.engine.answer([request])
         return answers
 
-    def score(self, task: Task, *, confidence: float = 0.95) -> SmoothedScore:
+    def score(self, task: str | Task, *, confidence: float = 0.95) -> SmoothedScore:
         """Score a task, every item under a draw of its own (all requests of an item share it).
 
         Guarantee: the interval holds the smoothed score on these items with the confidence: the
         outcomes are independent, and for a fixed number of them the betting bound needs no more
         (the product of their expectations is at most that of their mean).
         """
+        task = one(task)
         start = time.perf_counter()
         outcomes = []
         for item in task.items:
@@ -95,12 +98,13 @@ class Smoothed:
 
 
 def smoothed(
-    engine: Engine, sigma: float, seed: int = 0, *, geometry: Geometry | str | None = None
+    model: Model, sigma: float, seed: int = 0, *, geometry: Geometry | str | None = None
 ) -> Smoothed:
     """Model that answers each query under a fresh draw of weight noise.
 
     Args:
-        engine: from `basinscope.load`; of the fine-tuned model, where that shall be served.
+        model: an engine, or what `basinscope.load` takes; the fine-tuned one, where that shall be
+            served.
         sigma: standard deviation of the noise, the certificate's.
         seed: of the noise; another than the certificate's, whose draws were seen.
         geometry: the certificate's covariance, or its word.
@@ -115,5 +119,6 @@ def smoothed(
     """
     if not 0 < sigma < float("inf"):
         raise BasinscopeError(f"sigma={sigma}", "allowed: above 0 and finite", "0.005")
-    shape = geometry if geometry is not None else Isotropic()
-    return Smoothed(engine, sigma, seed, parse(shape, engine) if isinstance(shape, str) else shape)
+    build = builder(geometry)
+    engine = engine_of(model)
+    return Smoothed(engine, sigma, seed, build(engine))

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from basinscope.certify.plan import check
-from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.geometries.base import Geometry, Isotropic
-from basinscope.geometries.words import geometry as parse
+from basinscope.geometries.base import Geometry
+from basinscope.geometries.words import builder
 from basinscope.runs.bench import ZERO, Bench, Unit
+from basinscope.runs.models import Model, engine_of
+from basinscope.runs.plan import check_workers
 from basinscope.runs.session import Progress, open_session
 from basinscope.runs.spec import RunSpec, sha256, trial_key
 from basinscope.runs.store import Store, Trial
 from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import percent
 from basinscope.tasks.base import Task
+from basinscope.tasks.words import one
+from basinscope.weights.noise import stream
 
 KIND = "strict-basin"
 Lost = Literal["score", "items"]
@@ -110,10 +113,10 @@ class StrictBasin:
 
 
 def strict_basin(
-    engine: Engine,
-    task: Task,
+    model: Model,
+    task: str | Task,
     *,
-    sigmas: float | Sequence[float],
+    sigmas: float | Sequence[float] = 0.005,
     share: float = 0.9,
     confidence: float = 0.99,
     tau: float = 0.0,
@@ -123,7 +126,7 @@ def strict_basin(
     seed: int = 0,
     geometry: Geometry | str | None = None,
     run: str | Path | None = None,
-    workers: int | None = 1,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> StrictBasin:
     """Test at which sigma a share of the directions leaves a task unchanged.
@@ -132,8 +135,8 @@ def strict_basin(
     figure, so sweep.)
 
     Args:
-        engine: from `basinscope.load`.
-        task: every draw answers all its items.
+        model: an engine, or what `basinscope.load` takes.
+        task: word or object, as in `basinscope.tasks`; every draw answers all its items.
         sigmas: one or several, tested in rising order.
         share: proportion of directions that shall be clean, in (0, 1).
         confidence: of all claims together.
@@ -154,24 +157,14 @@ def strict_basin(
     Cost: at most ``draws`` evaluations of the task for each sigma; a sigma is left as soon as more
     draws failed than may.
     """
+    task, build = one(task), builder(geometry)
     grid = [sigmas] if isinstance(sigmas, int | float) else list(sigmas)
-    if not grid or len(set(grid)) != len(grid):
-        raise BasinscopeError(f"sigmas={grid}", "allowed: at least one, all different")
-    ids = [item.id for item in task.items]
-    for sigma in grid:
-        check(
-            sigma=sigma, draws=1, items_per_draw=len(ids), confidence=confidence, claim=None,
-            target=None, antithetic=False, per_item=False, ids=ids, chance=0.0,
-        )  # fmt: skip
-    if not 0 < share < 1 or not 0 <= tau < 1 or failures < 0 or lost not in ("score", "items"):
-        raise BasinscopeError(
-            f"share={share}, tau={tau}, failures={failures}, lost={lost!r}",
-            "allowed: share between 0 and 1, tau at least 0 and below 1, failures at least 0, "
-            "lost='score' or 'items'",
-        )
-    planned, allowed = _plan(share, confidence, failures, draws)
-    shape = geometry if geometry is not None else Isotropic()
-    shape = parse(shape, engine) if isinstance(shape, str) else shape
+    planned, allowed = checked(
+        task, grid, share=share, confidence=confidence, tau=tau, lost=lost, failures=failures,
+        draws=draws, seed=seed, workers=workers,
+    )  # fmt: skip
+    engine = engine_of(model, run, kind=KIND)
+    shape = build(engine)
     noise = shape.noise(seed)
     bench = Bench.of(engine, [noise], [task])
     spec = RunSpec(
@@ -223,8 +216,27 @@ def read_strict(store: Store) -> StrictBasin:
     )  # fmt: skip
 
 
-def _plan(share: float, confidence: float, failures: int, draws: int | None) -> tuple[int, int]:
-    """Draws of each sigma, and how many of them may fail."""
+def checked(
+    task: Task, sigmas: Sequence[float], *, share: float, confidence: float, tau: float, lost: str,
+    failures: int, draws: int | None, seed: int, workers: int | None,
+) -> tuple[int, int]:  # fmt: skip
+    """Refuse what is out of range; give the draws of each sigma, and how many of them may fail."""
+    check_workers(workers)
+    stream("", seed, 0)
+    if not sigmas or len(set(sigmas)) != len(sigmas):
+        raise BasinscopeError(f"sigmas={sigmas}", "allowed: at least one, all different")
+    ids = [item.id for item in task.items]
+    for sigma in sigmas:
+        check(
+            sigma=sigma, draws=1, items_per_draw=len(ids), confidence=confidence, claim=None,
+            target=None, antithetic=False, per_item=False, ids=ids, chance=0.0,
+        )  # fmt: skip
+    if not 0 < share < 1 or not 0 <= tau < 1 or failures < 0 or lost not in ("score", "items"):
+        raise BasinscopeError(
+            f"share={share}, tau={tau}, failures={failures}, lost={lost!r}",
+            "allowed: share between 0 and 1, tau at least 0 and below 1, failures at least 0, "
+            "lost='score' or 'items'",
+        )
     needed = formulas.directions_needed(share, confidence, failures)
     if draws is None:
         return needed, failures

@@ -30,18 +30,20 @@ import numpy as np
 from basinscope.certify.certificate import Certificate
 from basinscope.certify.embeddings import distances, embedding, embedding_noise, near_duplicates
 from basinscope.certify.plan import check
+from basinscope.certify.sampling import KIND as CERTIFICATE
 from basinscope.certify.sampling import certify
-from basinscope.engines.base import Engine
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import selected
 from basinscope.runs.bench import Bench, outcome
+from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress, open_session
 from basinscope.runs.spec import RunSpec, sha256, trial_key
 from basinscope.runs.store import Trial
 from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import finite
 from basinscope.tasks.base import Answer, Corpus, Generate, Item, Task, without_references
+from basinscope.tasks.words import one
 from basinscope.weights import noise, selection
 
 KIND = "token-certificate"
@@ -148,8 +150,8 @@ class TokenCertificate:
 
 
 def certify_tokens(
-    engine: Engine,
-    task: Task,
+    model: Model,
+    task: str | Task,
     *,
     mode: Mode = "position",
     sigma: float = 0.05,
@@ -165,9 +167,10 @@ def certify_tokens(
     A near-duplicate is a token of the same letters but for case and a leading space.
 
     Args:
-        engine: a language model of transformers; for ``row`` one whose embeddings are not tied to
-            its output head (`untied` makes a copy).
-        task: its items' prompts are the prompt set; every draw answers all of them.
+        model: an engine, or what `basinscope.load` takes; a language model of transformers, for
+            ``row`` one whose embeddings are not tied to its output head (`untied` makes a copy).
+        task: word or object, as in `basinscope.tasks`; its items' prompts are the prompt set; every
+            draw answers all of them.
         mode: see the module.
         sigma: standard deviation on each coordinate of an embedding.
         draws: of each item.
@@ -186,12 +189,15 @@ def certify_tokens(
     Cost: position-wise one evaluation of every item by itself for each draw; row-wise one
     evaluation of the task and one pass over the embedding matrix.
     """
+    task = one(task)
+    checked(
+        task, mode=mode, sigma=sigma, draws=draws, confidence=confidence, target=target, seed=seed
+    )
+    engine = engine_of(model, run, kind=kind(mode))
     if not isinstance(engine, TransformersEngine):
         raise BasinscopeError(
             f"{engine.source!r} has no tokens", "allowed: a language model with its tokenizer"
         )
-    if mode not in ("position", "row"):
-        raise BasinscopeError(f"mode={mode!r}", "allowed: 'position' or 'row'")
     if mode == "row":
         found = _row_certificate(
             engine, task, sigma=sigma, draws=draws, confidence=confidence, target=target,
@@ -209,16 +215,30 @@ def certify_tokens(
     return TokenCertificate(mode, sigma, confidence, draws, target, bounds, tuple(table))
 
 
-def _position_bounds(
-    engine: TransformersEngine, task: Task, sigma: float, draws: int, confidence: float,
-    target: float, seed: int, run: str | Path | None, progress: Progress | None,
-) -> dict[str, float]:  # fmt: skip
-    """Simultaneous lower bounds of the items' scores under noise on each place of their prompts."""
+def kind(mode: str) -> str:
+    """Kind of the run: row-wise it is a certificate with a geometry of its own."""
+    return KIND if mode == "position" else CERTIFICATE
+
+
+def checked(
+    task: Task, *, mode: str, sigma: float, draws: int, confidence: float, target: float, seed: int
+) -> None:
+    """Refuse what is out of range."""
+    if mode not in ("position", "row"):
+        raise BasinscopeError(f"mode={mode!r}", "allowed: 'position' or 'row'")
+    noise.stream("", seed, 0)
     ids = [item.id for item in task.items]
     check(
         sigma=sigma, draws=draws, items_per_draw=len(ids), confidence=confidence, claim=None,
         target=target, antithetic=False, per_item=True, ids=ids, chance=0.0,
     )  # fmt: skip
+
+
+def _position_bounds(
+    engine: TransformersEngine, task: Task, sigma: float, draws: int, confidence: float,
+    target: float, seed: int, run: str | Path | None, progress: Progress | None,
+) -> dict[str, float]:  # fmt: skip
+    """Simultaneous lower bounds of the items' scores under noise on each place of their prompts."""
     for item in task.items:
         requests = without_references(item).requests
         if not requests or not all(engine.prompt_once(r) for r in requests):
@@ -238,7 +258,7 @@ def _position_bounds(
         kind=KIND, model=model, tasks=(described,), directions=("position-wise",), draws=draws,
         steps=(sigma,), level=0.5, plan=plan,
     )  # fmt: skip
-    counts = np.zeros(len(ids))
+    counts = np.zeros(len(task.items))
     with open_session(bench, spec, run) as session:
         for draw in range(draws):
             key = trial_key(model, described, words, draw, sigma)
@@ -250,7 +270,7 @@ def _position_bounds(
             if progress is not None:
                 progress(draw + 1, draws, f"draw {draw}")
     bounds = formulas.item_lower_bounds(counts, draws, confidence)
-    return dict(zip(ids, map(float, bounds), strict=True))
+    return dict(zip((item.id for item in task.items), map(float, bounds), strict=True))
 
 
 def _trial(

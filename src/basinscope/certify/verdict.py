@@ -13,13 +13,15 @@ from basinscope.directions.base import Direction, Displacement
 from basinscope.directions.words import direction_of
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
+from basinscope.geometries import words
 from basinscope.geometries.base import Distance, Geometry
-from basinscope.geometries.words import geometry as parse
 from basinscope.runs.bench import score
+from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import restored
 from basinscope.runs.spec import MODEL, model_spec, task_spec
 from basinscope.stats.rounded import at_least, finite
 from basinscope.tasks.base import Task
+from basinscope.tasks.words import one
 from basinscope.weights.parts import Device, Parts, Weights
 
 if TYPE_CHECKING:
@@ -115,11 +117,11 @@ class Shifted(Direction):
 def verdict(
     cert: Certificate,
     other: str | Path | Direction | float,
-    engine: Engine | None,
-    task: Task | None = None,
+    model: Model | None,
+    task: str | Task | None = None,
     *,
     target: float | None = None,
-    geometry: Geometry | None = None,
+    geometry: Geometry | str | None = None,
     draws: int = 0,
 ) -> Verdict:
     """Judge a displacement: its norm in the geometry, the bound there, and a word.
@@ -128,8 +130,10 @@ def verdict(
         cert: the certificate.
         other: another checkpoint (folder, hub id, alias), an adapter folder, a direction that
             another model is behind, a word such as ``saved:FILE``, or the norm r itself.
-        engine: the model that the certificate was made for; not needed for a norm.
-        task: the certificate's task; the other model is then scored on it.
+        model: the one that the certificate was made for, an engine or what `basinscope.load`
+            takes; not needed for a norm.
+        task: the certificate's task, word or object; the other model is then scored on it. A word
+            stands for as many of its items as the certificate has.
         target: level; default the certificate's.
         geometry: the certificate's, where it was read from a folder and its word does not say it.
         draws: noise draws under which the other model is scored as well.
@@ -144,7 +148,8 @@ def verdict(
         if not other >= 0:
             raise BasinscopeError(f"r={other}", "allowed: a distance of at least 0")
         return _judged(cert, f"r = {other:.4g}", Distance(float(other), other, 0.0), target)
-    if engine is None:
+    direction = direction_of(other)
+    if model is None:
         raise BasinscopeError(
             "a certificate without its model",
             "the displacement is measured from the model's weights",
@@ -152,9 +157,11 @@ def verdict(
         )
     if draws < 0:
         raise BasinscopeError(f"draws={draws} of a verdict", "allowed: at least 0", "20")
+    if isinstance(task, str):
+        task = one(task, limit=cert.task.n_items)
+    engine = engine_of(model, dtype=cert.model.dtype, params=cert.model.params)
     _check_model(cert, engine)
     shape = _checked_geometry(cert, engine, geometry)
-    direction = direction_of(other)
     if cert.model.params is not None and not direction.label.startswith("saved:"):
         raise BasinscopeError(
             f"{direction.label} against a certificate of params={cert.model.params!r}",
@@ -246,8 +253,10 @@ def _check_model(cert: Certificate, engine: Engine) -> None:
         )
 
 
-def _checked_geometry(cert: Certificate, engine: Engine, geometry: Geometry | None) -> Geometry:
-    shape = geometry or parse(cert.plan.geometry, engine)
+def _checked_geometry(
+    cert: Certificate, engine: Engine, geometry: Geometry | str | None
+) -> Geometry:
+    shape = words.geometry(geometry or cert.plan.geometry, engine)
     if shape.identity != cert.plan.covariance:
         raise BasinscopeError(
             f"geometry {shape.label!r} is not the one that the certificate was made for "

@@ -10,22 +10,37 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cyclopts
 from cyclopts import Parameter
+from cyclopts.help import DefaultFormatter, HelpPanel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
     from basinscope.runs.session import Progress as Report
 
+
+class Wrapped(DefaultFormatter):
+    """Help whose lines end where the terminal's do, not where those of the source did."""
+
+    def __call__(self, console: Any, options: Any, panel: HelpPanel) -> None:
+        """Print one panel."""
+        for entry in panel.entries:
+            text = getattr(entry.description, "primary_renderable", None)
+            if isinstance(text, Text):
+                entry.description.primary_renderable = Text(" ".join(text.plain.split()))
+        super().__call__(console, options, panel)
+
+
 app = cyclopts.App(
     name="basinscope",
     help="How far can these weights move before a capability is lost?",
+    help_formatter=Wrapped(),
     help_format="plaintext",  # no markup: 0.3*A+0.7*B is meant as it stands
     version_flags=["--version"],
     result_action="return_value",
@@ -39,8 +54,8 @@ LOG_EVERY_S = 30.0
 MOST_STEPS = 10_000
 
 
-def parse_steps(text: str) -> list[float]:
-    """Steps of ``LO:HI:N`` (inclusive) or of a comma list.
+def parse_steps(text: str, name: str = "steps") -> list[float]:
+    """Steps, or what else is called ``name``, of ``LO:HI:N`` (inclusive) or of a comma list.
 
     Raises:
         BasinscopeError: for anything else.
@@ -49,9 +64,9 @@ def parse_steps(text: str) -> list[float]:
     [0.0, 0.01, 0.02, 0.03]
     """
     wrong = BasinscopeError(
-        f"steps {text!r}",
+        f"{name} {text!r}",
         f"allowed: LO:HI:N with LO < HI and N from 2 to {MOST_STEPS}, or finite numbers by commas",
-        "for example --steps -0.03:0.03:13 or --steps 0,0.005,0.01",
+        f"for example --{name} -0.03:0.03:13 or --{name} 0,0.005,0.01",
     )
     try:
         if ":" in text:
@@ -71,16 +86,16 @@ def parse_steps(text: str) -> list[float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: 0 done, 2 the user's error in one line, 130 interrupted."""
-    given = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        app(given, exit_on_error=False, print_error=False)
+        app(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except BasinscopeError as error:
         _fail(str(error))
     except cyclopts.CycloptsError as error:
         _fail(" ".join(str(error).split()) + "; try: basinscope --help")
     except KeyboardInterrupt:
-        line = shlex.join(["basinscope", *given])
+        line = shlex.join(["basinscope", *words])
         sys.stderr.write(f"\ninterrupted; what was measured is kept; to resume: {line}\n")
         sys.exit(130)
     except BrokenPipeError:
@@ -95,12 +110,13 @@ def _fail(message: str) -> None:
 
 
 @contextmanager
-def progress(plan: str = "", unit: str = "trials") -> Iterator[Report]:
+def progress(plan: str = "", unit: str = "trials", note: str = "") -> Iterator[Report]:
     """Print the plan and show a bar, as soon as the run has passed its checks.
 
     Args:
         plan: default what the first report says.
         unit: what is counted.
+        note: a line before the plan.
     """
     bar = Progress(
         TextColumn("{task.description:<24}", markup=False),
@@ -109,21 +125,22 @@ def progress(plan: str = "", unit: str = "trials") -> Iterator[Report]:
         TimeRemainingColumn(),
         console=screen,
     )
-    line, said = bar.add_task("starting", total=None), time.monotonic()
+    line, logged_s = bar.add_task("starting", total=None), time.monotonic()
 
-    def update(done: int, planned: int, what: str) -> None:
-        nonlocal said
+    def update(done: int, planned: int, place: str) -> None:
+        nonlocal logged_s
         if not bar.live.is_started:
-            kept = f"; {done} of {planned} {unit} are there already" if done else ""
-            screen.print((plan or what) + kept, highlight=False, markup=False, soft_wrap=True)
+            there = f"; {done} of {planned} {unit} are there already" if done else ""
+            for text in filter(None, (note, (plan or place) + there)):
+                screen.print(text, highlight=False, markup=False, soft_wrap=True)
             bar.start()
-            what = what if plan else ""
-        bar.update(line, completed=done, total=planned, description=what or "measuring")
+            place = place if plan else ""
+        bar.update(line, completed=done, total=planned, description=place or "measuring")
         # a log has no bar: a line now and then instead
-        if not screen.is_terminal and time.monotonic() - said > LOG_EVERY_S:
-            said = time.monotonic()
-            left = bar.tasks[0].time_remaining
-            rest = f", about {left / 60:.1f} min left" if left is not None else ""
+        if not screen.is_terminal and time.monotonic() - logged_s > LOG_EVERY_S:
+            logged_s = time.monotonic()
+            left_s = bar.tasks[0].time_remaining
+            rest = f", about {left_s / 60:.1f} min left" if left_s is not None else ""
             screen.print(f"{done} of {planned} {unit}{rest}", highlight=False)
 
     try:
@@ -136,9 +153,3 @@ def progress(plan: str = "", unit: str = "trials") -> Iterator[Report]:
 def print_json(value: object) -> None:
     """Print one JSON object: what ``--json`` promises of standard output."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
-
-
-def run_folder(model: str, suffix: str = "") -> Path:
-    """Where a model's records go if the line does not say."""
-    name = Path(model).resolve().name.removesuffix(".gguf") or "run"
-    return Path("runs") / (name + suffix)

@@ -1,15 +1,24 @@
-"""The command that certifies: what is guaranteed of a task under noise and displacement."""
+"""Commands that certify: what is guaranteed of a task under noise and displacement."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, Literal
 
 from basinscope.cli.app import app, parse_steps, print_json, progress
-from basinscope.cli.plan import foretell, line_of, show
-from basinscope.errors import BasinscopeError
+from basinscope.cli.options import (
+    LOAD_ONLY,
+    MODEL,
+    ONE_TASK,
+    PLANNED,
+    RUN,
+    LoadOptions,
+    ModelOptions,
+    OneTask,
+    PlannedOutput,
+    RunOptions,
+)
+from basinscope.cli.plan import forecast_of, line_of, show
 
 if TYPE_CHECKING:
     from basinscope.engines.base import Engine
@@ -22,9 +31,8 @@ def certify(
     model: str,
     /,
     *,
-    tasks: Annotated[str, Parameter(name=["--tasks", "-t"])] = "basic",
     sigma: float = 0.005,
-    draws: int | None = None,
+    draws: int = 200,
     items_per_draw: int = 8,
     confidence: float = 0.99,
     seed: int = 0,
@@ -33,38 +41,19 @@ def certify(
     antithetic: bool = False,
     per_item: bool = False,
     geometry: str = "isotropic",
-    against: list[str] | None = None,
-    against_draws: int = 0,
-    strict: bool = False,
-    sweep: str | None = None,
-    share: float = 0.9,
-    tau: float = 0.0,
-    lost: Literal["score", "items"] = "score",
-    failures: int = 0,
-    tokens: Literal["position", "row"] | None = None,
-    limit: int | None = None,
-    data_dir: Path | None = None,
-    allow_code_execution: bool = False,
-    run: Path | None = None,
-    workers: int | None = None,
-    dtype: str = "bfloat16",
-    device: str = "auto",
-    params: str | None = None,
-    trust_remote_code: bool = False,
-    dry_run: bool = False,
-    json: bool = False,
+    scored: OneTask = ONE_TASK,
+    loaded: ModelOptions = MODEL,
+    output: RunOptions = RUN,
 ) -> None:
     """Certify a task's score under Gaussian weight noise, and so around displaced weights.
 
-    Prints what is guaranteed, with which confidence, and what is not covered. Running the same
-    line again resumes it; another plan needs another --run.
+    Prints what is guaranteed, with which confidence, and what is not covered; `basinscope verdict`
+    then judges other weights by it. Another plan needs another --run.
 
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
-        tasks: one task, named as in landscape.
-        sigma: standard deviation of the noise, in the geometry's unit (with --tokens: on each
-            coordinate of an embedding).
-        draws: noise draws; default 200, with --strict the fewest for the claim.
+        sigma: standard deviation of the noise, in the geometry's unit.
+        draws: noise draws; with --claim the most that are taken.
         items_per_draw: fresh random items under each draw; 1 gives the exact binomial bound.
         confidence: of each one-sided statement.
         seed: of the noise and of the samples of items.
@@ -74,143 +63,218 @@ def certify(
         per_item: bound every item by itself, all at once (every draw answers all items).
         geometry: isotropic, rms, params:REGEX, subspace:FILE, random-subspace:K[:SEED],
             lora:FOLDER or lora-xs:RANK[:REGEX].
-        against: another checkpoint, an adapter's folder, or a direction's word, to be judged and
-            scored; may be given several times.
-        against_draws: noise draws under which each of them is scored as well.
-        strict: test instead in how many directions the score is kept at --sigma.
-        sweep: sigmas by commas (or LO:HI:N) for the strict test, in rising order.
-        share: proportion of directions that the strict test claims.
-        tau: how much of the score a direction may lose in the strict test.
+    """
+    import basinscope as bs
+    from basinscope.certify.sampling import KIND, checked
+    from basinscope.geometries.words import builder
+    from basinscope.report.certificates import plot_bounds
+
+    builder(geometry)
+    task = scored.one()
+    plan: dict[str, Any] = {
+        "sigma": sigma, "draws": draws, "items_per_draw": items_per_draw, "confidence": confidence,
+        "seed": seed, "claim": claim, "target": target, "antithetic": antithetic,
+        "per_item": per_item, "workers": output.workers,
+    }  # fmt: skip
+    each = checked(task, **plan)
+    folder = output.folder(model, "certify")
+    engine = loaded.engine(model, folder, KIND)
+    forecast = _forecast(engine, task, [sigma], draws * (2 if antithetic else 1), each, output)
+    if output.dry_run:
+        return show(forecast, as_json=output.json)
+    with progress(_at_most(forecast), note=loaded.note(engine)) as report:
+        cert = bs.certify(engine, task, geometry=geometry, run=folder, progress=report, **plan)
+    figure = plot_bounds(folder / "figures" / "certificate.png", [cert])
+    if output.json:
+        return print_json({**cert.to_json(), "run": str(folder), "figure": str(figure)})
+    print(cert)
+    print(f"picture: {figure}")
+
+
+@app.command
+def strict_basin(
+    model: str,
+    /,
+    *,
+    sigmas: str = "0.005",
+    share: float = 0.9,
+    confidence: float = 0.99,
+    tau: float = 0.0,
+    lost: Literal["score", "items"] = "score",
+    failures: int = 0,
+    draws: int | None = None,
+    seed: int = 0,
+    geometry: str = "isotropic",
+    scored: OneTask = ONE_TASK,
+    loaded: ModelOptions = MODEL,
+    output: RunOptions = RUN,
+) -> None:
+    """Test in how many directions a task's score is kept at a sigma, or up to which of several.
+
+    Args:
+        model: as in certify.
+        sigmas: standard deviations of the noise, by commas or LO:HI:N, tested in rising order.
+        share: proportion of directions that is claimed.
+        confidence: of all that is claimed.
+        tau: how much of the score a direction may lose.
         lost: score (gains make up for losses) or items.
-        failures: draws of each sigma that may fail in the strict test.
-        tokens: certify instead against replaced tokens of the prompts, position-wise or row-wise.
-        limit: most items of the task.
-        data_dir: folder with published data; default $BASINSCOPE_DATA, else the Hugging Face hub.
-        allow_code_execution: run code that the model writes, in a bubblewrap sandbox.
-        run: run folder; default runs/MODEL-certificate (-strict, -tokens).
-        workers: processes of one thread each; default one for each core.
-        dtype: bfloat16, float32 or float16.
-        device: auto, cpu, cuda, cuda:N.
-        params: regular expression; only matching parameters are perturbed.
-        trust_remote_code: let a hub checkpoint run its own code.
-        dry_run: as in landscape; noise is counted as isotropic, and no draw as spared.
+        failures: draws of each sigma that may fail.
+        draws: of each sigma; default the fewest for the claim.
+        seed: of the noise.
+        geometry: as in certify.
+    """
+    import basinscope as bs
+    from basinscope.certify.strict import KIND, checked
+    from basinscope.geometries.words import builder
+
+    builder(geometry)
+    grid, task = parse_steps(sigmas, "sigmas"), scored.one()
+    plan: dict[str, Any] = {
+        "share": share, "confidence": confidence, "tau": tau, "lost": lost, "failures": failures,
+        "draws": draws, "seed": seed, "workers": output.workers,
+    }  # fmt: skip
+    planned, _ = checked(task, grid, **plan)
+    folder = output.folder(model, "strict-basin")
+    engine = loaded.engine(model, folder, KIND)
+    forecast = _forecast(engine, task, grid, len(grid) * planned, None, output)
+    if output.dry_run:
+        return show(forecast, as_json=output.json)
+    with progress(_at_most(forecast), note=loaded.note(engine)) as report:
+        basin = bs.strict_basin(
+            engine, task, sigmas=grid, geometry=geometry, run=folder, progress=report, **plan
+        )
+    print_json({**basin.to_json(), "run": str(folder)}) if output.json else print(basin)
+
+
+@app.command
+def certify_tokens(
+    model: str,
+    /,
+    *,
+    mode: Literal["position", "row"] = "position",
+    sigma: float = 0.05,
+    draws: int = 200,
+    confidence: float = 0.99,
+    target: float = 0.5,
+    seed: int = 0,
+    scored: OneTask = ONE_TASK,
+    loaded: ModelOptions = MODEL,
+    output: PlannedOutput = PLANNED,
+) -> None:
+    """Certify a task's prompts against replaced tokens, and list replacements that are covered.
+
+    Args:
+        model: as in certify.
+        mode: noise on each place of a prompt, or on the rows of the embedding matrix (of a copy
+            whose output head is not tied to it).
+        sigma: standard deviation of the noise on each coordinate of an embedding.
+        draws: noise draws of each item.
+        confidence: of all items' bounds together.
+        target: smoothed score that an item shall keep.
+        seed: of the noise.
+    """
+    from basinscope.certify import certify_tokens, untied
+    from basinscope.certify.tokens import checked, kind
+
+    task = scored.one()
+    plan: dict[str, Any] = {
+        "mode": mode, "sigma": sigma, "draws": draws, "confidence": confidence, "target": target,
+        "seed": seed,
+    }  # fmt: skip
+    checked(task, **plan)
+    folder = output.folder(model, "certify-tokens")
+    engine = loaded.engine(model, folder, kind(mode))
+    forecast = _forecast(engine, task, [0.0], draws, None, output, workers=1)
+    if output.dry_run:
+        return show(forecast, as_json=output.json)
+    with progress(_at_most(forecast), note=loaded.note(engine)) as report:
+        bounds = certify_tokens(
+            untied(engine) if mode == "row" else engine, task, run=folder, progress=report, **plan
+        )
+    print_json({**bounds.to_json(), "run": str(folder)}) if output.json else print(bounds)
+
+
+@app.command
+def verdict(
+    run: Path,
+    /,
+    *others: str,
+    draws: int = 0,
+    target: float | None = None,
+    data_dir: Path | None = None,
+    allow_code_execution: bool = False,
+    loaded: LoadOptions = LOAD_ONLY,
+    json: bool = False,
+) -> None:
+    """Judge other weights by a certificate, and score them: certified, outside it, or vacuous.
+
+    Args:
+        run: run folder of certify; its model and task are loaded again.
+        others: checkpoints, adapters' folders, or directions' words such as quantised:8.
+        draws: noise draws under which each of them is scored as well.
+        target: level; default the certificate's.
+        data_dir: as in landscape.
+        allow_code_execution: as in landscape.
         json: print one JSON object instead of text.
     """
     import basinscope as bs
+    from basinscope.certify import load_certificate
+    from basinscope.directions.words import direction_of
+    from basinscope.errors import BasinscopeError
+    from basinscope.report.certificates import plot_bounds, plot_measured
+    from basinscope.tasks.words import one
 
-    chosen = bs.tasks(
-        tasks, limit=limit, data_dir=data_dir, allow_code_execution=allow_code_execution
-    )
-    if len(chosen) != 1:
+    cert = load_certificate(run, target=target)
+    if draws < 0 or not others:
         raise BasinscopeError(
-            f"{len(chosen)} tasks", "allowed: one for each certificate", "-t basic"
+            f"draws={draws}, {len(others)} others", "allowed: draws of at least 0, others to judge"
         )
-    kind = "tokens" if tokens else "strict" if strict or sweep else "certificate"
-    _refuse_idle(kind, {
-        "--strict or --sweep": (strict or sweep is not None, ("strict",)),
-        "--against": (against, ("certificate",)),
-        "--against-draws": (against_draws and not against, ()),
-        "--claim": (claim is not None, ("certificate",)),
-        "--antithetic": (antithetic, ("certificate",)),
-        "--per-item": (per_item, ("certificate",)),
-        "--target": (target is not None, ("certificate", "tokens")),
-        "--geometry": (geometry != "isotropic", ("certificate", "strict")),
-        "--tau": (tau != 0, ("strict",)),
-        "--failures": (failures != 0, ("strict",)),
-    })  # fmt: skip
-    most = 200 if draws is None else draws
-    stem = Path(model).resolve().name.removesuffix(".gguf") or "run"
-    folder = run or Path("runs") / f"{stem}-{kind}"
-    engine = bs.load(
-        model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
-    )
-    task = chosen[0]
-    common: dict[str, Any] = {"confidence": confidence, "seed": seed, "run": folder}
-    found: Any
-    sigmas = parse_steps(sweep) if sweep else [sigma]
-    drawn = len(sigmas) * (draws or 44) if kind == "strict" else most
-    told = _foretell(
-        engine, task, [0.0] if kind == "tokens" else sigmas, drawn,
-        items_per_draw if kind == "certificate" and not per_item else None,
-        workers=1 if kind == "tokens" else workers, dry_run=dry_run,
+    lines = [direction_of(other) for other in others]
+    task = one(
+        cert.task.name, limit=cert.task.n_items, data_dir=data_dir,
+        allow_code_execution=allow_code_execution,
     )  # fmt: skip
-    if dry_run:
-        return show(told, as_json=json)
-    plan = "at most " + line_of(told).replace("settings of the weights", "draws")
-    if kind == "tokens":
-        given: Any = bs.untied(engine) if tokens == "row" else engine  # type: ignore[arg-type]
-        with progress(plan) as report:
-            found = bs.certify_tokens(
-                given, task, mode=tokens or "position",
-                sigma=sigma, draws=most, target=0.5 if target is None else target,
-                progress=report, **common,
-            )  # fmt: skip
-    elif kind == "strict":
-        with progress(plan) as report:
-            found = bs.strict_basin(
-                engine, task, sigmas=sigmas, share=share, tau=tau, lost=lost, failures=failures,
-                draws=draws, geometry=geometry, workers=workers, progress=report, **common,
-            )  # fmt: skip
-    else:
-        with progress(plan) as report:
-            found = bs.certify(
-                engine, task, sigma=sigma, draws=most, items_per_draw=items_per_draw,
-                claim=claim, target=target, antithetic=antithetic, per_item=per_item,
-                geometry=geometry, workers=workers, progress=report, **common,
-            )  # fmt: skip
-    judged = [found.verdict(other, task=task, draws=against_draws) for other in against or []]
-    figures = _draw(found, judged, folder) if kind == "certificate" else []
+    source, revision = cert.model.source, None
+    if "@" in source and not Path(source).exists():  # of a hub id, which has none of its own
+        source, _, revision = source.partition("@")
+    options: dict[str, Any] = {"params": cert.model.params, "revision": revision}
+    engine = bs.load(source, dtype=cert.model.dtype, **options | loaded.arguments)
+    judged = [cert.verdict(line, engine, task, draws=draws) for line in lines]
+    figures = [
+        plot_bounds(run / "figures" / "certificate.png", [cert], judged),
+        plot_measured(run / "figures" / "measured.png", judged),
+    ]
     if json:
-        print_json({
-            **found.to_json(), "verdicts": [v.to_json() for v in judged], "run": str(folder),
+        return print_json({
+            "verdicts": [judgement.to_json() for judgement in judged], "run": str(run),
             "figures": [str(path) for path in figures],
         })  # fmt: skip
-        return
-    print(found)
-    for verdict in judged:
-        print(verdict)
+    for judgement in judged:
+        print(judgement)
     for path in figures:
         print(f"picture: {path}")
 
 
-def _refuse_idle(kind: str, options: dict[str, tuple[object, tuple[str, ...]]]) -> None:
-    """Refuse options that would say nothing in this kind of run: nobody should think they did."""
-    for option, (given, kinds) in options.items():
-        if given and kind not in kinds:
-            allowed = {
-                "certificate": "without --strict, --sweep and --tokens",
-                "strict": "with --strict or --sweep, and without --tokens",
-                "tokens": "with --tokens",
-            }
-            raise BasinscopeError(
-                f"{option} does nothing here",
-                "allowed: " + (" or ".join(allowed[k] for k in kinds) or "with --against"),
-            )
+def _at_most(forecast: Forecast) -> str:
+    """The plan in a line: a claim or a failure may be decided before its last draw."""
+    return "at most " + line_of(forecast).replace("settings of the weights", "draws")
 
 
-def _draw(found: Any, judged: list[Any], folder: Path) -> list[Path]:
-    from basinscope.report.certificates import plot_bounds, plot_measured
-
-    paths = [plot_bounds(folder / "figures" / "certificate.png", [found], judged)]
-    if judged:
-        paths.append(plot_measured(folder / "figures" / "measured.png", judged))
-    return paths
-
-
-def _foretell(
+def _forecast(
     engine: Engine,
     task: Task,
     sigmas: list[float],
     draws: int,
     items: int | None,
+    output: PlannedOutput,
     *,
-    workers: int | None,
-    dry_run: bool,
+    workers: int | None = None,
 ) -> Forecast:
-    """Forecast of so many draws, as if all were made."""
+    """Forecast of so many draws, as if all were made and noise were isotropic."""
     from basinscope.directions.base import Random
 
     settings = [(Random(0), 0, sigma) for sigma in sorted(sigmas) if sigma]
-    return foretell(
-        engine, [task], settings, points=draws, items=items, workers=workers, dry_run=dry_run
+    team = output.workers if isinstance(output, RunOptions) else workers
+    return forecast_of(
+        engine, [task], settings, points=draws, items=items, workers=team, dry_run=output.dry_run
     )

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from basinscope.cli.app import app, print_json, progress
+from basinscope.cli.options import MODEL, OUTPUT, ModelOptions, Output, pairs
+from basinscope.errors import BasinscopeError
+
+SETTINGS: dict[str, Callable[[str], Any]] = {
+    "accumulate": int,
+    "warmup": float,
+    "weight_decay": float,
+    "save_every": int,
+    "max_tokens": int,
+    "compute": str,
+    "lora_r": int,
+    "lora_alpha": int,
+    "lora_targets": str,
+}
+"""Arguments of `basinscope.finetune` that ``--set`` takes."""
 
 
 @app.command
@@ -15,94 +31,85 @@ def finetune(
     model: str,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
     data: str | None = None,
     recipe: str | None = None,
-    method: str = "full",
+    method: Literal["full", "lora"] = "full",
     epochs: float | None = None,
     steps: int | None = None,
     batch: int | None = None,
-    accumulate: int | None = None,
     lr: float | None = None,
-    warmup: float | None = None,
-    weight_decay: float | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     seed: int = 0,
-    save_every: int | None = None,
     limit: int | None = None,
-    max_tokens: int | None = None,
-    compute: str | None = None,
     stay_within: Path | None = None,
     target: float | None = None,
-    lora_r: int = 16,
-    lora_alpha: int = 32,
-    lora_targets: str = "all-linear",
     data_dir: Path | None = None,
     resume: Annotated[bool, Parameter(negative="--no-resume")] = True,
-    dtype: str | None = None,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    json: bool = False,
+    loaded: ModelOptions = MODEL,
+    output: Output = OUTPUT,
 ) -> None:
     """Fine-tune on chats or instructions; the result loads like any model and is a direction.
 
-    Running the same line again resumes it.
+    Running the same line again resumes it. The run folder holds the model, its checkpoints and
+    training.json.
 
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
-        output: folder for the result, its checkpoints and training.json.
         data: a .json, .jsonl or .csv file or a hub id; default the recipe's own.
         recipe: safety, benign, normal or adversarial.
-        method: full or lora.
+        method: all weights, or an adapter.
         epochs: passes over the data; default 1.
         steps: optimiser steps, instead of epochs.
         batch: examples in a forward pass; default 8.
-        accumulate: forward passes in an optimiser step; default 1.
         lr: peak learning rate; default 3e-5, for LoRA ten times that.
-        warmup: steps of warm-up, or, below 1, their share of all; default 0.
-        weight_decay: of matrices; default 0.
+        set_: KEY=VALUE, repeats: any other setting of basinscope.finetune, which are accumulate
+            (forward passes in an optimiser step; default 1), warmup (steps or, below 1, their share
+            of all; 0), weight_decay (of matrices; 0), save_every (steps between checkpoints; a
+            quarter of all), max_tokens (longer examples are left out; 1024), compute (bfloat16 or
+            float32 forward passes), lora_r (rank of the adapter; 16), lora_alpha (its scale, over
+            the rank; 32) and lora_targets (layers that get one, by commas; all-linear).
         seed: names the order of the examples and a recipe's choices.
-        save_every: steps between checkpoints; default a quarter of all.
         limit: most examples.
-        max_tokens: longer examples are left out; default 1024.
-        compute: bfloat16 (default) or float32 forward passes.
         stay_within: run folder of a certificate of this model: the weights are kept in its ball.
         target: level of the smoothed score to be kept certified; default the certificate's.
-        lora_r: rank of the adapter.
-        lora_alpha: its scale, over the rank.
-        lora_targets: layers that get an adapter, by commas.
         data_dir: folder with advbench/ and instruct/ for the recipes; default $BASINSCOPE_DATA,
             else the Hugging Face hub.
         resume: go on from the last checkpoint; --no-resume starts over.
-        dtype: precision of the weights it begins with: bfloat16 (default), float32 or float16.
-        device: auto, cpu, cuda, cuda:N.
-        trust_remote_code: let a hub checkpoint run its own code.
-        json: print one JSON object instead of the summary.
     """
     import basinscope as bs
+    from basinscope.certify import load_certificate
+    from basinscope.finetuning.record import dtype_of
+    from basinscope.finetuning.run import checked
 
-    certificate = None if stay_within is None else bs.load_certificate(stay_within)
-    with progress(unit="steps") as report:
-        found = bs.finetune(
-            model, data, output=output, recipe=recipe, method=method, epochs=epochs, steps=steps,
-            batch=batch, accumulate=accumulate, lr=lr, warmup=warmup, weight_decay=weight_decay,
-            seed=seed, save_every=save_every, limit=limit, max_tokens=max_tokens, compute=compute,
-            stay_within=certificate, target=target,
-            lora_r=lora_r, lora_alpha=lora_alpha, lora_targets=lora_targets, data_dir=data_dir,
-            resume=resume, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
-            progress=report,
-        )  # fmt: skip
-    if json:
-        print_json(found.summary())
-        return
-    print(f"{found.method} fine-tune of {model}: {found.steps} steps, {found.folder}")
-    print(f"displacement {found.displacement:.4g}, loss {found.losses[0]:.3f} -> "
-          f"{found.losses[-1]:.3f}")  # fmt: skip
-    if found.guarantee is not None:
-        held = found.guarantee
+    chosen = pairs("--set", set_, SETTINGS)
+    lora = [key for key in chosen if key.startswith("lora_")]
+    if lora and method != "lora":
+        raise BasinscopeError(
+            f"{' and '.join(lora)} with --method {method}", "allowed: with --method lora"
+        )
+    folder = output.folder(model, "finetune")
+    settings: dict[str, Any] = {
+        "recipe": recipe, "method": method, "epochs": epochs, "steps": steps, "batch": batch,
+        "lr": lr, "seed": seed, "limit": limit, "target": target,
+        "stay_within": None if stay_within is None else load_certificate(stay_within), **chosen,
+    }  # fmt: skip
+    checked(data, run=folder, **settings)
+    engine = loaded.engine(model, dtype=dtype_of(folder) or "")
+    with progress(unit="steps", note=loaded.note(engine)) as report:
+        tuned = bs.finetune(
+            engine, data, run=folder, data_dir=data_dir, resume=resume, progress=report, **settings
+        )
+    if output.json:
+        return print_json(tuned.summary())
+    print(f"{tuned.method} fine-tune of {model}: {tuned.steps} steps, {tuned.folder}")
+    print(f"displacement {tuned.displacement:.4g}, loss {tuned.losses[0]:.3f} -> "
+          f"{tuned.losses[-1]:.3f}")  # fmt: skip
+    if tuned.guarantee is not None:
+        held = tuned.guarantee
         print(f"guarantee: {held['task']} {held['word']}: {held['reason']}")
         print(f"- confidence {held['confidence']:g}, sigma {held['sigma']:g}, {held['geometry']}")
         for text in held["does_not_cover"]:
             print(f"- not covered: {text}")
-    for note in found.notes:
+    for note in tuned.notes:
         print(f"- {note}")
-    print(f"direction: {found.direction.label}")
+    print(f"direction: {tuned.direction.label}")

@@ -1,4 +1,4 @@
-"""Commands that draw landscapes and look after run folders."""
+"""Commands that draw landscapes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from basinscope.cli.app import app, parse_steps, print_json, progress, run_folder, screen
-from basinscope.cli.plan import foretell, line_of, show
+from basinscope.cli.app import app, parse_steps, print_json, progress, screen
+from basinscope.cli.options import MODEL, RUN, TASKS, ModelOptions, RunOptions, TaskOptions
+from basinscope.cli.plan import forecast_of, line_of, show
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
@@ -18,31 +19,26 @@ if TYPE_CHECKING:
     from basinscope.landscape import Landscape
     from basinscope.tasks.base import Task
 
+SEARCHED = 21  # steps over a range such as a search covers, to probe times at
+DEMO_DRAWS, DEMO_LIMIT = 14, 24
+DEMO_STEPS = "-0.04,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.04"
+
 
 @app.command
 def landscape(
     model: str,
     /,
     *,
-    tasks: Annotated[str, Parameter(name=["--tasks", "-t"])] = "mini",
     direction: Annotated[list[str] | None, Parameter(name=["--direction", "-d"])] = None,
     draws: int | None = None,
     steps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     interpolate: int | None = None,
     grid: bool = False,
     outcomes: int | None = None,
-    limit: int | None = None,
-    data_dir: Path | None = None,
-    allow_code_execution: bool = False,
     level: float = 0.5,
-    run: Path | None = None,
-    workers: int | None = None,
-    dtype: str = "bfloat16",
-    device: str = "auto",
-    params: str | None = None,
-    trust_remote_code: bool = False,
-    dry_run: bool = False,
-    json: bool = False,
+    scored: TaskOptions = TASKS,
+    loaded: ModelOptions = MODEL,
+    output: RunOptions = RUN,
 ) -> None:
     """Score tasks along directions in weight space and measure how wide their basins are.
 
@@ -50,13 +46,9 @@ def landscape(
 
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
-        tasks: mini (basic, math, code, safety), one of these, overrefusal, mmlu, mmlu:SUBJECT,
-            mmlu-gen, gsm8k, gsm8k-flexible, either with -chat, advbench, advbench-substring,
-            xstest, xstest-unsafe, humaneval, humaneval-instruct, lm-eval:NAME, or the likelihood of
-            a text: nll:FILE or nll:wikitext2; by commas.
         direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
             quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
-            may be given several times.
+            repeats.
         draws: independent draws of each random direction; the others have one. Default 4 with
             --steps, 12 where the edges are searched.
         steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched, each
@@ -66,72 +58,61 @@ def landscape(
         grid: after the search, measure the full curve on all items too: 41 points on both sides,
             out to twice the widest edge.
         outcomes: of the search: most answers of a task at one point, over all draws; default 256.
-        limit: most items of each task, the same ones at every setting.
-        data_dir: folder with the data of mmlu, gsm8k, advbench, xstest, humaneval and wikitext2;
-            default $BASINSCOPE_DATA, else the Hugging Face hub.
-        allow_code_execution: run code that the model writes, in a bubblewrap sandbox (needed by
-            humaneval).
         level: fraction of the way down to chance at which the width is taken.
-        run: run folder; default runs/MODEL.
-        workers: processes of one thread each; default one for each core.
-        dtype: bfloat16, float32 or float16.
-        device: auto, cpu, cuda, cuda:N.
-        params: regular expression; only matching parameters are perturbed.
-        trust_remote_code: let a hub checkpoint run its own code.
-        dry_run: measure nothing; say how many evaluations and tokens that is and how long it takes,
-            from short real batches.
-        json: print one JSON object instead of the table.
     """
     import basinscope as bs
-    from basinscope.directions.words import parse
+    from basinscope.directions.words import directions
+    from basinscope.landscape import interpolation_steps
     from basinscope.landscape.edges import OUTCOMES
-    from basinscope.landscape.run import SEARCH_DRAWS, STEPS_DRAWS, planned
+    from basinscope.landscape.run import SEARCH_DRAWS, STEPS_DRAWS, check_search, planned
+    from basinscope.runs.plan import check
 
-    if interpolate is not None and (steps is not None or len(direction or ()) != 1):
+    lines = directions(direction or ["random"])
+    if interpolate is not None and (steps is not None or len(lines) != 1 or interpolate < 2):
         raise BasinscopeError(
-            f"--interpolate with {len(direction or ())} directions and --steps {steps}",
-            "allowed: with one -d to:MODEL (or another that a model is behind), without --steps",
+            f"--interpolate {interpolate} with {len(lines)} directions and --steps {steps}",
+            "allowed: at least 2, with one -d to:MODEL (or another that a model is behind), "
+            "without --steps",
         )
+    searched = steps is None and interpolate is None
     points = None if steps is None else parse_steps(steps)
-    lines = [parse(word) for word in direction or ["random"]]
-    chosen = bs.tasks(
-        tasks, limit=limit, data_dir=data_dir, allow_code_execution=allow_code_execution
-    )
-    folder = run or run_folder(model)
-    engine = bs.load(
-        model, dtype=dtype, device=device, params=params, trust_remote_code=trust_remote_code
-    )
-    if interpolate is not None:
-        points = bs.interpolation_steps(engine, lines[0], interpolate)
-    if outcomes is not None and points is not None:
+    if outcomes is not None and not searched:
         raise BasinscopeError(
             f"--outcomes {outcomes} with fixed steps",
             "allowed: where the edges are searched, without --steps and --interpolate",
         )
-    draws = draws if draws is not None else (STEPS_DRAWS if points is not None else SEARCH_DRAWS)
+    draws = draws if draws is not None else (SEARCH_DRAWS if searched else STEPS_DRAWS)
     most = OUTCOMES if outcomes is None else outcomes
+    tasks = scored.read()
+    check(tasks, lines, points, draws, level, output.workers)
+    check_search(points or (None if searched else [0.0]), grid, most)
+    folder = output.folder(model)
+    engine = loaded.engine(model, folder)
+    if interpolate is not None:
+        points = interpolation_steps(engine, lines[0], interpolate)
     slices = [line.draws_among(draws) for line in lines]
     # a search asks for steps over as wide a range as a curve of these
     curve = points or [engine.rms * k / SEARCHED for k in range(1, SEARCHED)]
     settings = [
         (line, draw, step)
         for step in sorted(set(curve) - {0.0}, key=abs)
-        for line, own in zip(lines, slices, strict=True)
-        for draw in range(own)
+        for line, n in zip(lines, slices, strict=True)
+        for draw in range(n)
     ]
-    count, answers = (None, None) if points else planned(chosen, slices, most, grid)
-    told = foretell(
-        engine, chosen, settings, points=count, answers=answers, workers=workers, dry_run=dry_run
-    )
-    if dry_run:
-        return show(told, searched=points is None, as_json=json)
-    plan = line_of(told, searched=points is None) + _without_template(engine, chosen)
-    with progress(plan) as report:
-        found = bs.landscape(
-            engine, chosen, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
-            level=level, run=folder, workers=workers, progress=report,
+    count, answers = planned(tasks, slices, most, grid) if searched else (None, None)
+    forecast = forecast_of(
+        engine, tasks, settings,
+        points=count, answers=answers, workers=output.workers, dry_run=output.dry_run,
+    )  # fmt: skip
+    if output.dry_run:
+        return show(forecast, searched=searched, as_json=output.json)
+    plan = line_of(forecast, searched=searched) + _without_template(engine, tasks)
+    with progress(plan, note=loaded.note(engine)) as report:
+        land = bs.landscape(
+            engine, tasks, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
+            level=level, run=folder, workers=output.workers, progress=report,
         )  # fmt: skip
-    _show(found, folder, level, json)
+    _show(land, folder, level, output.json)
 
 
 @app.command
@@ -142,25 +123,25 @@ def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
         run: run folder.
         json: print one JSON object instead of the table.
     """
-    landscape("smollm2", tasks="mini", draws=DEMO_DRAWS, steps=DEMO_STEPS, limit=DEMO_LIMIT,
-              run=run, json=json)  # fmt: skip
-
-
-SEARCHED = 21  # steps over a range such as a search covers, to probe times at
-DEMO_DRAWS, DEMO_LIMIT = 14, 24
-DEMO_STEPS = "-0.04,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.04"
+    landscape(
+        "smollm2", draws=DEMO_DRAWS, steps=DEMO_STEPS, scored=TaskOptions(limit=DEMO_LIMIT),
+        output=RunOptions(run=run, json=json),
+    )  # fmt: skip
 
 
 def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
     """Which tasks this model gets as plain text for want of a chat template."""
     if getattr(engine.tokenizer, "chat_template", None):
         return ""
-    requests = {task.name: (r for item in task.items for r in item.requests) for task in tasks}
-    names = [name for name, own in requests.items() if any(getattr(r, "chat", 0) for r in own)]
+    names = [
+        task.name
+        for task in tasks
+        if any(getattr(request, "chat", 0) for item in task.items for request in item.requests)
+    ]
     return f"; no chat template: plain prompts for {', '.join(names)}" if names else ""
 
 
-def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:
+def _show(land: Landscape, folder: Path, level: float, as_json: bool) -> None:
     """Print the table or the JSON object, and write figures and page beside it.
 
     What was measured is printed even where the folder cannot be written to.
@@ -170,17 +151,17 @@ def _show(found: Landscape, folder: Path, level: float, as_json: bool) -> None:
     from basinscope.report.text import notes, summary, widths_table
 
     missing: list[str] = []
-    page = attempt("the page", lambda: write_report(found, folder, level), missing)
+    page = attempt("the page", lambda: write_report(land, folder, level), missing)
     figure = folder / "figures" / "landscape.png"
     if as_json:
-        summed = summary(found, level)
+        summed = summary(land, level)
         summed["missing"] += missing
         print_json(
             {**summed, "run": str(folder), "figure": str(figure) if figure.exists() else None}
         )
     else:
-        Console(width=max(screen.width, 106)).print(widths_table(found, level))
-        for note in notes(found, level) + missing:
+        Console(width=max(screen.width, 106)).print(widths_table(land, level))
+        for note in notes(land, level) + missing:
             print(f"- {note}")
         if figure.exists():
             print(f"picture: {figure}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PROBE_S, DRY_RUN_PROBE_S = 3.0, 24.0
 
 
-def foretell(
+def forecast_of(
     engine: Engine,
     tasks: Sequence[Task],
     settings: Sequence[Setting],
@@ -38,23 +38,23 @@ def foretell(
     )  # fmt: skip
 
 
-def line_of(told: Forecast, *, searched: bool = False) -> str:
+def line_of(forecast: Forecast, *, searched: bool = False) -> str:
     """The plan in a line."""
+    settings, evaluations = forecast.settings, forecast.evaluations
     if searched:
-        what = (
-            f"the edges are searched: roughly {told.settings} settings of the weights and "
-            f"{told.evaluations:,} evaluations"
+        plan = (
+            f"the edges are searched: roughly {settings} settings of the weights and "
+            f"{evaluations:,} evaluations"
         )
     else:
-        items = told.evaluations // told.settings
-        what = f"{told.settings} settings of the weights x {items} items = "
-        what += f"{told.evaluations:,} evaluations"
-    return f"{what}, {told}"
+        items = evaluations // settings
+        plan = f"{settings} settings of the weights x {items} items = {evaluations:,} evaluations"
+    return f"{plan}, {forecast}"
 
 
-def show(told: Forecast, *, searched: bool = False, as_json: bool) -> None:
+def show(forecast: Forecast, *, searched: bool = False, as_json: bool) -> None:
     """Print the plan."""
     if as_json:
-        print_json({**told.to_json(), "searched": searched})
+        print_json({**forecast.to_json(), "searched": searched})
     else:
-        print(line_of(told, searched=searched))
+        print(line_of(forecast, searched=searched))

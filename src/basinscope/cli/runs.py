@@ -35,6 +35,7 @@ def report(
         rms: the axis is alpha / RMS(theta0) of each run's model, for models of different scale.
     """
     import basinscope as bs
+    from basinscope.landscape import Surface
     from basinscope.widening.record import FILE as WIDENING
 
     if (run / WIDENING).is_file():
@@ -57,7 +58,7 @@ def report(
             names = [str(folder) for folder in folders]
         land, *rest = (bs.load_run(folder) for folder in folders)
         print(land.plot(path, *rest, names=names, per_rms=rms))
-    elif isinstance(first, bs.Surface):
+    elif isinstance(first, Surface):
         from basinscope.report.surfaces import write_surface
 
         print(*filter(None, write_surface(first, run)), sep="\n")
@@ -75,12 +76,12 @@ def status(run: Path, /, *, json: bool = False) -> None:
         run: run folder.
         json: print one JSON object.
     """
-    import basinscope as bs
+    from basinscope.landscape import Surface
     from basinscope.report.text import summary, surface_summary
 
     found = _load(run)
     if json:
-        if isinstance(found, bs.Surface):
+        if isinstance(found, Surface):
             print_json(surface_summary(found))
         else:
             print_json(summary(found, found.spec.level))
@@ -88,7 +89,7 @@ def status(run: Path, /, *, json: bool = False) -> None:
     spec = found.spec
     print(f"{spec.kind} of {spec.model.source} ({spec.model.d:,} parameters, {spec.model.dtype})")
     print(f"weights {spec.model.fingerprint}")
-    if isinstance(found, bs.Surface):
+    if isinstance(found, Surface):
         print(f"plane of {found.plane.x} and {found.plane.y}")
     for task in spec.tasks:
         own = [t for t in found.trials if t.task == task.name]
@@ -141,9 +142,10 @@ def verify(run: Path, /) -> None:
 def _load(run: Path) -> Landscape | Surface:
     """Landscape or surface, whichever the folder holds."""
     import basinscope as bs
+    from basinscope.landscape import load_surface
     from basinscope.runs.store import Store
 
-    return bs.load_run(run) if Store(run).spec.plane is None else bs.load_surface(run)
+    return bs.load_run(run) if Store(run).spec.plane is None else load_surface(run)
 
 
 if TYPE_CHECKING:
@@ -152,12 +154,12 @@ if TYPE_CHECKING:
 
 def _certified(run: Path, kind: str, figure: Path | None) -> None:
     """Print what a run folder certifies, and draw its figure."""
-    import basinscope as bs
+    from basinscope.certify import load_certificate, load_strict_basin
     from basinscope.report.certificates import plot_bounds
 
     if kind == "strict-basin":
-        print(bs.load_strict_basin(run))
+        print(load_strict_basin(run))
         return
-    found = bs.load_certificate(run)
+    found = load_certificate(run)
     print(found)
     print(f"picture: {plot_bounds(figure or run / 'figures' / 'certificate.png', [found])}")

@@ -32,21 +32,6 @@ def held(tensors: Mapping[str, torch.Tensor]) -> Displacement:
     return parts
 
 
-def checked(direction: object) -> Direction:
-    """The direction that was given.
-
-    Raises:
-        BasinscopeError: it is none.
-    """
-    if isinstance(direction, Direction):
-        return direction
-    raise BasinscopeError(
-        f"a direction of type {type(direction).__name__}",
-        "allowed: bs.Random, bs.Toward, bs.Adapter and the like, or a subclass of bs.Direction",
-        "basinscope.directions.words.parse takes the word of the command line",
-    )
-
-
 class Direction(abc.ABC):
     """A family of directions delta, scaled so that ``E ||delta||^2 = d``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -13,19 +13,48 @@ from basinscope.directions.compressed import Pruned, Quantised
 from basinscope.directions.planes import Orthogonal, Point
 from basinscope.directions.saved import Saved
 from basinscope.directions.toward import Merge, Toward
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.files import at_path
 
 
-def parse(word: str) -> Direction:
-    """Direction named by a word of the command line; its label is that word.
+def direction(word: str | Direction) -> Direction:
+    """Direction named by a word of the command line, which is its label; an object as it is.
+
+    Args:
+        word: ``random[:SEED]``, ``to:MODEL``, ``adapter:FOLDER``, ``saved:FILE``,
+            ``quantised:BITS[:GROUP][:asymmetric]``, ``pruned:FRACTION``, ``merge:A+B`` or
+            ``merge:0.3*A+0.7*B``.
 
     Raises:
-        BasinscopeError: for an unknown or malformed word.
+        BasinscopeError: for an unknown or malformed word, a path at which there is nothing, or an
+            object that is no direction.
+
+    >>> direction("random:3")
+    Random(seed=3)
     """
+    if not isinstance(word, str):
+        if isinstance(word, Direction):
+            return word
+        raise BasinscopeError(
+            f"a direction of type {type(word).__name__}",
+            "allowed: a word such as random:1 or to:MODEL; basinscope.Random, Toward and the like; "
+            "a subclass of basinscope.directions.Direction",
+            "random",
+        )
     kind, colon, rest = word.partition(":")
     if kind not in WORDS or (colon and not rest) or (not colon and kind != "random"):
         raise _malformed(word)
     return WORDS[kind](word, rest)
+
+
+def directions(words: str | Direction | Iterable[str | Direction]) -> list[Direction]:
+    """Directions of several words or objects, or of one.
+
+    Raises:
+        BasinscopeError: as `direction`.
+    """
+    many = words if isinstance(words, Iterable) and not isinstance(words, str) else [words]
+    return [direction(word) for word in many]
 
 
 def _random(word: str, seed: str) -> Random:
@@ -66,7 +95,7 @@ def _merge(word: str, rest: str) -> Merge:
         models.append(term)
     if weights and len(weights) < len(models):
         raise _malformed(word)
-    return Merge(models, weights or None)
+    return Merge([at_path(model) for model in models], weights or None)
 
 
 def _point(word: str, rest: str) -> Point:
@@ -86,7 +115,7 @@ def _point(word: str, rest: str) -> Point:
 @cache
 def _axis(word: str) -> Direction:
     """One object for all points of a plane: what it has read, it has read for all of them."""
-    return parse(word)
+    return direction(word)
 
 
 def _integer(word: str, text: str) -> int:
@@ -97,9 +126,9 @@ def _integer(word: str, text: str) -> int:
 
 WORDS: dict[str, Callable[[str, str], Direction]] = {
     "random": _random,
-    "to": lambda _, model: Toward(model),
-    "adapter": lambda _, folder: Adapter(folder),
-    "saved": lambda _, file: Saved(file),
+    "to": lambda _, model: Toward(at_path(model)),
+    "adapter": lambda _, folder: Adapter(at_path(folder, "adapter")),
+    "saved": lambda _, file: Saved(at_path(file, "file", hub=False)),
     "quantised": _quantised,
     "pruned": _pruned,
     "merge": _merge,
@@ -113,17 +142,16 @@ def _malformed(word: str) -> BasinscopeError:
         "allowed: random or random:SEED with an integer seed, to:MODEL, adapter:FOLDER, "
         "saved:FILE, quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or "
         "merge:0.3*A+0.7*B",
-        "for example -d random -d to:my-finetune",
+        did_you_mean(word.partition(":")[0], WORDS) or "for example -d random -d to:my-finetune",
     )
 
 
 def direction_of(other: str | Path | Direction) -> Direction:
     """Direction of what a user calls another model: a word, an adapter's folder, a checkpoint."""
     if not isinstance(other, str | Path):
-        return other
+        return direction(other)
     text = str(other)
-    kind = text.partition(":")[0]
-    if kind in WORDS:
-        return parse(text)
+    if isinstance(other, str) and text.partition(":")[0] in WORDS:
+        return direction(text)
     is_adapter = (Path(text).expanduser() / "adapter_config.json").is_file()
-    return parse(f"{'adapter' if is_adapter else 'to'}:{text}")
+    return direction(f"{'adapter' if is_adapter else 'to'}:{text}")

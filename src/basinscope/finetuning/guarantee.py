@@ -73,33 +73,25 @@ class Both:
         self.within(module)
 
 
-def stay_within(
-    certificate: Certificate, target: float | None, engine: Engine, method: str
-) -> StayWithin:
+def stay_within(certificate: Certificate, target: float | None, engine: Engine) -> StayWithin:
     """Projection for a fine-tune of this engine.
 
     Raises:
         BasinscopeError: a certificate of other weights or another selection, a target that it
-            certifies nowhere, or a method whose displacement is not the module's own.
+            certifies nowhere.
     """
-    if method != "full":
-        raise BasinscopeError(
-            f"stay_within with method {method!r}",
-            "allowed: full; an adapter's displacement is a product, whose ball is not convex",
-            "method='full'",
-        )
-    own = bound_to(certificate, engine)
-    level = own.target if target is None else target
-    radius = own.radius(level)
+    bound = bound_to(certificate, engine)
+    level = bound.target if target is None else target
+    radius = bound.radius(level)
     if not radius > 0:
         raise BasinscopeError(
-            f"target={level:.4g}: {own.radius_text(level)}",
-            f"allowed: below the bound at theta0, {float(own.lower_bound(0.0)):.4g}",
+            f"target={level:.4g}: {bound.radius_text(level)}",
+            f"allowed: below the bound at theta0, {float(bound.lower_bound(0.0)):.4g}",
             "a lower target, or more draws",
         )
     if math.isinf(radius):
         raise BasinscopeError(f"target={level:.4g}", "allowed: above 0, where the ball is bounded")
-    return StayWithin(own, level)
+    return StayWithin(bound, level)
 
 
 def earned(within: StayWithin, folder: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,18 @@ import torch
 from torch import nn
 
 from basinscope.errors import BasinscopeError
+
+
+def check(rank: int, alpha: int, targets: str | Sequence[str]) -> None:
+    """Refuse numbers that make no adapter, and a machine without peft."""
+    if importlib.util.find_spec("peft") is None:
+        raise BasinscopeError(
+            "method 'lora' needs the package peft", "", "pip install 'basinscope[peft]'"
+        )
+    if rank < 1 or not alpha > 0:
+        raise BasinscopeError(
+            f"lora_r={rank}, lora_alpha={alpha}", "allowed: a rank of at least 1, alpha above 0"
+        )
 
 
 def attach(
@@ -27,16 +40,9 @@ def attach(
     Raises:
         BasinscopeError: peft is missing; no layer is called so.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise BasinscopeError(
-            "method 'lora' needs the package peft", "", "pip install 'basinscope[peft]'"
-        ) from error
-    if rank < 1 or not alpha > 0:
-        raise BasinscopeError(
-            f"lora_r={rank}, lora_alpha={alpha}", "allowed: a rank of at least 1, alpha above 0"
-        )
+    check(rank, alpha, targets)
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,

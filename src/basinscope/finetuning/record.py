@@ -16,6 +16,7 @@ from basinscope import files
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning.recipes import GENERATED
 from basinscope.tasks.base import Generate, Item, Subset, Task
+from basinscope.tasks.words import one
 
 FILE: Final = "training.json"
 RUNNING, DONE, DIVERGED = "running", "done", "diverged"
@@ -24,17 +25,17 @@ _OWN: Final = (FILE, GENERATED, "checkpoints")
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse an output that holds something else, such as the model itself."""
+    """Refuse a run folder that holds something else, such as the model itself."""
     if folder.is_dir() and not (folder / FILE).is_file():
         others = [path.name for path in folder.iterdir() if path.name not in _OWN]
         if any(not name.startswith(files.DRAFT) for name in others):
             raise BasinscopeError(
-                f"output {str(folder)!r} is not empty and no fine-tuning folder",
-                "allowed: a new folder, or one that this very line has begun",
-                "give another --output",
+                f"{folder} is not empty and no fine-tuning folder",
+                "allowed: a new folder, or the one of the same line",
+                "give another --run",
             )
     elif folder.exists() and not folder.is_dir():
-        raise BasinscopeError(f"output {str(folder)!r} is a file", "", "give another --output")
+        raise BasinscopeError(f"{folder} is a file", "allowed: a folder", "give another --run")
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -50,14 +51,21 @@ def read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BasinscopeError(
             f"{folder} is no fine-tuning folder (it has no {FILE})",
-            "allowed: an --output of basinscope finetune",
+            "allowed: the folder given to --run of basinscope finetune",
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise BasinscopeError(
-            f"{folder / FILE} is corrupt ({error})", "", "give another --output"
+            f"{folder / FILE} is corrupt ({error})", "", "give another --run"
         ) from None
     assert isinstance(found, dict)
     return found
+
+
+def dtype_of(folder: Path) -> str | None:
+    """Dtype of the model that a run began with; None where none has begun."""
+    if not (folder / FILE).is_file():
+        return None
+    return str(read(folder).get("dtype", "bfloat16"))
 
 
 def begin(folder: Path, new: dict[str, Any], resume: bool) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def begin(folder: Path, new: dict[str, Any], resume: bool) -> dict[str, Any]:
         raise BasinscopeError(
             f"{folder} holds another fine-tune ({'; '.join(differing)})",
             "a folder holds one",
-            "give another --output, or start over with resume=False (--no-resume)",
+            "give another --run, or start over with resume=False (--no-resume)",
         )
     if old["state"] == RUNNING:
         for key in ("versions", "threads"):
@@ -112,12 +120,12 @@ def prompts(texts: Iterable[str]) -> list[str]:
     return sorted({prompt_hash(text) for text in texts})
 
 
-def held_out(task: Task, *folders: str | Path) -> Task:
+def held_out(task: str | Task, *folders: str | Path) -> Task:
     """The items of a task whose prompts no fine-tune in these folders was trained on.
 
     Args:
-        task: such as ``bs.tasks("advbench")[0]``.
-        folders: outputs of `finetune`.
+        task: word or object, such as ``advbench``.
+        folders: run folders of `finetune`.
 
     Raises:
         BasinscopeError: a folder without ``training.json``; nothing left.
@@ -125,6 +133,7 @@ def held_out(task: Task, *folders: str | Path) -> Task:
     Guarantee: prompts are compared by the hash of their text, whatever its case and white space;
         a paraphrase of a prompt that was trained on stays in.
     """
+    task = one(task)
     seen = {prompt for folder in folders for prompt in read(Path(folder))["prompts"]}
 
     def fresh(item: Item) -> bool:

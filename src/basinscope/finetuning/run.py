@@ -17,9 +17,9 @@ from basinscope.certify import Certificate
 from basinscope.directions.adapters import Adapter
 from basinscope.directions.toward import Toward
 from basinscope.engines.base import Engine
-from basinscope.engines.loading import cast, load
+from basinscope.engines.loading import cast
 from basinscope.engines.transformers import TransformersEngine
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, did_you_mean
 from basinscope.finetuning import checkpoint, guarantee, lora, record
 from basinscope.finetuning.data import Chat, Rows, chats
 from basinscope.finetuning.examples import Example, fitting
@@ -32,6 +32,7 @@ from basinscope.finetuning.settings import (
     plan,
     resolve,
 )
+from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress
 from basinscope.weights import selection
 from basinscope.weights.parts import chunks
@@ -93,10 +94,10 @@ class DivergedError(BasinscopeError):
 
 
 def finetune(
-    model: str | Path | Engine,
+    model: Model,
     data: Rows | None = None,
     *,
-    output: str | Path,
+    run: str | Path,
     recipe: str | None = None,
     method: str = "full",
     epochs: float | None = None,
@@ -120,28 +121,25 @@ def finetune(
     lora_targets: str | list[str] = "all-linear",
     data_dir: str | Path | None = None,
     resume: bool = True,
-    dtype: str | None = None,
-    device: str = "auto",
-    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> FineTune:
     """Fine-tune a model on chats or instructions, with loss on the answers only.
 
     Minimises the mean of ``-log p(token | prompt, answer so far)`` over the answers' tokens of
     each batch, on Hugging Face's Trainer: AdamW, linear decay to 0, gradients clipped to norm 1,
-    float32 master weights that begin at exactly the model's theta0 (as loaded: bfloat16 unless
-    ``dtype`` says otherwise), so that ``theta' - theta0`` is what training did and no rounding.
+    float32 master weights that begin at exactly the model's theta0 (as loaded), so that
+    ``theta' - theta0`` is what training did and no rounding.
 
     Args:
-        model: word that `basinscope.load` takes, or an engine, whose weights stay untouched.
+        model: an engine, whose weights stay untouched, or what `basinscope.load` takes.
         data: JSON, JSON Lines or CSV file, hub id, or rows (`basinscope.finetuning.data` says which
             keys); default the recipe's own.
-        output: folder for the result, the checkpoints and ``training.json``.
+        run: folder for the result, the checkpoints and ``training.json``.
         recipe: ``safety``, ``benign``, ``normal`` or ``adversarial``; gives data and settings
             that were not given (`basinscope.finetuning.recipes`).
         method: ``full`` or ``lora``.
-        epochs: passes over the data (default 1); or
-        steps: optimiser steps.
+        epochs: passes over the data (default 1).
+        steps: optimiser steps, instead of ``epochs``.
         batch: examples in a forward pass (default 8).
         accumulate: forward passes in an optimiser step (default 1).
         lr: peak learning rate (default 3e-5, for LoRA ten times that).
@@ -168,16 +166,13 @@ def finetune(
         lora_targets: names of the layers that get an adapter (a list, or by commas).
         data_dir: folder with ``advbench/`` and ``instruct/`` for the recipes; default
             BASINSCOPE_DATA, else the Hugging Face hub.
-        resume: go on from the last checkpoint in ``output``; False starts over.
-        dtype: as in `basinscope.load`, for a model given by a word.
-        device: as in `basinscope.load`.
-        trust_remote_code: as in `basinscope.load`.
+        resume: go on from the last checkpoint in ``run``; False starts over.
         progress: called with steps done, steps planned, and a line on what is going on: first the
             plan.
 
     Raises:
-        BasinscopeError: bad settings or data (file, line and reason), an output that holds
-            something else or another fine-tune.
+        BasinscopeError: bad settings or data (file, line and reason), a run folder that
+            holds something else or another fine-tune.
         DivergedError: a loss, gradient or weight was not finite; the folder holds the last
             checkpoint whose weights gave a finite loss and gradient, if there is one.
 
@@ -188,41 +183,27 @@ def finetune(
         and the activations of a batch; a checkpoint writes 12 bytes for each trained parameter,
         of which 4 stay.
     """
-    if method not in METHODS:
-        raise BasinscopeError(f"method {method!r}", f"allowed: {', '.join(METHODS)}")
-    if recipe is not None and recipe not in RECIPES:
-        raise BasinscopeError(f"recipe {recipe!r}", f"allowed: {', '.join(RECIPES)}")
-    if data is None and recipe is None:
-        raise BasinscopeError(
-            "neither data nor a recipe",
-            f"allowed: a file, a hub id, or one of the recipes {', '.join(RECIPES)}",
-            "for example --data FILE or --recipe safety",
-        )
-    if not 0 <= seed < 2**63:
-        raise BasinscopeError(f"seed={seed}", "allowed: 0 <= seed < 2**63")
-    settings = resolve(
-        RECIPES[recipe].settings if recipe else Settings(), method,
+    folder = Path(run)
+    settings, read = checked(
+        data, run=folder, recipe=recipe, method=method, seed=seed,
+        stay_within=stay_within, target=target, lora_r=lora_r, lora_alpha=lora_alpha,
+        lora_targets=lora_targets,
         epochs=epochs, steps=steps, batch=batch, accumulate=accumulate, lr=lr, warmup=warmup,
         weight_decay=weight_decay, save_every=save_every, limit=limit, max_tokens=max_tokens,
         compute=compute,
     )  # fmt: skip
-    folder = Path(output)
-    record.check_folder(folder)
-    given = None if data is None else chats(data)  # bad data are refused before anything is loaded
-    engine = _engine(model, dtype, device, trust_remote_code)
-    if given is not None:
+    engine = _engine(model, folder)
+    if read is not None:
         source = str(data) if isinstance(data, (str, Path)) else "rows"
-        found = Material(sample(given, settings.limit, seed), source)
+        learnt = Material(sample(read, settings.limit, seed), source)
     else:
         assert recipe is not None
-        found = material(recipe, engine, folder, data_dir, seed, settings.limit)
-    kept, rows, notes = _fitting(engine, found, settings.max_tokens)
+        learnt = material(recipe, engine, folder, data_dir, seed, settings.limit)
+    fit, rows, notes = _fitting(engine, learnt, settings.max_tokens)
     within = None
     if stay_within is not None:
-        within = guarantee.stay_within(stay_within, target, engine, method)
+        within = guarantee.stay_within(stay_within, target, engine)
         after_step = guarantee.Both(after_step, within) if after_step else within
-    elif target is not None:
-        raise BasinscopeError(f"target={target} without stay_within", "allowed: both or neither")
     todo = plan(settings, rows, seed, optimizer, after_step)
     spec: dict[str, Any] = {
         "model": engine.fingerprint(),
@@ -235,8 +216,9 @@ def finetune(
         "spec": spec | todo.spec(),
         "model": engine.source,
         "recipe": recipe,
-        "source": found.source,
-        "prompts": record.prompts(chat.prompt for chat in kept),
+        "dtype": engine.dtype,
+        "source": learnt.source,
+        "prompts": record.prompts(chat.prompt for chat in fit),
         "notes": notes,
     }
     state = record.begin(folder, new, resume)
@@ -261,11 +243,43 @@ def finetune(
     return result
 
 
-def _engine(
-    model: str | Path | Engine, dtype: str | None, device: str, trust: bool
-) -> TransformersEngine:
-    if not isinstance(model, Engine):
-        model = load(model, dtype=dtype, device=device, trust_remote_code=trust)
+def checked(
+    data: Rows | None, *, run: Path, recipe: str | None, method: str, seed: int,
+    stay_within: Certificate | None, target: float | None, lora_r: int = 16, lora_alpha: int = 32,
+    lora_targets: str | list[str] = "all-linear", **settings: Any,
+) -> tuple[Settings, list[Chat] | None]:  # fmt: skip
+    """Refuse what is wrong without a model; give the settings, and what the data hold."""
+    if method not in METHODS:
+        raise BasinscopeError(f"method {method!r}", f"allowed: {', '.join(METHODS)}")
+    if recipe is not None and recipe not in RECIPES:
+        raise BasinscopeError(
+            f"recipe {recipe!r}", f"allowed: {', '.join(RECIPES)}", did_you_mean(recipe, RECIPES)
+        )
+    if data is None and recipe is None:
+        raise BasinscopeError(
+            "neither data nor a recipe",
+            f"allowed: a file, a hub id, or one of the recipes {', '.join(RECIPES)}",
+            "for example --data FILE or --recipe safety",
+        )
+    if not 0 <= seed < 2**63:
+        raise BasinscopeError(f"seed={seed}", "allowed: 0 <= seed < 2**63")
+    if stay_within is None and target is not None:
+        raise BasinscopeError(f"target={target} without stay_within", "allowed: both or neither")
+    if method == "lora":
+        lora.check(lora_r, lora_alpha, lora_targets)
+        if stay_within is not None:
+            raise BasinscopeError(
+                f"stay_within with method {method!r}",
+                "allowed: full; an adapter's displacement is a product, whose ball is not convex",
+                "method='full'",
+            )
+    defaults = RECIPES[recipe].settings if recipe else Settings()
+    record.check_folder(run)
+    return resolve(defaults, method, **settings), None if data is None else chats(data)
+
+
+def _engine(word: Model, run: Path) -> TransformersEngine:
+    model = engine_of(word, dtype=record.dtype_of(run) or "auto")
     if not isinstance(model, TransformersEngine) or not hasattr(model.module, "config"):
         raise BasinscopeError(
             f"{model.source!r} is not a language model of transformers with its tokenizer",
@@ -290,19 +304,19 @@ def _copy(engine: Engine) -> nn.Module:
 
 
 def _fitting(
-    engine: TransformersEngine, found: Material, most: int
+    engine: TransformersEngine, learnt: Material, most: int
 ) -> tuple[list[Chat], list[Example], list[str]]:
     """What fits into the model's context, and what is to be said of the rest."""
     context = getattr(engine.module.config, "max_position_embeddings", None)
     most = min(most, context) if isinstance(context, int) else most
-    kept, rows, dropped = fitting(engine.tokens, found.chats, engine.ends, most)
-    notes = list(found.notes)
+    fit, rows, dropped = fitting(engine.tokens, learnt.chats, engine.ends, most)
+    notes = list(learnt.notes)
     if dropped:
         notes.append(
-            f"{len(dropped)} of {len(found.chats)} examples left out: longer than {most} tokens "
+            f"{len(dropped)} of {len(learnt.chats)} examples left out: longer than {most} tokens "
             f"({dropped[0].where}{', ...' if len(dropped) > 1 else ''})"
         )
-    return kept, rows, notes
+    return fit, rows, notes
 
 
 def _train(
@@ -342,10 +356,10 @@ def _train(
         for path in checkpoint.found(folder):
             if checkpoint.step_of(path) >= error.step:
                 shutil.rmtree(path)
-        left = checkpoint.found(folder)
-        good = checkpoint.step_of(left[-1]) if left else 0
-        if left:
-            checkpoint.read_weights(left[-1], module)
+        whole = checkpoint.found(folder)
+        good = checkpoint.step_of(whole[-1]) if whole else 0
+        if whole:
+            checkpoint.read_weights(whole[-1], module)
     if good:
         checkpoint.write_result(folder, module, engine.tokenizer)
         state["displacement"] = _displacement(engine, module)
@@ -394,13 +408,13 @@ def _result(folder: Path, state: dict[str, Any], method: str) -> FineTune | None
 
 
 def _diverged(state: dict[str, Any], folder: Path, lr: float) -> DivergedError:
-    kept = (
+    result = (
         f"{folder} holds the last good checkpoint, of step {state['steps']}"
         if state["steps"]
         else "no good checkpoint had been saved"
     )
     return DivergedError(
-        f"training diverged: {state['diverged']}", kept,
+        f"training diverged: {state['diverged']}", result,
         f"a lower learning rate than {lr:g}, more warm-up, or a smaller save_every; in another "
         "folder, or start over with resume=False (--no-resume)",
     )  # fmt: skip

@@ -14,10 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -25,6 +24,7 @@ from basinscope.directions.base import Direction, Displacement, Random, held
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
 from basinscope.weights.parts import Device, Parts, Weights, chunks, shape_of
+from basinscope.weights.selection import compiled
 
 ROUNDING = 1e-3
 """A displacement has left a subspace once more than this share of its norm lies outside, or more
@@ -52,6 +52,7 @@ class Distance:
     outside: float
 
 
+@runtime_checkable
 class Geometry(Protocol):
     """A covariance of the weight noise, fixed beforehand."""
 
@@ -232,13 +233,7 @@ def selected(engine: Weights, pattern: str) -> PerTensor:
     Raises:
         BasinscopeError: it matches nothing, or is no regular expression.
     """
-    try:
-        names = [name for name in engine.shapes if re.search(pattern, name)]
-    except re.error as error:
-        raise BasinscopeError(
-            f"{pattern!r} is not a regular expression ({error})",
-            "allowed: Python's re syntax, such as 'norm|bias'",
-        ) from None
+    names = [name for name in engine.shapes if compiled(pattern).search(name)]
     if not names:
         raise BasinscopeError(
             f"{pattern!r} matches no perturbed parameter",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +26,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import Distance, Noise, check_radius, has_left, squares
 from basinscope.weights import noise
 from basinscope.weights.parts import Device, Parts, Weights
+from basinscope.weights.selection import compiled
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,9 @@ def lora_xs(engine: Weights, rank: int, pattern: str = "") -> Factors:
 
     Cost: one singular value decomposition for each weight matrix.
     """
-    names = [name for name in engine.linear if re.search(pattern, name) and name in engine.shapes]
+    names = [
+        name for name in engine.linear if compiled(pattern).search(name) and name in engine.shapes
+    ]
     most = max((min(engine.shapes[name]) for name in names), default=0)
     if not 1 <= rank <= most:
         raise BasinscopeError(

@@ -1,10 +1,21 @@
-"""One-dimensional landscapes: scores of tasks at theta0 + alpha delta.
+"""Landscapes: scores of tasks at theta0 + alpha delta, and on planes of two directions.
 
 `run.landscape` plans the points, has them measured, and gives a `record.Landscape`, which is pure:
 everything in it is computed from the records alone.
 """
 
 from basinscope.landscape.record import Landscape, load_run
-from basinscope.landscape.run import interpolation_steps, landscape, planned
+from basinscope.landscape.run import interpolation_steps, landscape
+from basinscope.landscape.surface import Surface, cosines, load_surface, surface, trajectory
 
-__all__ = ["Landscape", "interpolation_steps", "landscape", "load_run", "planned"]
+__all__ = [
+    "Landscape",
+    "Surface",
+    "cosines",
+    "interpolation_steps",
+    "landscape",
+    "load_run",
+    "load_surface",
+    "surface",
+    "trajectory",
+]

@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from basinscope import stats
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from basinscope.landscape import Landscape
     from basinscope.runs.store import Trial
 
@@ -53,6 +54,8 @@ def likelihood_table(run: Landscape, confidence: float = 0.95) -> pd.DataFrame:
     0 the value on these items is known exactly), over items for one draw. They are approximate: the
     quantities have no bounds, so no interval holds whatever the distribution.
     """
+    import pandas as pd
+
     rows = []
     for task in (spec.name for spec in run.spec.tasks):
         for direction in run.directions(task) or [""]:
@@ -121,6 +124,8 @@ def thresholding_table(run: Landscape, task: str, confidence: float = 0.95) -> p
 
 def thresholding_tables(run: Landscape, confidence: float = 0.95) -> pd.DataFrame:
     """Rows of `thresholding_table` for every task that has them."""
+    import pandas as pd
+
     rows = [row for spec in run.spec.tasks for row in _thresholding(run, spec.name, confidence)]
     return pd.DataFrame(rows, columns=THRESHOLDING)
 
@@ -188,7 +193,9 @@ def _draw(
     moved = after - before
     shift, spread = float(moved.mean()), float(moved.std())
     by_shift = float((before + shift > 0).mean())
-    by_spread = float(norm.cdf((before + shift) / spread).mean()) if spread else by_shift
+    by_spread = (
+        float(scipy.stats.norm.cdf((before + shift) / spread).mean()) if spread else by_shift
+    )
     return (
         float(still.mean()), by_shift, by_spread, shift, spread,
         stats.auc(before[right], still[right]),

@@ -6,41 +6,44 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from basinscope.directions.base import Direction, Random
-from basinscope.engines.base import Engine
+from basinscope.directions import words
+from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
 from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.landscape.record import Landscape
 from basinscope.runs.bench import Bench
+from basinscope.runs.models import Model, engine_of
 from basinscope.runs.plan import check, units_at
 from basinscope.runs.session import Progress, open_session
 from basinscope.runs.spec import RunSpec, direction_labels, displacements
 from basinscope.tasks.base import Task
+from basinscope.tasks.words import tasks as tasks_of
 
 STEPS_DRAWS, SEARCH_DRAWS, GRID_POINTS = 4, 12, 41
 POINTS = 9  # of a search on one side, as simulated
 
 
 def landscape(
-    engine: Engine,
-    tasks: Sequence[Task] | Task,
+    model: Model,
+    tasks: str | Task | Sequence[str | Task],
     *,
-    directions: Sequence[Direction] | None = None,
+    directions: Sequence[str | Direction] = ("random",),
     steps: Sequence[float] | None = None,
     draws: int | None = None,
     grid: bool | int = False,
     outcomes: int = OUTCOMES,
     level: float = 0.5,
     run: str | Path | None = None,
-    workers: int | None = 1,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Landscape:
     """Score tasks along directions, at explicit steps or where the edges are.
 
     Args:
-        engine: from `basinscope.load`.
-        tasks: tasks to score; all of them at each setting of the weights.
-        directions: default: random, seed 0.
+        model: an engine, or what `basinscope.load` takes.
+        tasks: words or objects, as in `basinscope.tasks`; all of them are scored at each setting of
+            the weights.
+        directions: words or objects, as in `basinscope.direction`.
         steps: signed positions alpha; 0 is always measured too. None finds each task's edge on
             both sides of zero, each point on as many items as decide it: see
             `basinscope.landscape.edges` and, for the error of the width, `Landscape.width`.
@@ -54,8 +57,9 @@ def landscape(
             down as their square root.
         level: where None is given for steps, the level whose crossing is sought (see `width`).
         run: run folder; a folder with the same model and items is resumed and may grow.
-        workers: processes to measure in, one thread each; None takes one for each core. With more
-            than one, model, tasks and directions must be ones that a word names.
+        workers: processes to measure in, one thread each. None, which gives the same records and
+            is faster, takes one for each core where words name model, tasks and directions and the
+            model is on the CPU; else all is measured in this process.
         progress: see `Progress`.
 
     Returns:
@@ -70,12 +74,13 @@ def landscape(
     step that is not measured yet; in a search, about nine points on each side, most of them decided
     by 16 to 64 answers.
     """
-    many = [tasks] if isinstance(tasks, Task) else list(tasks)
-    lines = [Random(0)] if directions is None else list(directions)
+    many = tasks_of(tasks)
+    lines = words.directions(directions)
     if draws is None:
         draws = STEPS_DRAWS if steps is not None else SEARCH_DRAWS
     check(many, lines, steps, draws, level, workers)
     points = check_search(steps, grid, outcomes)
+    engine = engine_of(model, run)
     bench = Bench.of(engine, lines, many)
     explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
     spec = RunSpec(
@@ -155,7 +160,7 @@ def planned(
 
 
 def interpolation_steps(
-    engine: Engine, direction: Direction, points: int, *, beyond: float = 0.25
+    model: Model, direction: str | Direction, points: int, *, beyond: float = 0.25
 ) -> list[float]:
     r"""Steps from the model to the one that a direction was made from, and somewhat beyond.
 
@@ -166,22 +171,23 @@ def interpolation_steps(
     :math:`(1 - t) \theta_0 + t \theta'`, t = k / (points - 1).
 
     Args:
-        engine: gives theta0.
-        direction: one that another model is behind, such as `Toward`.
+        model: gives theta0; an engine, or what `basinscope.load` takes.
+        direction: word or object; one that another model is behind, such as `Toward`.
         points: how many from 0 to alpha*, both included; at least 2.
         beyond: share of the way on which steps of the same length follow; 0 for none.
 
     Raises:
         BasinscopeError: fewer than two points, or no model behind the direction.
     """
-    end = direction.sits_at(engine)
-    if end is None:
-        raise BasinscopeError(
-            f"no model is behind {direction.label}", "allowed: to:MODEL, adapter:FOLDER and others"
-        )
+    line = words.direction(direction)
     if points < 2 or not 0.0 <= beyond < math.inf:
         raise BasinscopeError(
             f"points={points}, beyond={beyond}", "allowed: points >= 2, beyond >= 0"
+        )
+    end = line.sits_at(engine_of(model))
+    if end is None:
+        raise BasinscopeError(
+            f"no model is behind {line.label}", "allowed: to:MODEL, adapter:FOLDER and others"
         )
     last = points - 1
     return [end * k / last for k in range(points + math.ceil(beyond * last))]

@@ -15,51 +15,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basinscope import stats
-from basinscope.directions import planes as geometry
-from basinscope.directions.adapters import Adapter
+from basinscope.directions import planes, words
 from basinscope.directions.base import Direction
 from basinscope.directions.planes import Plane
-from basinscope.directions.toward import Toward
-from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.bench import Bench, Unit
+from basinscope.runs.models import Model, engine_of
 from basinscope.runs.plan import check
 from basinscope.runs.session import Progress, open_session
 from basinscope.runs.spec import PlaneSpec, RunSpec, displacements
 from basinscope.runs.store import Store, Trial
 from basinscope.tasks.base import Task
+from basinscope.tasks.words import tasks as tasks_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def surface(
-    engine: Engine,
-    tasks: Sequence[Task] | Task,
-    a: Direction,
-    b: Direction,
+    model: Model,
+    tasks: str | Task | Sequence[str | Task],
+    x: str | Direction,
+    y: str | Direction,
     *,
     xs: Sequence[float],
     ys: Sequence[float],
     orthogonal: bool = False,
     run: str | Path | None = None,
-    workers: int | None = 1,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Surface:
-    r"""Score tasks over a plane of weights, :math:`\theta_0 + x a + y b`.
+    r"""Score tasks over a plane of weights, :math:`\theta_0 + s\,x + t\,y`.
 
-    Both axes are in units of step: ``a`` and ``b`` have norm sqrt(d), random ones on average
+    Both axes are in units of step: ``x`` and ``y`` have norm sqrt(d), random ones on average
     (Li et al. 2018, arXiv 1712.09913, without their filter normalisation, which would break the
     link between the step and the standard deviation of noise).
 
     Args:
-        engine: from `basinscope.load`.
-        tasks: tasks to score; all of them at each point.
-        a: direction along x (its draw 0; see `basinscope.directions.planes.Drawn`).
-        b: direction along y.
-        xs: positions along a; sorted, each measured once.
-        ys: positions along b.
-        orthogonal: take of b only what is orthogonal to a, so that right angles in the picture
+        model: an engine, or what `basinscope.load` takes.
+        tasks: words or objects, as in `basinscope.tasks`; all of them are scored at each point.
+        x: direction, word or object (its draw 0; see `basinscope.directions.planes.Drawn`).
+        y: the other direction.
+        xs: positions along x; sorted, each measured once.
+        ys: positions along y.
+        orthogonal: take of y only what is orthogonal to x, so that right angles in the picture
             are right angles between weights.
         run: run folder; a folder with the same model, items and plane is resumed and may grow.
         workers: as in `basinscope.landscape`.
@@ -77,18 +76,20 @@ def surface(
     Cost: one pass over the weights and one evaluation of every task for each point that is not
     measured yet; one pass over both directions before.
     """
-    many = [tasks] if isinstance(tasks, Task) else list(tasks)
+    many = tasks_of(tasks)
     grid = [_positions("xs", xs), _positions("ys", ys)]
+    a, b = words.direction(x), words.direction(y)
     check(many, [a, b], None, 1, 0.5, workers)
+    engine = engine_of(model, run, kind="surface")
     plane = Plane(a, b, orthogonal)
     axes = plane.axes
-    cosine = float(geometry.cosines(engine, axes)[0, 1])
-    if 1.0 - cosine**2 < geometry.PARALLEL**2:
+    cosine = float(planes.cosines(engine, axes)[0, 1])
+    if 1.0 - cosine**2 < planes.PARALLEL**2:
         raise BasinscopeError(
             f"{a.label} and {b.label} are parallel", "allowed: two directions that span a plane"
         )
-    points = [(x, y) for y in grid[1] for x in grid[0]]
-    moved = [plane.at(x, y) for x, y in points if (x, y) != (0.0, 0.0)]
+    points = [(s, t) for t in grid[1] for s in grid[0]]
+    moved = [plane.at(*point) for point in points if point != (0.0, 0.0)]
     bench = Bench.of(engine, moved or [a], many)  # theta0 alone is a grid too
     spec = RunSpec(
         kind="surface",
@@ -186,9 +187,9 @@ class Surface:
 
 
 def trajectory(
-    engine: Engine,
-    a: Direction,
-    b: Direction,
+    model: Model,
+    x: str | Direction,
+    y: str | Direction,
     models: Sequence[str | Path | Direction] | str | Path,
     *,
     orthogonal: bool = False,
@@ -200,9 +201,9 @@ def trajectory(
     stands beside.
 
     Args:
-        engine: gives theta0.
-        a: direction along x.
-        b: direction along y.
+        model: gives theta0; an engine, or what `basinscope.load` takes.
+        x: direction, word or object.
+        y: the other direction.
         models: checkpoints in order: folders (of adapters as well), or directions that a model is
             behind. A folder with ``checkpoint-N`` folders in it stands for these, by N;
             that of `basinscope.finetune` for its checkpoints and the model at the end.
@@ -219,24 +220,29 @@ def trajectory(
     """
     import pandas as pd
 
-    given = [models] if isinstance(models, str | Path) else list(models)
-    plane = Plane(a, b, orthogonal)
+    listed = [models] if isinstance(models, str | Path) else list(models)
+    plane = Plane(words.direction(x), words.direction(y), orthogonal)
+    engine = engine_of(model)
     rows: list[tuple[str, float, float, float, float, float]] = [("start", 0, 0, 0, 0, 0)]
-    for model in (m for one in given for m in _checkpoints(one)):
-        line = _line(model) if isinstance(model, str | Path) else model
-        found = geometry.project(engine, plane, line)
+    for checkpoint in (one for word in listed for one in _checkpoints(word)):
+        line = words.direction_of(checkpoint)
+        point = planes.project(engine, plane, line)
         distance = line.displacement
         assert distance is not None
-        label = Path(model).name if isinstance(model, str | Path) else line.label
-        rows.append((label, *found[:2], distance, found.residual, found.residual / distance))
+        label = Path(checkpoint).name if isinstance(checkpoint, str | Path) else line.label
+        rows.append((label, *point[:2], distance, point.residual, point.residual / distance))
     return pd.DataFrame(rows, columns=["label", "x", "y", "distance", "out", "residual"])
 
 
-def cosines(engine: Engine, directions: Sequence[Direction]) -> pd.DataFrame:
+def cosines(model: Model, directions: Sequence[str | Direction]) -> pd.DataFrame:
     """Cosines between directions, by label: symmetric, ones on the diagonal.
 
     Between independent random directions a cosine is 0 up to a standard deviation of 1/sqrt(d):
     ``.attrs["reference"]``. Of a direction with several draws the first is taken.
+
+    Args:
+        model: gives theta0; an engine, or what `basinscope.load` takes.
+        directions: words or objects.
 
     Raises:
         BasinscopeError: fewer than two directions, equal labels, or one that does not fit.
@@ -245,12 +251,20 @@ def cosines(engine: Engine, directions: Sequence[Direction]) -> pd.DataFrame:
     """
     import pandas as pd
 
+    lines = words.directions(directions)
+    labels = labels_of(lines)
+    engine = engine_of(model)
+    table = pd.DataFrame(planes.cosines(engine, lines), index=labels, columns=labels)
+    table.attrs["reference"] = 1 / math.sqrt(engine.d)
+    return table
+
+
+def labels_of(directions: Sequence[Direction]) -> list[str]:
+    """Labels of at least two directions, each named once; else BasinscopeError."""
     labels = [direction.label for direction in directions]
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise BasinscopeError(f"directions: {labels}", "allowed: at least two, each named once")
-    table = pd.DataFrame(geometry.cosines(engine, directions), index=labels, columns=labels)
-    table.attrs["reference"] = 1 / math.sqrt(engine.d)
-    return table
+    return labels
 
 
 def _positions(name: str, values: Sequence[float]) -> tuple[float, ...]:
@@ -261,7 +275,7 @@ def _positions(name: str, values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _place(trial: Trial) -> tuple[float, float]:
-    """Coordinates of a trial; they stand in its label (see `geometry.Point`)."""
+    """Coordinates of a trial; they stand in its label (see `planes.Point`)."""
     if trial.direction is None:
         return 0.0, 0.0
     x, _, y = trial.direction.removeprefix("plane:").partition(":")[0].partition(",")
@@ -270,11 +284,6 @@ def _place(trial: Trial) -> tuple[float, float]:
 
 def _coordinates(trial: Trial) -> str:
     return ", ".join(f"{c:.4g}" for c in _place(trial))
-
-
-def _line(model: str | Path) -> Direction:
-    adapter = (Path(model) / "adapter_config.json").exists()
-    return Adapter(str(model)) if adapter else Toward(str(model))
 
 
 def _checkpoints(model: str | Path | Direction) -> Sequence[str | Path | Direction]:

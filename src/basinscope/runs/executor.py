@@ -20,14 +20,14 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-from basinscope.directions.words import parse
+from basinscope.directions import words
 from basinscope.engines.dtypes import DTYPES
 from basinscope.engines.loading import snapshot
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.store import Trial
-from basinscope.tasks import recipe as task_recipe
+from basinscope.tasks.words import recipe as task_recipe
 
 MAX_DEATHS = 3  # of workers with the same unit in hand, and nothing of it measured in between
 
@@ -78,14 +78,14 @@ class Processes:
     """
 
     def __init__(self, bench: Bench, workers: int, *, token_budget: int | None = None) -> None:
-        words = recipe(bench)
-        assert words is not None, "ask recipe(bench) first"
+        rebuilt = recipe(bench)
+        assert rebuilt is not None, "ask recipe(bench) first"
         self.bench, self.workers = bench, workers
         self._snapshot = snapshot(bench.engine)
         folder = self._snapshot.__enter__()
         assert folder is not None
         budget = token_budget or getattr(bench.engine, "token_budget", None)
-        self._order = json.dumps({**words, "folder": folder, "token_budget": budget})
+        self._order = json.dumps({**rebuilt, "folder": folder, "token_budget": budget})
         self._news: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
         self._team: list[_Worker] = []
         self._deaths: Counter[Unit] = Counter()
@@ -221,7 +221,7 @@ def recipe(bench: Bench) -> dict[str, Any] | None:
     labels = []
     for direction in bench.directions:
         try:
-            same = parse(direction.label) == direction
+            same = words.direction(direction.label) == direction
         except BasinscopeError:
             same = False
         if not same:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from basinscope.directions.base import Direction, checked
+from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
 from basinscope.runs.bench import Bench, Unit
 from basinscope.tasks.base import Task
@@ -22,7 +22,7 @@ def check(
     """Refuse a plan that measures nothing, or whose names would not tell its rows apart."""
     for what, names in (
         ("tasks", [t.name for t in tasks]),
-        ("directions", [checked(d).label for d in directions]),
+        ("directions", [d.label for d in directions]),
     ):
         if not names or len(set(names)) != len(names):
             raise BasinscopeError(f"{what}: {names}", "allowed: at least one, each named once")
@@ -30,13 +30,18 @@ def check(
         raise BasinscopeError(f"steps={list(steps)}", "allowed: at least one, all finite")
     if draws < 1:
         raise BasinscopeError(f"draws={draws}", "allowed: at least 1")
-    if workers is not None and workers < 1:
-        raise BasinscopeError(f"workers={workers}", "allowed: at least 1")
+    check_workers(workers)
     if not 0 < level < 1:
         raise BasinscopeError(f"level={level}", "allowed: between 0 and 1, such as 0.5")
     for task in tasks:
         if not task.items:
             raise BasinscopeError(f"task {task.name!r} has no items")
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of workers that measures nothing."""
+    if workers is not None and workers < 1:
+        raise BasinscopeError(f"workers={workers}", "allowed: at least 1")
 
 
 def units_at(

@@ -12,12 +12,12 @@ import sys
 import threading
 from typing import Any, TextIO
 
-from basinscope.directions.words import parse
+from basinscope.directions.words import direction
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
 from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.spec import ModelSpec, TaskSpec, model_spec, task_spec
-from basinscope.tasks import from_recipe
+from basinscope.tasks.words import from_recipe
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def rebuild(order: dict[str, Any]) -> Bench:
     specs = tuple(task_spec(task) for task in tasks)
     if specs != tuple(TaskSpec.model_validate(spec) for spec in order["task_specs"]):
         raise BasinscopeError("a worker built other items than its parent", "please report it")
-    words = tuple(parse(word) for word in order["directions"])
+    words = tuple(direction(word) for word in order["directions"])
     bench = Bench(engine, words, tasks, expected, specs)
     for d, found in enumerate(order["identities"]):
         if bench.identity(d, 0) != found:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
 from basinscope.stats.bounds import lower_mean, upper_mean
 
@@ -260,7 +260,9 @@ def paired_difference(
         max(gain.high - loss.low, estimate),
         confidence,
     )
-    p_value = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    p_value = (
+        float(scipy.stats.binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    )
     return PairedDifference(difference, gained, lost, n, p_value)
 
 
@@ -340,7 +342,7 @@ def _proportion(
         raise ValueError(f"correct={k}, n={trials} was given; allowed: 0 <= correct <= n")
     if trials == 0:
         return _nothing(confidence, "n = 0: nothing was observed")
-    test = binomtest(k, trials, alternative=side)
+    test = scipy.stats.binomtest(k, trials, alternative=side)
     ends = test.proportion_ci(confidence_level=confidence, method="exact")
     # A one-sided bound at a confidence below one half may pass the estimate: widening is valid.
     estimate = k / trials

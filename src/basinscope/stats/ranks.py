@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from basinscope.stats.intervals import check_binary
 
@@ -37,4 +37,4 @@ def auc(values: ArrayLike, outcomes: ArrayLike) -> float:
     n, m = int(yes.sum()), int((~yes).sum())
     if not n or not m:
         return math.nan
-    return float((rankdata(x)[yes].sum() - n * (n + 1) / 2) / (n * m))
+    return float((scipy.stats.rankdata(x)[yes].sum() - n * (n + 1) / 2) / (n * m))

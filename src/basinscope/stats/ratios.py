@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.stats import t
 
 from basinscope.stats.intervals import Interval, check_confidence
 
@@ -66,7 +66,7 @@ def paired_ratio(values: ArrayLike, baseline: ArrayLike, confidence: float = 0.9
         return nothing(f"{n} pair: the spread is unknown", estimate)
     # centred by hand: np.cov of equal values leaves rounding that is not zero
     dy, dx = y - mean_y, x - mean_x
-    g = float(t.ppf((1.0 + confidence) / 2.0, n - 1)) ** 2 / (n * (n - 1))
+    g = float(scipy.stats.t.ppf((1.0 + confidence) / 2.0, n - 1)) ** 2 / (n * (n - 1))
     a = mean_x**2 - g * float(dx @ dx)
     b = mean_x * mean_y - g * float(dx @ dy)
     c = mean_y**2 - g * float(dy @ dy)

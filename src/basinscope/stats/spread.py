@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, binom, chi2
 
 from basinscope.stats.intervals import Interval, check_confidence
 
@@ -44,7 +44,7 @@ def share_between_extremes(n: int, confidence: float = 0.95) -> float:
     check_confidence(confidence)
     if n < 0:
         raise ValueError(f"n={n!r} was given; allowed: 0 or more")
-    return float(beta.ppf(1.0 - confidence, n - 1, 2)) if n > 1 else 0.0
+    return float(scipy.stats.beta.ppf(1.0 - confidence, n - 1, 2)) if n > 1 else 0.0
 
 
 def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -76,8 +76,8 @@ def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     x = _checked(values)
     if x.size == 0:
         return Interval(math.nan, math.nan, math.nan, confidence, "no values were given")
-    r = int(binom.ppf((1.0 - confidence) / 2.0, x.size, 0.5))
-    if binom.cdf(r, x.size, 0.5) <= (1.0 - confidence) / 2.0:
+    r = int(scipy.stats.binom.ppf((1.0 - confidence) / 2.0, x.size, 0.5))
+    if scipy.stats.binom.cdf(r, x.size, 0.5) <= (1.0 - confidence) / 2.0:
         r += 1
     low, high = (float(x[r - 1]), float(x[-r])) if r else (-math.inf, math.inf)
     middle = (float(x[(x.size - 1) // 2]), float(x[x.size // 2]))
@@ -121,7 +121,7 @@ def relative_spread(values: ArrayLike, confidence: float = 0.95) -> Interval:
     n = x.size
     squares = float(np.square(np.log(x) - np.log(x).mean()).sum())
     low, high = (
-        math.sqrt(squares / float(chi2.ppf((1.0 + side * confidence) / 2.0, n - 1)))
+        math.sqrt(squares / float(scipy.stats.chi2.ppf((1.0 + side * confidence) / 2.0, n - 1)))
         for side in (1, -1)
     )
     s = math.sqrt(squares / (n - 1))

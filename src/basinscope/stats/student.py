@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.stats import t
 
 from basinscope.stats.intervals import Interval, check_confidence
 
@@ -80,5 +80,7 @@ def _around(estimate: float, x: np.ndarray[tuple[int, ...], np.dtype[np.float64]
     if x.size < 2:
         reason = f"{x.size} values: their spread is unknown"
         return Interval(math.nan, estimate, math.nan, confidence, reason)
-    half = float(t.ppf((1 + confidence) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    half = float(
+        scipy.stats.t.ppf((1 + confidence) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
+    )
     return Interval(estimate - half, estimate, estimate + half, confidence)

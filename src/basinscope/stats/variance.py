@@ -33,8 +33,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.stats import norm
 
 from basinscope.stats.intervals import check_binary, check_confidence
 
@@ -186,5 +186,5 @@ def _units(variance: float, half_width: float, confidence: float) -> float:
         raise ValueError(f"half_width={half_width!r} was given; allowed: greater than 0")
     if math.isnan(variance):
         return math.nan
-    z = float(norm.ppf((1.0 + confidence) / 2.0))
+    z = float(scipy.stats.norm.ppf((1.0 + confidence) / 2.0))
     return float(max(1, math.ceil(z * z * variance / half_width**2)))

@@ -38,13 +38,7 @@ def parameters(module: nn.Module, pattern: str | None = None) -> dict[str, nn.Pa
         frozen = not trainable or hasattr(module, "peft_config")
         chosen = named if frozen else trainable
     else:
-        try:
-            expression = re.compile(pattern)
-        except re.error as error:
-            raise BasinscopeError(
-                f"params={pattern!r} is not a regular expression ({error})",
-                r"allowed: Python's re syntax, such as 'mlp|norm' or 'layers\.0\.'",
-            ) from None
+        expression = compiled(pattern)
         chosen = {n: p for n, p in named.items() if expression.search(n)}
     chosen = {n: p for n, p in chosen.items() if p.is_floating_point() and p.numel()}
     if not chosen:
@@ -62,6 +56,21 @@ def parameters(module: nn.Module, pattern: str | None = None) -> dict[str, nn.Pa
                 "check the checkpoint, or load it in float32",
             )
     return chosen
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Regular expression over parameters' names.
+
+    Raises:
+        BasinscopeError: if it is none.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise BasinscopeError(
+            f"{pattern!r} is not a regular expression ({error})",
+            r"allowed: Python's re syntax, such as 'mlp|norm' or 'layers\.0\.'",
+        ) from None
 
 
 def checkpoint_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

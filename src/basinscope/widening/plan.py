@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ class Plan:
         }
 
 
-def plan(given: Any, data_dir: str | Path | None = None) -> Plan:
+def plan(given: Any, data_dir: str | Path | None = None, only: Sequence[str] | None = None) -> Plan:
     """Reckon what the rows of a recipe will take.
 
     With ``hardware`` in the recipe from its floating-point operations, and nothing is read; without
@@ -109,12 +110,14 @@ def plan(given: Any, data_dir: str | Path | None = None) -> Plan:
     Args:
         given: as `basinscope.widen` takes it.
         data_dir: as there.
+        only: as there.
 
     Raises:
-        BasinscopeError: a bad recipe; without ``hardware``, bad or small texts.
+        BasinscopeError: a bad recipe, a row that it does not have; without ``hardware``, bad or
+            small texts.
     """
     what, beside = recipe.read(given)
-    rows = study.rows(what)
+    rows = study.select(study.rows(what), only)
     study.check_methods(what)
     if what.hardware is None:
         return _timed(study.prepare(what, data_dir, beside), rows)
@@ -171,8 +174,11 @@ def _reckoned(what: Recipe, rows: tuple[Row, ...], vocabulary: int) -> Plan:
 def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
     what = ready.recipe
     look_s = _evaluation_s(ready)
-    pace = {row.label: step_s(ready, row) for row in rows if row.seed == rows[0].seed}
-    reference = pace[rows[0].label]
+    first, pace = study.rows(what)[0], {}
+    for row in (first, *rows):
+        if row.label not in pace:
+            pace[row.label] = step_s(ready, row)
+    reference = pace[first.label]
     described = []
     for row in rows:
         passes = study.passes(row, what)

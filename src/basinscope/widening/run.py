@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from basinscope.runs.session import Progress
 from basinscope.widening import loop, measure, recipe, record, study
 from basinscope.widening.loop import Job
 from basinscope.widening.measure import Windows, evaluate
-from basinscope.widening.plan import step_s
+from basinscope.widening.plan import Plan, plan, step_s
 from basinscope.widening.recipe import Recipe
 from basinscope.widening.rows import LOSSES, Basins, RowRecord, TrainingPoint, TuningPoint
 from basinscope.widening.study import Row, Study
@@ -68,15 +68,42 @@ class Widening:
         return {"run": str(self.folder), "rows": rows, "notes": list(self.notes)}
 
 
+@overload
 def widen(
     given: str | Path | Mapping[str, Any] | Recipe,
     *,
-    run: str | Path,
+    run: str | Path | None = None,
     only: Sequence[str] | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
+    dry_run: Literal[False] = False,
     progress: Progress | None = None,
-) -> Widening:
+) -> Widening: ...
+
+
+@overload
+def widen(
+    given: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    run: str | Path | None = None,
+    only: Sequence[str] | None = None,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    dry_run: Literal[True],
+    progress: Progress | None = None,
+) -> Plan: ...
+
+
+def widen(
+    given: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    run: str | Path | None = None,
+    only: Sequence[str] | None = None,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Widening | Plan:
     """Train the rows of a recipe (each a method and a seed), and measure each of them.
 
     A row is trained on the recipe's text, then measured under its evaluated weights (the clean
@@ -87,12 +114,16 @@ def widen(
 
     Args:
         given: name of a recipe that comes with the program, path of a YAML file, or its content.
-        run: folder of the study. Running it again goes on where it stopped; methods and seeds may
-            be added, nothing else may change.
+        run: folder of the study, default ``runs/widen-RECIPE``. Running it again goes on where it
+            stopped; methods and seeds may be added, nothing else may change.
         only: rows to do now, by the method's name or label or the row's name; default all.
         data_dir: folder in which the recipe's files lie; default BASINSCOPE_DATA.
         device: ``auto`` (CUDA where there is one) or ``cpu``.
+        dry_run: train nothing; reckon what it takes (parameters, tokens, steps, memory, time).
         progress: called with steps done, steps planned, and a line on what is going on.
+
+    Returns:
+        The rows; of a dry run the plan (`basinscope.widening.Plan`).
 
     Raises:
         BasinscopeError: a bad recipe, a text too small for the asked tokens, a folder that holds
@@ -101,14 +132,18 @@ def widen(
     Guarantee: on the CPU, with one number of threads and versions, the same recipe gives the same
         weights and numbers (but the seconds) bit for bit, interrupted or not. A row whose loss is
         not finite ends there, and its record says why. Nothing is pickled.
-    Cost: `basinscope.widening.plan.plan`, or ``--dry-run``.
+    Cost: what a dry run says.
     """
     if device not in ("auto", "cpu"):
         raise BasinscopeError(f"device={device!r}", "allowed: auto, cpu")
+    if dry_run:
+        return plan(given, data_dir, only)
+    if run is None and not isinstance(given, str | Path):
+        raise BasinscopeError("a recipe without a name, and no run", "allowed: a run folder", "")
     chosen, beside = recipe.read(given)
     everything = study.rows(chosen)
     todo = study.select(everything, only)
-    folder = Path(run)
+    folder = Path("runs") / f"widen-{Path(str(given)).stem}" if run is None else Path(run)
     accelerator = _accelerator(device)
     loop.check_batch(chosen.batch, chosen.accumulate, accelerator.num_processes)
     if chosen.finetune is not None:

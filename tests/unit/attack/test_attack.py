@@ -10,18 +10,19 @@ import toys
 from torch import nn
 
 import basinscope as bs
-from basinscope.attack import objective
+from basinscope.attack import Proxy, collapse_radius, objective
+from basinscope.tasks import Choices, Generate, Item, Outcome
 
 
 def easy(engine, n=20, *, name="easy", chance=0.5):
     """Choices of which the model's own favourite is right: its score at theta0 is 1."""
     asks = [
-        bs.Choices(f"{k} {word}", (" a", " bc", " d"))
+        Choices(f"{k} {word}", (" a", " bc", " d"))
         for k, word in zip(range(n), ["x", "yy", "z z"] * n, strict=False)
     ]
     answers = engine.answer(asks)
     items = tuple(
-        bs.Item(str(k), (ask,), max(range(3), key=answer.loglik.__getitem__))
+        Item(str(k), (ask,), max(range(3), key=answer.loglik.__getitem__))
         for k, (ask, answer) in enumerate(zip(asks, answers, strict=True))
     )
     return Easy(items, name, chance)
@@ -35,7 +36,7 @@ class Easy:
 
     def oracle(self, item, answers):
         loglik = answers[0].loglik
-        return bs.Outcome(loglik[item.answer] == max(loglik))
+        return Outcome(loglik[item.answer] == max(loglik))
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_collapses_a_task_far_nearer_than_a_random_direction(engine):
         (f"easy ({part})", sign) for part in ("attacked", "held out") for sign in (1, -1)
     ]
     plus = found.collapse[0]
-    random = bs.collapse_radius(engine, bs.Random(0), task, tolerance=0.01)
+    random = collapse_radius(engine, bs.Random(0), task, tolerance=0.01)
     assert plus.high < min(edge.low for edge in random) / 5
     # the radius that the ascent ended with is one at which it saw the collapse
     assert found.starts[found.best].collapsed
@@ -142,7 +143,7 @@ def test_reference_of_a_generation_is_its_expected_text(engine):
     class Sums(Easy):
         pass
 
-    items = (bs.Item("a", (bs.Generate("2 + 2 =", 4),), "4"),)
+    items = (Item("a", (Generate("2 + 2 =", 4),), "4"),)
     value = objective.of(engine, Sums(items, "sums", 0.0), 5, 0).evaluate(False)
     logits = engine.forward.plain([engine.tokenizer.encode("2 + 2 = 4")])[0].detach()
     ids = engine.tokenizer.encode("2 + 2 = 4")
@@ -401,7 +402,7 @@ def test_what_is_no_loss(loss, message):
 def test_tasks_without_reference_answers(engine):
     with pytest.raises(bs.BasinscopeError, match=r"task 'safety' has no reference answer.*text"):
         bs.attack(engine, bs.tasks("safety")[0])
-    items = (bs.Item("q", (bs.Choices("a", (" b", " c")),), answer=5),)
+    items = (Item("q", (Choices("a", (" b", " c")),), answer=5),)
     with pytest.raises(bs.BasinscopeError, match="item 'q' of task 'odd' has no reference answer"):
         bs.attack(engine, Easy(items, "odd", 0.0))
     with pytest.raises(bs.BasinscopeError, match="'none' has no items"):
@@ -430,14 +431,14 @@ def test_texts_that_are_none(engine, tmp_path):
 
 
 def test_an_item_longer_than_the_context(engine):
-    items = (bs.Item("long", (bs.Choices("x" * 400, (" a", " b")),), 0),)
+    items = (Item("long", (Choices("x" * 400, (" a", " b")),), 0),)
     with pytest.raises(bs.BasinscopeError, match="'long' has 402 tokens; the model's context"):
         bs.attack(engine, Easy(items, "long", 0.0))
 
 
 def test_a_task_that_is_not_above_chance_has_nothing_to_collapse(engine):
     task = easy(engine)
-    wrong = tuple(bs.Item(i.id, i.requests, (i.answer + 1) % 3) for i in task.items)
+    wrong = tuple(Item(i.id, i.requests, (i.answer + 1) % 3) for i in task.items)
     bad = Easy(wrong, "bad", 0.3)
     with pytest.raises(bs.BasinscopeError, match="at theta0 is 0, not above chance"):
         bs.attack(engine, bad)
@@ -453,7 +454,7 @@ def test_the_proxy_takes_the_steps_of_torchs_adamw():
     engine = bs.load(module)
     theta0 = module.weight.detach().clone()
     x = torch.linspace(-1, 1, 6)
-    settings = bs.Proxy(lr=0.01, pull=50.0, weight_decay=0.3)
+    settings = Proxy(lr=0.01, pull=50.0, weight_decay=0.3)
     found = bs.attack(
         engine, lambda m: (m.weight @ x).square().sum(), method="proxy", proxy=settings
     )
@@ -475,7 +476,7 @@ def test_the_proxy_takes_the_steps_of_torchs_adamw():
 @pytest.mark.parametrize("bad", [{"lr": 0.0}, {"lr": math.nan}, {"pull": -1.0}, {"lr": math.inf}])
 def test_settings_of_the_proxy(bad):
     with pytest.raises(bs.BasinscopeError, match="allowed: finite, lr above 0"):
-        bs.Proxy(**bad)
+        Proxy(**bad)
 
 
 def test_a_proxy_that_does_not_move_is_refused():

@@ -160,9 +160,9 @@ def test_the_proxy_is_read_back_too(tmp_path):
 
 def test_a_folder_that_was_moved_is_resumed(tmp_path):
     task = bs.CallableTask("near", lambda m: [float(m.w.detach().norm() < 8)] * 30, 30)
-    first = run(tmp_path / "old", tasks=[task])
+    first = run(tmp_path / "old", measure=[task])
     (tmp_path / "old").rename(tmp_path / "new")
-    again = run(tmp_path / "new", tasks=[task])
+    again = run(tmp_path / "new", measure=[task])
     assert again.collapse == first.collapse
     assert not first.collapse[0].reason
     assert first.collapse[0].direction == "attack"

@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 from torch import nn
 
 import basinscope as bs
+from basinscope.tasks import Choices
 
 
 def layer(theta=1.0):
@@ -31,7 +32,7 @@ def test_its_score_is_the_smoothed_score_of_the_certificate():
 
 def test_each_query_has_noise_of_its_own(checkpoint):
     engine = bs.load(checkpoint, dtype="float32")
-    request = bs.Choices("The Cat ", ("a", "b"))
+    request = Choices("The Cat ", ("a", "b"))
     before = engine.fingerprint()
     model = bs.smoothed(engine, 0.01, seed=4)
     answers = model.answer([request, request, request])

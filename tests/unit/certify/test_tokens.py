@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.certify import certify_tokens, untied
 from basinscope.certify.embeddings import distances, embedding_noise, near_duplicates
 from basinscope.stats import smoothing as formulas
+from basinscope.tasks import Generate, Item, Outcome
 
 A, B = 0, 1
 
@@ -45,8 +47,8 @@ class TestCounterexample:
     def test_row_wise_form_does_not_list_that_replacement(self, speaker):
         # the new token stands in the prompt already: never covered, whatever the radius
         engine, task = speaker
-        found = bs.certify_tokens(
-            bs.untied(engine), task, mode="row", sigma=1e-4, draws=60, confidence=0.9
+        found = certify_tokens(
+            untied(engine), task, mode="row", sigma=1e-4, draws=60, confidence=0.9
         )
         inside = [
             one
@@ -61,7 +63,7 @@ class TestPositionWise:
     def test_bounds_items_and_lists_what_they_cover(self, speaker, tmp_path):
         engine, task = speaker
         options = {"sigma": 0.02, "draws": 60, "confidence": 0.9, "run": tmp_path / "x"}
-        found = bs.certify_tokens(engine, task, **options)
+        found = certify_tokens(engine, task, **options)
         assert set(found.p_items) == {item.id for item in task.items}
         assert max(found.p_items.values()) > 0.5, "the case says something"
         for one in found.replacements:
@@ -75,9 +77,9 @@ class TestPositionWise:
         records = list((tmp_path / "x" / "trials").glob("*.json"))
         assert len(records) == 60
         records[0].unlink()
-        assert bs.certify_tokens(engine, task, **options) == found, "resumed"
+        assert certify_tokens(engine, task, **options) == found, "resumed"
         with pytest.raises(bs.BasinscopeError, match=r"sigma 0.02 -> 0.03"):
-            bs.certify_tokens(engine, task, **{**options, "sigma": 0.03})
+            certify_tokens(engine, task, **{**options, "sigma": 0.03})
 
     def test_noise_is_one_draw_for_each_place_and_gone_afterwards(self, speaker):
         engine, _ = speaker
@@ -100,21 +102,21 @@ class TestPositionWise:
         class Twice:
             name, chance, scoring = "twice", 0.0, "twice/1"
             items = tuple(
-                bs.Item(f"i{n}", tuple(
-                    bs.Generate(f"{word} {n}: can ", 6)
+                Item(f"i{n}", tuple(
+                    Generate(f"{word} {n}: can ", 6)
                     for word in ("The Cat", "A big old dog sees you", "She says that it is so")
                 )) for n in range(3)
             )  # fmt: skip
 
             def oracle(self, item, answers):
-                return bs.Outcome(True, label=" ".join(answer.text for answer in answers))
+                return Outcome(True, label=" ".join(answer.text for answer in answers))
 
         records = []
         for budget in (4096, 8):
             engine = bs.load(checkpoint, dtype="float32")
             engine.token_budget = budget
             run = tmp_path / str(budget)
-            bs.certify_tokens(engine, Twice(), sigma=0.05, draws=5, confidence=0.9, run=run)
+            certify_tokens(engine, Twice(), sigma=0.05, draws=5, confidence=0.9, run=run)
             found = sorted((run / "trials").glob("*.json"))
             records.append([json.loads(file.read_text())["labels"] for file in found])
         assert len(records[0]) == 5
@@ -123,7 +125,7 @@ class TestPositionWise:
     def test_a_draw_does_not_depend_on_what_was_answered_before(self, language_model, tokenizer):
         # a guess that is verified takes noise, and what is guessed comes from earlier answers
         engine = bs.load(language_model, tokenizer=tokenizer)
-        exact, request = engine.forward.exact, bs.Generate("say what it is " * 2, 40)
+        exact, request = engine.forward.exact, Generate("say what it is " * 2, 40)
 
         def under(draw):
             with embedding_noise(engine, 0.05, "x", seed=0, draw=draw):
@@ -139,18 +141,18 @@ class TestPositionWise:
         with pytest.raises(
             bs.BasinscopeError, match="does not pass through the model exactly once"
         ):
-            bs.certify_tokens(engine, task)
+            certify_tokens(engine, task)
 
 
 class TestRowWise:
     def test_tied_embeddings_are_refused(self, speaker):
         engine, task = speaker
         with pytest.raises(bs.BasinscopeError, match="ties its embeddings to its output head"):
-            bs.certify_tokens(engine, task, mode="row")
+            certify_tokens(engine, task, mode="row")
 
     def test_untied_copy_gives_the_same_answers_and_lets_the_head_stay(self, speaker):
         engine, task = speaker
-        copied = bs.untied(engine)
+        copied = untied(engine)
         requests = [item.requests[0] for item in task.items]
         assert copied.answer(requests) == engine.answer(requests)
         assert copied.d > engine.d
@@ -164,8 +166,8 @@ class TestRowWise:
 
     def test_costs_one_row_however_often_the_token_stands(self, speaker):
         engine, task = speaker
-        copied = bs.untied(engine)
-        found = bs.certify_tokens(copied, task, mode="row", sigma=0.02, draws=60, confidence=0.9)
+        copied = untied(engine)
+        found = certify_tokens(copied, task, mode="row", sigma=0.02, draws=60, confidence=0.9)
         twice = [one for one in found.replacements if one.places > 1]
         assert twice
         for one in twice:
@@ -222,8 +224,8 @@ class TestBadInput:
     def test_is_refused(self, speaker, options, words):
         engine, task = speaker
         with pytest.raises(bs.BasinscopeError, match=words):
-            bs.certify_tokens(engine, task, **options)
+            certify_tokens(engine, task, **options)
 
     def test_a_plain_module_has_no_tokens(self, engine, task):
         with pytest.raises(bs.BasinscopeError, match="has no tokens"):
-            bs.certify_tokens(engine, task)
+            certify_tokens(engine, task)

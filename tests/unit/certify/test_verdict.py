@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 import basinscope as bs
+from basinscope.certify import load_certificate
+from basinscope.directions import save_direction
 
 OPTIONS = {"sigma": 0.5, "draws": 60, "items_per_draw": 12}
 
@@ -24,7 +26,7 @@ def displaced(tmp_path):
     def write(vector, name="v"):
         tensor = torch.tensor([vector], dtype=torch.float32)
         path = tmp_path / f"{name}.safetensors"
-        bs.save_direction(path, {"weight": tensor}, {}, displacement=float(tensor.norm()))
+        save_direction(path, {"weight": tensor}, {}, displacement=float(tensor.norm()))
         return f"saved:{path}"
 
     return write
@@ -126,7 +128,7 @@ class TestGeometries:
     def test_loaded_from_its_folder_it_judges_the_same(self, engine, task, displaced, tmp_path):
         made = bs.certify(engine, task, **OPTIONS, geometry="rms", run=tmp_path / "x")
         word = displaced([0.1] * 8)
-        loaded = bs.load_certificate(tmp_path / "x")
+        loaded = load_certificate(tmp_path / "x")
         assert loaded.verdict(word, engine) == made.verdict(word)
         with pytest.raises(bs.BasinscopeError, match="a certificate without its model"):
             loaded.verdict(word)
@@ -188,4 +190,4 @@ class TestProject:
     def test_needs_the_model(self, engine, task, tmp_path):
         bs.certify(engine, task, **OPTIONS, run=tmp_path / "x")
         with pytest.raises(bs.BasinscopeError, match="a certificate without its model"):
-            bs.load_certificate(tmp_path / "x").project({})
+            load_certificate(tmp_path / "x").project({})

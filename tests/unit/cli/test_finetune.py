@@ -20,9 +20,9 @@ def line(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     rows = [{"instruction": f"add {i}", "output": f"{i + 1}!"} for i in range(10)]
     Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    defaults = {"data": "data.jsonl", "output": "out", "steps": 4, "batch": 2, "lr": "1e-2"}
+    defaults = {"data": "data.jsonl", "run": "out", "steps": 4, "batch": 2, "lr": "1e-2"}
 
-    def run(*flags: str, **changes: object) -> tuple[int, str, str]:
+    def run_line(*flags: str, **changes: object) -> tuple[int, str, str]:
         words = ["finetune", str(checkpoint), *flags]
         for name, value in (defaults | changes).items():
             if value is not None:
@@ -35,7 +35,7 @@ def line(checkpoint, tmp_path, monkeypatch, capsys):
             code = int(end.code)
         return code, *capsys.readouterr()
 
-    return run
+    return run_line
 
 
 def test_it_says_its_plan_before_and_the_direction_after(line):
@@ -51,7 +51,7 @@ def test_it_says_its_plan_before_and_the_direction_after(line):
 
 
 def test_json_is_one_object_on_standard_output(line):
-    code, out, err = line("--json", save_every=2)
+    code, out, err = line("--json", "--set", "save_every=2")
     assert code == 0
     assert out.count("\n") == 1
     found = json.loads(out)
@@ -60,13 +60,13 @@ def test_json_is_one_object_on_standard_output(line):
     assert found["checkpoints"] == ["out/checkpoints/step-000002"]
     assert found["direction"] == "to:out"
     assert err
-    again = line("--json", save_every=2)
+    again = line("--json", "--set", "save_every=2")
     assert again == (0, out, "")
 
 
 def test_lora_by_the_command_line(line):
     pytest.importorskip("peft")
-    code, out, _ = line(method="lora", lora_targets="c_attn,c_fc", lora_r=2)
+    code, out, _ = line("--set", "lora_targets=c_attn,c_fc", "--set", "lora_r=2", method="lora")
     assert code == 0
     assert out.endswith("direction: adapter:out\n")
 
@@ -80,7 +80,7 @@ def test_what_was_left_out_is_printed(line):
 
 def test_an_adapter_is_no_model_and_says_what_to_do(line):
     pytest.importorskip("peft")
-    assert line(method="lora", lora_targets="c_attn", output="tuned")[0] == 0
+    assert line("--set", "lora_targets=c_attn", method="lora", run="tuned")[0] == 0
     with pytest.raises(bs.BasinscopeError, match=r"'tuned' is an adapter, .*-d adapter:tuned"):
         bs.load("tuned")
 

@@ -8,25 +8,7 @@ import re
 import pandas as pd
 import pytest
 
-from basinscope import cli
-
 TEXT = "The rain in Spain stays mainly in the plain, said he; and she did not disagree.\n" * 20
-
-
-@pytest.fixture
-def run_cli(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_a_text_is_measured_and_drawn(checkpoint, run_cli, tmp_path):

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import basinscope as bs
 from basinscope.attack.vectors import InMemory
 from basinscope.certify.verdict import Shifted
+from basinscope.directions import Direction
 from basinscope.directions.base import held
 from basinscope.directions.planes import Drawn, Orthogonal, Plane
 from basinscope.geometries.base import PerTensor, rms_scaled
@@ -46,7 +47,7 @@ def net(seed=0):
     return module
 
 
-class Ones(bs.Direction):
+class Ones(Direction):
     """Of a user, who knows of no device."""
 
     label = "ones"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
 import basinscope as bs
+from basinscope.directions import Direction
 from basinscope.report.text import notes, summary
 
 
@@ -74,7 +75,7 @@ class TestDraws:
         assert told[-1] == (11, 11)  # zero, two of one, two of four
 
     def test_custom_directions_keep_their_draws(self, engine):
-        class Ones(bs.Direction):
+        class Ones(Direction):
             label = "ones"
 
             def delta(self, engine, name, draw=0):

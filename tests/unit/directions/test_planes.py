@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import basinscope as bs
+from basinscope.directions import Direction
 from basinscope.directions.planes import (
     Drawn,
     Orthogonal,
@@ -35,7 +36,7 @@ def live(engine):
     return torch.cat([p.detach().flatten() for p in engine.module.parameters()]).double().numpy()
 
 
-class Axis(bs.Direction):
+class Axis(Direction):
     """Ones on one parameter, or whatever is given."""
 
     label = "axis"

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import basinscope as bs
+from basinscope.directions import Direction, save_direction
 from basinscope.directions.saved import FORMAT
 from basinscope.errors import BasinscopeError
 
@@ -40,7 +41,7 @@ def norm(tensors):
 
 class TestRoundTrip:
     def test_gives_the_tensors_at_norm_sqrt_d(self, engine, tensors, file):
-        assert bs.save_direction(file, tensors, {}) == file
+        assert save_direction(file, tensors, {}) == file
         saved = bs.Saved(file)
         scale = math.sqrt(engine.d) / norm(tensors)
         for name, tensor in tensors.items():
@@ -51,7 +52,7 @@ class TestRoundTrip:
         assert norm(deltas) == pytest.approx(math.sqrt(engine.d), rel=1e-6)
 
     def test_sets_the_rounded_sum(self, engine, tensors, file):
-        bs.save_direction(file, tensors, {})
+        save_direction(file, tensors, {})
         saved = bs.Saved(file)
         before = engine.fingerprint()
         with engine.at(saved, step=-0.3):
@@ -64,18 +65,18 @@ class TestRoundTrip:
         told = {key: 1 for key in "abcdef"}
         found = set()
         for turn in (1, -1) * 8:
-            bs.save_direction(file, tensors, dict(list(told.items())[::turn]), displacement=2.0)
+            save_direction(file, tensors, dict(list(told.items())[::turn]), displacement=2.0)
             found.add(file.read_bytes())
         assert len(found) == 1
 
     def test_keeps_provenance(self, tensors, file):
         told = {"seed": 3, "losses": [1.5, None], "model": "äö", "nested": {"a": True}}
-        bs.save_direction(file, tensors, told)
+        save_direction(file, tensors, told)
         assert bs.Saved(file).metadata == told
 
     def test_keeps_the_displacement_that_it_was_made_from(self, engine, tensors, file):
         for displacement in (None, 4.25):
-            bs.save_direction(file, tensors, {}, displacement=displacement)
+            save_direction(file, tensors, {}, displacement=displacement)
             saved = bs.Saved(file)
             assert saved.displacement is None
             saved.fit(engine)
@@ -90,7 +91,7 @@ class TestRoundTrip:
 
     def test_parameters_without_a_tensor_are_zero_if_they_are_listed(self, engine, tensors, file):
         bias = tensors.pop("1.bias")
-        bs.save_direction(file, tensors, {}, zero=["1.bias"])
+        save_direction(file, tensors, {}, zero=["1.bias"])
         saved = bs.Saved(file)
         assert torch.equal(saved.delta(engine, "1.bias"), torch.zeros_like(bias))
         with engine.at(saved, step=0.5):
@@ -99,10 +100,10 @@ class TestRoundTrip:
 
     def test_a_file_replaced_by_another_is_read_anew_by_another_engine(self, tensors, file):
         saved = bs.Saved(file)
-        bs.save_direction(file, tensors, {})
+        save_direction(file, tensors, {})
         first, second = bs.load(net()), bs.load(net())
         before = saved.delta(first, "0.bias")
-        bs.save_direction(file, {n: -t for n, t in tensors.items()}, {})
+        save_direction(file, {n: -t for n, t in tensors.items()}, {})
         assert torch.equal(saved.delta(first, "0.bias"), before)
         assert torch.equal(saved.delta(second, "0.bias"), -before)
 
@@ -112,21 +113,21 @@ class TestIdentity:
         identities = []
         for name, factor in (("a", 1.0), ("b", 1.0), ("c", 1.5)):
             file = tmp_path / f"{name}.safetensors"
-            bs.save_direction(file, {n: t * factor for n, t in tensors.items()}, {"name": name})
+            save_direction(file, {n: t * factor for n, t in tensors.items()}, {"name": name})
             identities.append(bs.Saved(file).identity(engine))
         assert identities[0] == identities[1] != identities[2]
 
     def test_label_is_the_word(self, file):
         assert bs.Saved(file).label == f"saved:{file}"
         assert bs.Saved(file) == bs.Saved(str(file))
-        assert isinstance(bs.Saved(file), bs.Direction)
+        assert isinstance(bs.Saved(file), Direction)
 
 
 class TestRefusals:
     def test_of_other_names_and_shapes_list_the_differences(self, engine, tensors, file):
         tensors["other"] = tensors.pop("0.weight")
         tensors["1.bias"] = torch.ones(3)
-        bs.save_direction(file, tensors, {})
+        save_direction(file, tensors, {})
         with pytest.raises(
             BasinscopeError,
             match=r"lacks 1 of 4 parameters \(0.weight\); it has 1 that the model lacks \(other\); "
@@ -136,7 +137,7 @@ class TestRefusals:
 
     def test_of_a_tensor_that_is_neither_there_nor_zero(self, engine, tensors, file):
         del tensors["1.bias"]
-        bs.save_direction(file, tensors, {})
+        save_direction(file, tensors, {})
         with pytest.raises(BasinscopeError, match=r"lacks 1 of 4 parameters \(1.bias\)"):
             bs.Saved(file).fit(engine)
 
@@ -144,7 +145,7 @@ class TestRefusals:
     def test_of_values_that_are_not_finite(self, engine, tensors, file, bad):
         tensors["0.bias"][2] = bad
         with pytest.raises(BasinscopeError, match=r"direction of 0.bias is not finite"):
-            bs.save_direction(file, tensors, {})
+            save_direction(file, tensors, {})
         file.parent.mkdir()
         save_file(tensors, file)
         before = engine.fingerprint()
@@ -156,12 +157,12 @@ class TestRefusals:
         assert engine.fingerprint() == before
 
     def test_of_a_direction_that_is_zero(self, engine, tensors, file):
-        bs.save_direction(file, {n: torch.zeros_like(t) for n, t in tensors.items()}, {})
+        save_direction(file, {n: torch.zeros_like(t) for n, t in tensors.items()}, {})
         with pytest.raises(BasinscopeError, match="same weights as the model"):
             bs.Saved(file).fit(engine)
 
     def test_of_further_draws(self, engine, tensors, file):
-        bs.save_direction(file, tensors, {})
+        save_direction(file, tensors, {})
         with pytest.raises(BasinscopeError, match=r"draw=1 .*; allowed: 0, its only draw"):
             bs.Saved(file).delta(engine, "0.bias", 1)
 
@@ -173,13 +174,13 @@ class TestRefusals:
             bs.Saved(file).fit(engine)
 
     def test_of_a_file_that_is_cut(self, engine, tensors, file):
-        bs.save_direction(file, tensors, {})
+        save_direction(file, tensors, {})
         file.write_bytes(file.read_bytes()[:-1])
         with pytest.raises(BasinscopeError, match=r"cannot read .*worst.safetensors"):
             bs.Saved(file).fit(engine)
 
     def test_of_a_file_written_to_between(self, engine, tensors, file):
-        bs.save_direction(file, tensors, {})
+        save_direction(file, tensors, {})
         saved = bs.Saved(file)
         saved.fit(engine)
         with file.open("ab") as more:
@@ -236,11 +237,11 @@ def test_save_refuses(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     plan = {"path": "x.safetensors", "tensors": {"w": torch.ones(2)}, "metadata": {}}
     with pytest.raises(BasinscopeError, match=message):
-        bs.save_direction(**(plan | options))
+        save_direction(**(plan | options))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_save_to_where_nothing_can_be_written_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BasinscopeError, match=r"cannot write .*w.safetensors"):
-        bs.save_direction(tmp_path / "file" / "w.safetensors", {"w": torch.ones(2)}, {})
+        save_direction(tmp_path / "file" / "w.safetensors", {"w": torch.ones(2)}, {})

@@ -3,7 +3,8 @@
 import pytest
 
 import basinscope as bs
-from basinscope.directions.words import parse
+from basinscope.directions import Direction
+from basinscope.directions.words import direction, directions
 from basinscope.errors import BasinscopeError
 
 
@@ -11,7 +12,7 @@ from basinscope.errors import BasinscopeError
     ("word", "seed"), [("random", 0), ("random:0", 0), ("random:17", 17), ("random:007", 7)]
 )
 def test_random(word, seed):
-    assert parse(word) == bs.Random(seed)
+    assert direction(word) == bs.Random(seed)
 
 
 WORDS = {
@@ -31,17 +32,26 @@ WORDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch):
+    """The files that words name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("worst.safetensors", "a/b:c.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+
 @pytest.mark.parametrize("word", WORDS)
 def test_the_word_is_the_label(word):
-    assert parse(word) == WORDS[word]
-    assert parse(word).label == word
-    assert isinstance(parse(word), bs.Direction)
-    assert getattr(parse(word), "draws", None) == 1
+    assert direction(word) == WORDS[word]
+    assert direction(word).label == word
+    assert isinstance(direction(word), Direction)
+    assert getattr(direction(word), "draws", None) == 1
 
 
 def test_fractions_may_be_written_in_other_ways():
-    assert parse("pruned:.5") == parse("pruned:0.50") == bs.Pruned(0.5)
-    assert parse("merge:1*a+2*b") == bs.Merge(["a", "b"], [1, 2])
+    assert direction("pruned:.5") == direction("pruned:0.50") == bs.Pruned(0.5)
+    assert direction("merge:1*a+2*b") == bs.Merge(["a", "b"], [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -55,4 +65,28 @@ def test_fractions_may_be_written_in_other_ways():
 )  # fmt: skip
 def test_anything_else_is_refused(word):
     with pytest.raises(BasinscopeError, match=r"direction .*allowed: random or random:SEED"):
-        parse(word)
+        direction(word)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["to:./nowhere", "to:a/b/c", "adapter:/no/such", "saved:nosuch", "merge:./c+b", "to:x.gguf"],
+)
+def test_a_path_to_nothing_is_refused(word):
+    with pytest.raises(BasinscopeError, match=r"^no (model|adapter|file) at '"):
+        direction(word)
+
+
+def test_an_object_is_taken_as_it_is_and_a_wrong_one_refused():
+    line = bs.Toward("./nowhere")
+    assert direction(line) is line
+    assert directions([line, "random"]) == [line, bs.Random(0)]
+    assert directions("random:1") == [bs.Random(1)]
+    for wrong in (3, None, 0.5, bs.CallableTask("t", lambda m: [1], 1)):
+        with pytest.raises(BasinscopeError, match=f"a direction of type {type(wrong).__name__};"):
+            direction(wrong)
+
+
+def test_the_nearest_word_is_suggested():
+    with pytest.raises(BasinscopeError, match=r"did you mean random\?$"):
+        direction("randm:1")

@@ -6,7 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 import basinscope as bs
+from basinscope.directions import Direction
 from basinscope.errors import BasinscopeError
+from basinscope.tasks import Choices, Generate
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -61,7 +63,7 @@ class TestInside:
         assert moved == ["2.weight", "2.bias"]
 
     def test_a_custom_direction_needs_label_and_delta_alone(self):
-        class Sign(bs.Direction):
+        class Sign(Direction):
             label = "sign"
 
             def delta(self, engine, name, draw=0):
@@ -161,7 +163,7 @@ class TestRestored:
             assert engine.fingerprint() == before
 
     def test_when_the_direction_fails_half_way(self):
-        class Half(bs.Direction):
+        class Half(Direction):
             label = "half"
 
             def delta(self, engine, name, draw=0):
@@ -198,7 +200,7 @@ class TestRestored:
 class TestFit:
     """A direction that wants to read something does so before the weights move."""
 
-    class Fitted(bs.Direction):
+    class Fitted(Direction):
         label, draws = "fitted", 1
 
         def __init__(self, error=None):
@@ -266,7 +268,7 @@ class TestRefusals:
     def test_of_text_by_a_plain_module(self):
         engine = bs.load(net())
         assert engine.tokenizer is None
-        for request in (bs.Choices("a", ("b",)), bs.Generate("a", 3)):
+        for request in (Choices("a", ("b",)), Generate("a", 3)):
             with pytest.raises(BasinscopeError, match=r"1 text requests to 'Sequential'.*no token"):
                 engine.answer([request])
 

@@ -9,6 +9,7 @@ import toys
 import basinscope as bs
 from basinscope.engines import attention
 from basinscope.engines.forward import Forward
+from basinscope.tasks import Choices, Corpus
 
 exact = pytest.mark.skipif(
     not toys.sums_in_one_order(), reason="this CPU's own kernels do not sum in one order"
@@ -157,8 +158,8 @@ def toys_bloom():
 @functools.cache
 def requests():
     prefix = "Q: what is it? A: nobody knows that.\n" * 3
-    found = [bs.Choices(f"{'ab' * n}?", (" x", "yes", "no"), prefix) for n in (1, 9, 30)]
-    return (*found, bs.Choices("cd" * 60, ("d", "e")), bs.Corpus("abc " * 40, window=50))
+    found = [Choices(f"{'ab' * n}?", (" x", "yes", "no"), prefix) for n in (1, 9, 30)]
+    return (*found, Choices("cd" * 60, ("d", "e")), Corpus("abc " * 40, window=50))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-import basinscope as bs
 from basinscope.engines import drafts
 from basinscope.engines.drafts import PASS_TOKENS, Drafts, Guess, lengths
+from basinscope.tasks import Generate
 
-ASK = bs.Generate("a", 9)
+ASK = Generate("a", 9)
 
 
 class TestDrafts:
@@ -26,16 +26,16 @@ class TestDrafts:
     def test_belong_to_their_request(self):
         kept = Drafts()
         kept.keep(ASK, [1], 0.0)
-        assert list(kept.find(bs.Generate("a", 8))) == []
-        assert list(kept.find(bs.Generate("a", 9, decided=bool))) == [1]
+        assert list(kept.find(Generate("a", 8))) == []
+        assert list(kept.find(Generate("a", 9, decided=bool))) == [1]
 
     def test_are_bounded(self, monkeypatch):
         monkeypatch.setattr(drafts, "KEPT_TOKENS", 10)
         kept = Drafts()
         for i in range(50):
-            kept.keep(bs.Generate(str(i % 7), 9), [i] * 4, 0.0)
-            assert sum(len(kept.find(bs.Generate(str(k), 9))) for k in range(7)) <= 10
-        assert list(kept.find(bs.Generate("0", 9))) == [49] * 4
+            kept.keep(Generate(str(i % 7), 9), [i] * 4, 0.0)
+            assert sum(len(kept.find(Generate(str(k), 9))) for k in range(7)) <= 10
+        assert list(kept.find(Generate("0", 9))) == [49] * 4
 
 
 def follow(guess, tokens):

@@ -9,13 +9,14 @@ import toys
 import basinscope as bs
 from basinscope.engines import gradient
 from basinscope.engines.tokens import Row
+from basinscope.tasks import Choices
 
 REQUESTS = [
-    bs.Choices("one two", (" three", " four five", " x")),
-    bs.Choices("a", ("b", "cde")),
-    bs.Choices(" and then some more of it", (" y", " zz")),
-    bs.Choices("first", (" second", " third"), prefix="a shared start of many tokens. "),
-    bs.Choices("", ("nothing before", "it")),
+    Choices("one two", (" three", " four five", " x")),
+    Choices("a", ("b", "cde")),
+    Choices(" and then some more of it", (" y", " zz")),
+    Choices("first", (" second", " third"), prefix="a shared start of many tokens. "),
+    Choices("", ("nothing before", "it")),
 ]
 
 

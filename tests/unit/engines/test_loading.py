@@ -15,6 +15,7 @@ import basinscope as bs
 from basinscope.engines import dtypes, loading, sources
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
+from basinscope.tasks import Choices, Generate
 
 CPU = torch.device("cpu")
 
@@ -167,7 +168,7 @@ class TestFolder:
         assert engine.checkpoint == str(checkpoint)
 
     def test_answers_like_the_module_that_was_saved(self, checkpoint):
-        requests = [bs.Choices("ab", ("c", "de")), bs.Generate("Hello", 6)]
+        requests = [Choices("ab", ("c", "de")), Generate("Hello", 6)]
         in_memory = bs.load(toys.tiny_model(dtype=torch.bfloat16), tokenizer=toys.tiny_tokenizer())
         engine = bs.load(checkpoint, dtype="bfloat16")
         assert engine.answer(requests) == in_memory.answer(requests)
@@ -231,7 +232,7 @@ class TestModule:
         engine = bs.load(toys.tiny_model(), tokenizer=tokenizer)
         assert engine.tokenizer is tokenizer
         assert engine.source == "GPT2LMHeadModel"
-        assert len(engine.answer([bs.Generate("a", 2)])) == 1
+        assert len(engine.answer([Generate("a", 2)])) == 1
 
     def test_passes_params_on(self, tokenizer):
         for options in ({}, {"tokenizer": tokenizer}):
@@ -365,7 +366,7 @@ class TestSnapshot:
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
     def test_of_a_module_reloads_to_the_same_engine(self, kind, dtype, tokenizer):
         engine = bs.load(toys.tiny_model(kind, seed=3), tokenizer=tokenizer, dtype=dtype)
-        requests = [bs.Choices("ab", ("c", "de")), bs.Generate("Hello", 6, chat=True)]
+        requests = [Choices("ab", ("c", "de")), Generate("Hello", 6, chat=True)]
         with loading.snapshot(engine) as folder:
             again = bs.load(folder, dtype=dtype)
             assert again.checkpoint == folder

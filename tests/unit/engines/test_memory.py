@@ -9,6 +9,7 @@ from basinscope.engines.forward import Forward
 from basinscope.engines.memory import LEAST, fitting, out_of_memory
 from basinscope.engines.pool import Pool
 from basinscope.errors import BasinscopeError
+from basinscope.tasks import Choices, Corpus, Generate
 
 ON_CPU = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
 ERRORS = {
@@ -17,9 +18,9 @@ ERRORS = {
     "Python": MemoryError(),
 }
 REQUESTS = (
-    *(bs.Choices(f"{'ab' * n}?", (" x", "yes", "no")) for n in range(40)),
-    *(bs.Corpus("abc " * n) for n in (5, 20, 50)),
-    *(bs.Generate(f"{n}?", 4) for n in range(6)),
+    *(Choices(f"{'ab' * n}?", (" x", "yes", "no")) for n in range(40)),
+    *(Corpus("abc " * n) for n in (5, 20, 50)),
+    *(Generate(f"{n}?", 4) for n in range(6)),
 )
 
 
@@ -60,7 +61,7 @@ def test_batches_are_halved_and_answers_are_the_same(engine, monkeypatch, error)
 @pytest.mark.parametrize("kind", [Pool, Forward], ids=["pool", "batches"])
 def test_caches_of_what_is_written_shrink_with_the_budget(engine, monkeypatch, kind):
     engine.forward.pooled = kind is Pool
-    requests = [bs.Generate(f"{n}?", 120) for n in range(24)]
+    requests = [Generate(f"{n}?", 120) for n in range(24)]
     expected, sizes, real = engine.answer(requests), [], kind.extend
 
     def extend(self, first, *args, **options):

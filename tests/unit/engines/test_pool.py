@@ -8,6 +8,7 @@ import basinscope as bs
 from basinscope.engines import pool as pools
 from basinscope.engines.forward import Forward
 from basinscope.engines.pool import Pool, Span, probe
+from basinscope.tasks import Generate
 
 HEAD = [5, 9, 30, 31, 32, 33]
 BODIES = [[40, 41, 42], [50], [60, 61, 62, 63, 64]]
@@ -110,7 +111,7 @@ class TestProbe:
         monkeypatch.setattr(pools.kernels, "attend", wrong)
         engine = engine_of(toys.tiny_model("llama"))
         assert engine.kind == "transformers/1"
-        assert len(engine.answer([bs.Generate("Hello", 9)])[0].text) == 9
+        assert len(engine.answer([Generate("Hello", 9)])[0].text) == 9
 
     def test_of_a_kernel_whose_bits_depend_on_company_forbids_guesses(self, monkeypatch):
         real = pools.kernels.attend

@@ -20,6 +20,7 @@ from basinscope.engines.tokens import Tokens
 from basinscope.engines.writer import Writer
 from basinscope.finetuning.data import pair
 from basinscope.finetuning.examples import tokenize
+from basinscope.tasks import Choices, Corpus, Generate
 
 SPECIAL = ["</s>", "<s>", "<unk>"]
 LETTERS = [*map(chr, range(32, 127)), "\n"]
@@ -169,13 +170,13 @@ def test_which_kinds_append_an_end_token(kind, made):
 
 @pytest.mark.parametrize("text", [text for pair in TEXTS for text in pair])
 def test_a_prompt_has_no_end_token(made, text):
-    row = Tokens(made).row(bs.Generate(text, 3))
+    row = Tokens(made).row(Generate(text, 3))
     assert [*row.head, *row.body] == opened(made, text)
 
 
 @pytest.mark.parametrize(("context", "continuation"), TEXTS)
 def test_a_continuation_is_what_follows_its_context(made, context, continuation):
-    row = Tokens(made).row(bs.Choices(context, (continuation,)))
+    row = Tokens(made).row(Choices(context, (continuation,)))
     (tail,) = row.tails
     assert [*row.head, *row.body, *tail] == opened(made, context + continuation)
     scored = len(tail) - row.skips[0]
@@ -184,7 +185,7 @@ def test_a_continuation_is_what_follows_its_context(made, context, continuation)
 
 def test_a_prefix_leaves_the_row_as_it_is(made):
     prefix, text = "Question: what is it? Answer: nobody.\n\n" * 2, "Who?"
-    for request in (bs.Generate(text, 3, prefix=prefix), bs.Choices(text, (" I",), prefix=prefix)):
+    for request in (Generate(text, 3, prefix=prefix), Choices(text, (" I",), prefix=prefix)):
         row = Tokens(made).row(request)
         assert [*row.head, *row.body][: len(row.head) + 9] == opened(made, prefix + text)
         assert len(row.head) > 16
@@ -192,21 +193,21 @@ def test_a_prefix_leaves_the_row_as_it_is(made):
 
 def test_without_a_text_stands_the_start(kind, made):
     front = opened(made, "x")[: -len(made.encode("x", add_special_tokens=False))]
-    row = Tokens(made).row(bs.Generate("", 3))
+    row = Tokens(made).row(Generate("", 3))
     assert list(row.body) == (front or [made.bos_token_id])
-    row = Tokens(made).row(bs.Choices("", ("x", "y")))
+    row = Tokens(made).row(Choices("", ("x", "y")))
     assert list(row.body)[: len(front)] == front
 
 
 def test_a_corpus_scores_no_end_token(made):
-    (row,) = Tokens(made).windows(bs.Corpus("One two three"), 64)
+    (row,) = Tokens(made).windows(Corpus("One two three"), 64)
     assert [*row.body, *row.tails[0]] == opened(made, "One two three")
 
 
 def written(tokens: Tokens, prompt: str, ids: list[int]) -> str:
     """Text that an engine says was written, token by token, with stops to be looked for."""
-    row = tokens.row(bs.Generate(prompt, 1))
-    request = bs.Generate(prompt, 99, stop=("nowhere",))
+    row = tokens.row(Generate(prompt, 1))
+    request = Generate(prompt, 99, stop=("nowhere",))
     writer = Writer(tokens, frozenset([0]), request, tokens.begins_text(row))
     for token in ids:
         writer.take(token, True)
@@ -219,7 +220,7 @@ def test_a_written_text_is_all_that_was_written(kind, made, prompt, text):
     tokens = Tokens(made)
     start, whole = opened(made, prompt) if prompt else [], opened(made, prompt + text)
     if not prompt:
-        start = list(tokens.row(bs.Generate("", 1)).body)
+        start = list(tokens.row(Generate("", 1)).body)
         start = start if whole[: len(start)] == start else []
     assert whole[: len(start)] == start, "the premise: nothing merges across the boundary"
     expected = text
@@ -249,10 +250,10 @@ def test_behind_a_special_token_a_text_may_begin_anew(kind, answer):
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|says|>"]})
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|says|>{% endfor %}"
     tokens = Tokens(tokenizer)
-    row = tokens.row(bs.Generate("Hi", 9, chat=True))
+    row = tokens.row(Generate("Hi", 9, chat=True))
     assert row.body[-1] == tokenizer.convert_tokens_to_ids("<|says|>")
     whole = tokenizer.encode(f"Hi<|says|>{answer}", add_special_tokens=False)
-    writer = Writer(tokens, frozenset([0]), bs.Generate("Hi", 99), tokens.begins_text(row))
+    writer = Writer(tokens, frozenset([0]), Generate("Hi", 99), tokens.begins_text(row))
     for token in whole[len(row.body) :]:
         writer.take(token, True)
     assert writer.result().text == answer
@@ -270,13 +271,13 @@ def test_a_reference_and_an_example_are_what_is_asked_with_the_answer(made, temp
     if templated:
         made.chat_template = "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}"
         made.chat_template += "{% if add_generation_prompt %}assistant:\n{% endif %}"
-    tokens, request = Tokens(made), bs.Generate("Hi", 9, chat="if any", reference="Yes")
+    tokens, request = Tokens(made), Generate("Hi", 9, chat="if any", reference="Yes")
     row, example = tokens.reference(request), tokenize(tokens, pair("Hi", "Yes", "row 0"), {0})
     prompt = "user:\nHi\nassistant:\n" if templated else "Hi"
     bare = made.encode(f"{prompt}Yes", add_special_tokens=False)
     asked = bare if templated else opened(made, f"{prompt}Yes")
     assert [*row.head, *row.body, *row.tails[0]] == asked
-    asked = tokens.row(bs.Generate("Hi", 9, chat="if any"))
+    asked = tokens.row(Generate("Hi", 9, chat="if any"))
     assert list(example.tokens[: example.start]) == [*asked.head, *asked.body]
     assert example.tokens[-1] == made.eos_token_id
     assert example.tokens.count(made.eos_token_id) == 1
@@ -298,7 +299,7 @@ def test_answers_are_those_of_transformers(made, spare):
     engine = bs.load(model, tokenizer=made)
     context, words = "One two", (" three", " four")
     ranking, text, corpus = engine.answer(
-        [bs.Choices(context, words), bs.Generate(context, 12), bs.Corpus("One two three")]
+        [Choices(context, words), Generate(context, 12), Corpus("One two three")]
     )
 
     def logp(row):
@@ -336,8 +337,8 @@ class TestTokensWithoutAnEmbedding:
         return bs.load(model_of(size), tokenizer=tokenizer)
 
     @pytest.mark.parametrize(
-        "request_", [bs.Generate("In Budapest", 2), bs.Choices("In", (" Budapest", " Wien")),
-                     bs.Corpus("In Budapest"), bs.Generate("In", 2, reference=" Budapest")],
+        "request_", [Generate("In Budapest", 2), Choices("In", (" Budapest", " Wien")),
+                     Corpus("In Budapest"), Generate("In", 2, reference=" Budapest")],
     )  # fmt: skip
     def test_are_named_with_the_size_of_the_table(self, engine, request_):
         with pytest.raises(
@@ -347,7 +348,7 @@ class TestTokensWithoutAnEmbedding:
             engine.answer([request_])
 
     def test_hurt_nobody_who_does_not_use_them(self, engine):
-        (answer,) = engine.answer([bs.Generate("In Wien", 2)])
+        (answer,) = engine.answer([Generate("In Wien", 2)])
         assert not answer.failure
 
     def test_are_named_with_the_row_of_training_data(self, engine, tmp_path):
@@ -361,7 +362,7 @@ class TestTokensWithoutAnEmbedding:
         tokenizer.add_special_tokens({"eos_token": "<end>", "bos_token": "<begin>"})
         engine = bs.load(model_of(size), tokenizer=tokenizer)
         with pytest.raises(bs.BasinscopeError, match=r"'<begin>' \(\d+\) has no embedding"):
-            engine.answer([bs.Generate("", 2)])
+            engine.answer([Generate("", 2)])
         with pytest.raises(bs.BasinscopeError, match=r"row 0: .*'<end>' \(\d+\) has no embedding"):
             bs.finetune(engine, [{"prompt": "a", "answer": "b"}], output=tmp_path / "o", steps=1)
 
@@ -381,21 +382,21 @@ class TestTokensWithoutAnEmbedding:
 @pytest.mark.parametrize("text", ["half \ud83d", "\ude00"])
 def test_half_a_character_is_refused(made, text):
     with pytest.raises(bs.BasinscopeError, match=r"the tokenizer cannot read .*whole characters"):
-        Tokens(made).row(bs.Generate(text, 3))
+        Tokens(made).row(Generate(text, 3))
 
 
 def test_a_text_without_tokens_for_it_is_refused():
     raw = Tokenizer(models.WordLevel({"</s>": 0, "<s>": 1, "one": 2}, unk_token="none"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     tokens = Tokens(PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>"))
-    assert list(tokens.row(bs.Generate("one one", 3)).body) == [2, 2]
+    assert list(tokens.row(Generate("one one", 3)).body) == [2, 2]
     with pytest.raises(bs.BasinscopeError, match=r"cannot read 'one two' \(WordLevel error"):
-        tokens.row(bs.Generate("one two", 3))
+        tokens.row(Generate("one two", 3))
 
 
 def test_a_continuation_without_a_token_is_refused():
     with pytest.raises(bs.BasinscopeError, match=r"continuations \(' ',\); allowed: such that"):
-        Tokens(wordpiece_bare()).row(bs.Choices("", (" ",)))
+        Tokens(wordpiece_bare()).row(Choices("", (" ",)))
 
 
 def wordpiece_bare():
@@ -430,7 +431,7 @@ def test_a_template_that_fails_is_the_users_error(case, words, tmp_path):
     turns = (("system", "Answer."), ("user", "a"), ("assistant", "b"))
     rows = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
     work = {
-        "chat": lambda: engine.answer([bs.Generate("Hello", 3, chat=True, turns=turns)]),
+        "chat": lambda: engine.answer([Generate("Hello", 3, chat=True, turns=turns)]),
         "training": lambda: bs.finetune(engine, rows, output=tmp_path / "out", steps=1),
     }[words]
     with pytest.raises(

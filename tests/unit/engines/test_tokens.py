@@ -10,6 +10,7 @@ import basinscope as bs
 from basinscope.engines import tokens as module
 from basinscope.engines.tokens import Tokens
 from basinscope.runs.bench import score
+from basinscope.tasks import Choices, Corpus, Generate, Item, Outcome
 
 PREFIX = "Question: what is it? Answer: nobody knows.\n\n" * 3
 
@@ -35,7 +36,7 @@ def encoded(tokens, monkeypatch):
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_of_one_prefix_hold_one_head(tokens, chat):
-    rows = [tokens.row(bs.Generate(f"{i}?", 3, chat=chat, prefix=PREFIX)) for i in range(5)]
+    rows = [tokens.row(Generate(f"{i}?", 3, chat=chat, prefix=PREFIX)) for i in range(5)]
     assert all(row.head is rows[0].head for row in rows)
     assert len(rows[0].head) == len(PREFIX) + (len("[user]") if chat else 0)
     for i, row in enumerate(rows):
@@ -44,18 +45,18 @@ def test_of_one_prefix_hold_one_head(tokens, chat):
 
 
 def test_of_a_prefix_alone_keep_a_token_to_run(tokens):
-    row = tokens.row(bs.Generate("", 3, prefix=PREFIX))
+    row = tokens.row(Generate("", 3, prefix=PREFIX))
     assert (len(row.head), len(row.body)) == (len(PREFIX) - 1, 1)
 
 
 def test_of_rankings_and_texts_share_the_head_of_a_prefix(tokens):
-    one = tokens.row(bs.Choices("a?", ("x", "yz"), prefix=PREFIX))
-    other = tokens.row(bs.Generate("b?", 3, prefix=PREFIX))
+    one = tokens.row(Choices("a?", ("x", "yz"), prefix=PREFIX))
+    other = tokens.row(Generate("b?", 3, prefix=PREFIX))
     assert one.head is other.head
 
 
 def test_read_a_prefix_once_and_a_request_once(tokens, encoded):
-    requests = [bs.Choices(f"{i}?", ("x", "y"), prefix=PREFIX) for i in range(10)]
+    requests = [Choices(f"{i}?", ("x", "y"), prefix=PREFIX) for i in range(10)]
     for _ in range(3):
         for request in requests:
             tokens.row(request)
@@ -67,7 +68,7 @@ def test_are_kept_up_to_a_bound(tokens, monkeypatch):
     monkeypatch.setattr(module, "KEPT_TOKENS", 1000)
     monkeypatch.setattr(module, "KEPT_STARTS", 5)
     for i in range(300):
-        request = bs.Choices(f"item {i}?", ("x", "y"), prefix=PREFIX + "ab" * (i // 20))
+        request = Choices(f"item {i}?", ("x", "y"), prefix=PREFIX + "ab" * (i // 20))
         assert tokens.row(request) == Tokens(tokens.tokenizer).row(request)
         assert sum(row.own for row in tokens._rows.values()) == tokens._kept <= 1000
         assert len(tokens._starts) <= 6
@@ -78,7 +79,7 @@ def test_are_kept_up_to_a_bound(tokens, monkeypatch):
 @pytest.mark.parametrize(("n", "window"), [(2, 8), (8, 8), (9, 8), (30, 8), (31, 7), (40, 99)])
 def test_windows_score_every_token_but_the_first_once(tokens, n, window):
     text = "".join(chr(33 + k) for k in range(n))
-    rows = tokens.windows(bs.Corpus(text, window=window), 16)
+    rows = tokens.windows(Corpus(text, window=window), 16)
     scored = [token for row in rows for token in row.tails[0]]
     assert scored == tokens.tokenizer.encode(text)[1:]
     size = min(window, 16)
@@ -95,18 +96,18 @@ class Asks:
 
     def __init__(self, n, kind):
         make = {
-            "choices": lambda text: bs.Choices(text, ("x", "yz"), prefix=PREFIX[:120]),
-            "generate": lambda text: bs.Generate(text, 1, prefix=PREFIX[:120]),
-            "corpus": bs.Corpus,
+            "choices": lambda text: Choices(text, ("x", "yz"), prefix=PREFIX[:120]),
+            "generate": lambda text: Generate(text, 1, prefix=PREFIX[:120]),
+            "corpus": Corpus,
         }[kind]
         texts = (f"{i:05d} how many of them are there? " * 3 for i in range(n))
-        self.items = tuple(bs.Item(text[:5], (make(text),)) for text in texts)
+        self.items = tuple(Item(text[:5], (make(text),)) for text in texts)
 
     def oracle(self, item, answers):
         return RIGHT
 
 
-RIGHT = bs.Outcome(True)
+RIGHT = Outcome(True)
 
 
 def peak_bytes(engine, task):
@@ -136,14 +137,14 @@ def test_prefixes_leave_the_texts_as_they_are(language_model):
     engine = bs.load(language_model, tokenizer=toys.tiny_tokenizer())
     own = ["1 and 2?", "", "who", "ab" * 20]
     for chat in (False, True):
-        split = [bs.Generate(p, 15, chat=chat, prefix=PREFIX) for p in own]
-        whole = [bs.Generate(PREFIX + p, 15, chat=chat) for p in own]
+        split = [Generate(p, 15, chat=chat, prefix=PREFIX) for p in own]
+        whole = [Generate(PREFIX + p, 15, chat=chat) for p in own]
         assert [a.text for a in engine.answer(split)] == [a.text for a in engine.answer(whole)]
     ids = torch.tensor([engine.tokenizer.encode(PREFIX + own[0])])
     with torch.no_grad():
         out = engine.module.generate(ids, max_new_tokens=15, do_sample=False, pad_token_id=1)
     text = engine.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-    assert engine.answer([bs.Generate(own[0], 15, prefix=PREFIX)])[0].text == text
+    assert engine.answer([Generate(own[0], 15, prefix=PREFIX)])[0].text == text
 
 
 @pytest.mark.parametrize("path", ["cached", "plain"])
@@ -151,31 +152,31 @@ def test_a_reference_has_the_likelihood_of_its_continuation(language_model, path
     engine = bs.load(language_model, tokenizer=toys.tiny_tokenizer())
     engine._forward.cached = path == "cached"
     asked = [("", "Why?", " so"), (PREFIX, "What?", " this one"), (PREFIX, "b", "c")]
-    free = engine.answer([bs.Generate(p, 5, prefix=x) for x, p, _ in asked])
-    told = engine.answer([bs.Generate(p, 5, prefix=x, reference=r) for x, p, r in asked])
-    ranked = engine.answer([bs.Choices(p, (r,), prefix=x) for x, p, r in asked])
+    free = engine.answer([Generate(p, 5, prefix=x) for x, p, _ in asked])
+    told = engine.answer([Generate(p, 5, prefix=x, reference=r) for x, p, r in asked])
+    ranked = engine.answer([Choices(p, (r,), prefix=x) for x, p, r in asked])
     assert [a.text for a in told] == [a.text for a in free]
     assert [a.nll for a in free] == [None] * 3
     assert [a.nll for a in told] == pytest.approx([-a.loglik[0] for a in ranked], abs=1e-4)
-    chat = bs.Generate("Hi", 5, chat=True, reference="Hello")
-    plain = bs.Generate("[user]Hi\n[assistant]", 5, reference="Hello")
+    chat = Generate("Hi", 5, chat=True, reference="Hello")
+    plain = Generate("[user]Hi\n[assistant]", 5, reference="Hello")
     first, second = engine.answer([chat, plain])
     assert first.nll == pytest.approx(second.nll, abs=1e-4)
-    (choice,) = engine.answer([bs.Choices("[user]Hi\n[assistant]", ("Hello",))])
+    (choice,) = engine.answer([Choices("[user]Hi\n[assistant]", ("Hello",))])
     assert first.nll == pytest.approx(-choice.loglik[0], abs=1e-4)
 
 
 def test_a_reference_that_does_not_fit_leaves_the_text(language_model):
     engine = bs.load(language_model, tokenizer=toys.tiny_tokenizer())
-    (found,) = engine.answer([bs.Generate("a" * 200, 6, reference="b" * 57)])
+    (found,) = engine.answer([Generate("a" * 200, 6, reference="b" * 57)])
     assert (found.failure, found.nll) == ("", None)
-    (found,) = engine.answer([bs.Generate("a" * 200, 6, reference="b" * 56)])
+    (found,) = engine.answer([Generate("a" * 200, 6, reference="b" * 56)])
     assert found.nll > 0
 
 
 def test_a_prefix_counts_towards_the_context(language_model):
     engine = bs.load(language_model, tokenizer=toys.tiny_tokenizer())
-    fits, over = (bs.Generate("b" * n, 6, prefix="a" * 200) for n in (50, 51))
+    fits, over = (Generate("b" * n, 6, prefix="a" * 200) for n in (50, 51))
     first, second = engine.answer([fits, over])
     assert first.failure == ""
     assert second.failure == "prompt of 257 tokens does not fit the context of 256"
@@ -187,12 +188,12 @@ def test_a_failure_stands_in_the_trial(language_model):
     class Mixed:
         name, chance, scoring = "mixed", 0.0, "1"
         items = (
-            bs.Item("fits", (bs.Generate("a", 2, prefix=PREFIX[:60]),)),
-            bs.Item("over", (bs.Generate("a" * 200, 2, prefix=PREFIX[:60]),)),
+            Item("fits", (Generate("a", 2, prefix=PREFIX[:60]),)),
+            Item("over", (Generate("a" * 200, 2, prefix=PREFIX[:60]),)),
         )
 
         def oracle(self, item, answers):
-            return bs.Outcome(True, "right")
+            return Outcome(True, "right")
 
     outcomes = score(engine, Mixed())
     assert [o.failed for o in outcomes] == [False, True]

@@ -10,23 +10,24 @@ from basinscope.engines.forward import Forward
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.runs.bench import score
+from basinscope.tasks import Choices, Generate, Generation, Item, Outcome, Ranking
 
 LONG = "In the beginning there was a word, and it was long enough to be run once for all. " * 2
 CHOICES = {
-    "one token each": bs.Choices("Is it?", (" ", "y", "n")),
-    "many tokens": bs.Choices("The cat sat on the", (" mat.", " table", " roof of the house")),
-    "some of one token": bs.Choices("2 + 2 =", ("4", "22", " four", "5")),
-    "one continuation": bs.Choices("Once upon", (" a time",)),
-    "equal continuations": bs.Choices("So", (" so", " so")),
-    "one inside another": bs.Choices("So", (" s", " so", " so so")),
-    "no context": bs.Choices("", ("yes", "no", "n")),
-    "no context, one token": bs.Choices("", ("y",)),
-    "a prefix": bs.Choices("What?", (" this", " that"), prefix=LONG),
-    "a prefix alone": bs.Choices("", (" this", "x"), prefix=LONG),
-    "a short prefix": bs.Choices("What?", (" this", " that"), prefix="Hm. "),
-    "a long tail": bs.Choices("a", ("b" * 90, "c" * 17, "d")),
-    "a long context": bs.Choices("ab" * 60, ("abab", "ba")),
-    "the same context again": bs.Choices("ab" * 60, ("x", "yz")),
+    "one token each": Choices("Is it?", (" ", "y", "n")),
+    "many tokens": Choices("The cat sat on the", (" mat.", " table", " roof of the house")),
+    "some of one token": Choices("2 + 2 =", ("4", "22", " four", "5")),
+    "one continuation": Choices("Once upon", (" a time",)),
+    "equal continuations": Choices("So", (" so", " so")),
+    "one inside another": Choices("So", (" s", " so", " so so")),
+    "no context": Choices("", ("yes", "no", "n")),
+    "no context, one token": Choices("", ("y",)),
+    "a prefix": Choices("What?", (" this", " that"), prefix=LONG),
+    "a prefix alone": Choices("", (" this", "x"), prefix=LONG),
+    "a short prefix": Choices("What?", (" this", " that"), prefix="Hm. "),
+    "a long tail": Choices("a", ("b" * 90, "c" * 17, "d")),
+    "a long context": Choices("ab" * 60, ("abab", "ba")),
+    "the same context again": Choices("ab" * 60, ("x", "yz")),
 }
 PROMPTS = ["a", "Hello", "ab" * 40, LONG, "1 2 3 4", "\n", "zz top", "word " * 30]
 
@@ -82,8 +83,8 @@ class TestChoices:
     def test_with_chat_the_continuations_begin_the_models_answer(self, engine):
         turns = (("user", "One?"), ("assistant", "Two."))
         said = "[user]One?\n[assistant]Two.\n[user]"
-        chats = [bs.Choices(q, ("A", "Bc"), "So: ", chat=True, turns=turns) for q in ("Hi", "ab")]
-        texts = [bs.Choices(f"So: {q}\n[assistant]", ("A", "Bc"), said) for q in ("Hi", "ab")]
+        chats = [Choices(q, ("A", "Bc"), "So: ", chat=True, turns=turns) for q in ("Hi", "ab")]
+        texts = [Choices(f"So: {q}\n[assistant]", ("A", "Bc"), said) for q in ("Hi", "ab")]
         found = [a.loglik for a in engine.answer(chats)]
         for loglik, text in zip(found, texts, strict=True):
             assert loglik == pytest.approx(definition(engine, text), abs=1e-4)
@@ -117,7 +118,7 @@ class TestChoices:
         for prompt, text in whole.items():
             other = next(c for c in "#%&+=" if c not in text)
             asked = (text, text[:2], text[:3] + other, other + text[1:], other)
-            (answer,) = engine.answer([bs.Choices(prompt, asked)])
+            (answer,) = engine.answer([Choices(prompt, asked)])
             assert answer.greedy == (True, True, False, False, False), prompt
 
     def test_under_perturbed_weights_equal_the_definition(self, engine):
@@ -130,22 +131,22 @@ class TestChoices:
     def test_are_log_probabilities(self, engine):
         # one-token continuations over the whole alphabet: probabilities add up to at most one
         alphabet = tuple(map(chr, range(32, 127)))
-        (answer,) = engine.answer([bs.Choices("Is it", alphabet)])
+        (answer,) = engine.answer([Choices("Is it", alphabet)])
         total = sum(torch.tensor(answer.loglik).exp().tolist())
         assert 0.5 < total <= 1 + 1e-5
 
     def test_chain(self, engine):
         # log p(ab | c) = log p(a | c) + log p(b | ca)
         both, first, second = engine.answer(
-            [bs.Choices("x", ("no",)), bs.Choices("x", ("n",)), bs.Choices("xn", ("o",))]
+            [Choices("x", ("no",)), Choices("x", ("n",)), Choices("xn", ("o",))]
         )
         assert near(both.loglik[0], first.loglik[0] + second.loglik[0])
 
     def test_of_a_prefix_are_those_of_one_context(self, engine):
         split, whole = engine.answer(
             [
-                bs.Choices("What?", (" a", "bc"), prefix=LONG),
-                bs.Choices(LONG + "What?", (" a", "bc")),
+                Choices("What?", (" a", "bc"), prefix=LONG),
+                Choices(LONG + "What?", (" a", "bc")),
             ]
         )
         assert near(split.loglik, whole.loglik)
@@ -155,7 +156,7 @@ class TestChoices:
         with pytest.raises(
             BasinscopeError, match=r"continuations .* at least one, none of them em"
         ):
-            bs.Choices("a", continuations)
+            Choices("a", continuations)
 
 
 def merging_tokenizer():
@@ -187,14 +188,14 @@ def with_start(tokenizer):
 
 class TestTokens:
     MERGES = (
-        bs.Choices("of t", ("he", "heir", "x")),  # some merge with the context's last token
-        bs.Choices("of t", ("he", "h", "hen")),  # all do
-        bs.Choices("t", ("he", "h")),  # nothing of the context is left
-        bs.Choices("t", ("h",)),
-        bs.Choices("of th", ("e", "ere")),
-        bs.Choices("wit", ("h them", "hout")),
-        bs.Choices("", ("the", "th", "he")),
-        bs.Choices("he", ("e", "x"), prefix=LONG + "t"),  # prefix and context merge
+        Choices("of t", ("he", "heir", "x")),  # some merge with the context's last token
+        Choices("of t", ("he", "h", "hen")),  # all do
+        Choices("t", ("he", "h")),  # nothing of the context is left
+        Choices("t", ("h",)),
+        Choices("of th", ("e", "ere")),
+        Choices("wit", ("h them", "hout")),
+        Choices("", ("the", "th", "he")),
+        Choices("he", ("e", "x"), prefix=LONG + "t"),  # prefix and context merge
     )
 
     @pytest.mark.parametrize("path", ["cached", "plain"])
@@ -236,15 +237,15 @@ class TestGenerate:
     def test_equals_greedy_generation_of_transformers(self, engine, path):
         if path == "plain":
             engine = plain(engine)
-        answers = engine.answer([bs.Generate(p, 20) for p in PROMPTS])
+        answers = engine.answer([Generate(p, 20) for p in PROMPTS])
         for prompt, answer in zip(PROMPTS, answers, strict=True):
             assert answer.text == greedy(engine, prompt, 20)
             assert answer.failure == ""
-            assert toys.same(engine.answer([bs.Generate(prompt, 20)]), [answer])
+            assert toys.same(engine.answer([Generate(prompt, 20)]), [answer])
 
     def test_equals_it_under_perturbed_weights(self, engine):
         with engine.at(bs.Random(), step=0.05):
-            answers = engine.answer([bs.Generate(p, 12) for p in PROMPTS])
+            answers = engine.answer([Generate(p, 12) for p in PROMPTS])
             assert [a.text for a in answers] == [greedy(engine, p, 12) for p in PROMPTS]
 
     @pytest.mark.parametrize("path", ["cached", "plain"])
@@ -252,8 +253,8 @@ class TestGenerate:
         if path == "plain":
             engine = plain(engine)
         prompts = ["Hi", "Who are you?", "ab" * 30]
-        chats = engine.answer([bs.Generate(p, 8, chat=True) for p in prompts])
-        texts = engine.answer([bs.Generate(f"[user]{p}\n[assistant]", 8) for p in prompts])
+        chats = engine.answer([Generate(p, 8, chat=True) for p in prompts])
+        texts = engine.answer([Generate(f"[user]{p}\n[assistant]", 8) for p in prompts])
         assert chats == texts
 
     def test_with_a_chat_template_of_many_tokens_runs_its_head_apart(self, engine):
@@ -262,31 +263,31 @@ class TestGenerate:
             "{% endfor %} Answer:"
         )
         prompts = ["Hi", "", "Who are you?", "ab" * 30]
-        chats = [bs.Generate(p, 8, chat=True) for p in prompts]
+        chats = [Generate(p, 8, chat=True) for p in prompts]
         assert len(engine._tokens.row(chats[0]).head) >= 16
         full = [f"System: be kind, be brief, be right.\n{p} Answer:" for p in prompts]
         assert [a.text for a in engine.answer(chats)] == [greedy(engine, p, 8) for p in full]
 
     def test_with_chat_and_no_template_takes_the_text(self, engine):
         engine.tokenizer.chat_template = None
-        chat, text = engine.answer([bs.Generate("Hi", 8, chat="if any"), bs.Generate("Hi", 8)])
+        chat, text = engine.answer([Generate("Hi", 8, chat="if any"), Generate("Hi", 8)])
         assert chat == text
 
     def test_with_chat_if_any_uses_the_template_that_there_is(self, engine):
-        asked = [bs.Generate("Hi", 8, chat="if any"), bs.Generate("Hi", 8, chat=True)]
+        asked = [Generate("Hi", 8, chat="if any"), Generate("Hi", 8, chat=True)]
         assert len(set(engine.answer(asked))) == 1
 
     def test_turns_stand_before_the_prompt(self, engine):
         turns = (("system", "Be brief."), ("user", "One?"), ("assistant", "Two."))
         said = "[system]Be brief.\n[user]One?\n[assistant]Two.\n"
         prompts = ["Hi", "", "ab" * 30]
-        chats = [bs.Generate(p, 8, chat=True, turns=turns) for p in prompts]
+        chats = [Generate(p, 8, chat=True, turns=turns) for p in prompts]
         assert len(engine._tokens.row(chats[0]).head) == len(said + "[user]")
         texts = [greedy(engine, f"{said}[user]{p}\n[assistant]", 8) for p in prompts]
         assert [a.text for a in engine.answer(chats)] == texts
 
     @pytest.mark.parametrize(
-        "request_", [bs.Generate("Hi", 8, chat=True), bs.Choices("Hi", ("a", "b"), chat=True)]
+        "request_", [Generate("Hi", 8, chat=True), Choices("Hi", ("a", "b"), chat=True)]
     )
     def test_a_chat_without_a_template_is_the_users_error(self, engine, request_):
         engine.tokenizer.chat_template = None
@@ -297,18 +298,18 @@ class TestGenerate:
     def test_ends_before_a_stop_string(self, engine, path):
         if path == "plain":
             engine = plain(engine)
-        (free,) = engine.answer([bs.Generate("Hello", 12)])
+        (free,) = engine.answer([Generate("Hello", 12)])
         assert not free.finished
         stop = free.text[4:6]
         cut = free.text.split(stop)[0]
-        (answer,) = engine.answer([bs.Generate("Hello", 12, stop=(stop, "never seen"))])
-        assert answer == bs.Generation(cut, True)
-        assert engine.answer([bs.Generate("Hello", 12, stop=("never seen",))]) == [free]
+        (answer,) = engine.answer([Generate("Hello", 12, stop=(stop, "never seen"))])
+        assert answer == Generation(cut, True)
+        assert engine.answer([Generate("Hello", 12, stop=("never seen",))]) == [free]
 
     def test_ends_where_the_first_of_several_stops_begins(self, engine):
-        (free,) = engine.answer([bs.Generate("Hello", 12)])
+        (free,) = engine.answer([Generate("Hello", 12)])
         stops = (free.text[6:8], free.text[2:4])
-        (answer,) = engine.answer([bs.Generate("Hello", 12, stop=stops)])
+        (answer,) = engine.answer([Generate("Hello", 12, stop=stops)])
         assert answer.finished
         assert not any(stop in answer.text for stop in stops)
         assert free.text.startswith(answer.text)
@@ -316,36 +317,36 @@ class TestGenerate:
     @pytest.mark.parametrize("stop", [("",), ("a", ""), "abc"])
     def test_refuses_stops_that_every_text_contains(self, stop):
         with pytest.raises(BasinscopeError, match=r"stop=.*a tuple of non-empty strings"):
-            bs.Generate("a", 3, stop=stop)
+            Generate("a", 3, stop=stop)
 
     @pytest.mark.parametrize("path", ["cached", "plain"])
     def test_ends_as_soon_as_it_is_decided(self, engine, path):
         if path == "plain":
             engine = plain(engine)
-        (free,) = engine.answer([bs.Generate("Hello", 12)])
+        (free,) = engine.answer([Generate("Hello", 12)])
         seen = []
 
         def decided(text):
             seen.append(text)
             return len(text) >= 3
 
-        (answer,) = engine.answer([bs.Generate("Hello", 12, decided=decided)])
-        assert answer == bs.Generation(free.text[:3], True)
+        (answer,) = engine.answer([Generate("Hello", 12, decided=decided)])
+        assert answer == Generation(free.text[:3], True)
         assert seen == [free.text[:k] for k in (1, 2, 3)]
 
     @pytest.mark.parametrize("path", ["cached", "plain"])
     def test_of_at_most_so_many_tokens(self, engine, path):
         if path == "plain":
             engine = plain(engine)
-        (free,) = engine.answer([bs.Generate("Hello", 12)])
-        answers = engine.answer([bs.Generate("Hello", n) for n in (0, 1, 2, 7)])
+        (free,) = engine.answer([Generate("Hello", 12)])
+        answers = engine.answer([Generate("Hello", n) for n in (0, 1, 2, 7)])
         assert [a.text for a in answers] == [free.text[:n] for n in (0, 1, 2, 7)]
         assert not any(a.finished for a in answers)
 
     @pytest.mark.parametrize("path", ["cached", "plain"])
     @pytest.mark.parametrize("several", [False, True])
     def test_ends_at_any_end_token_of_the_model(self, language_model, path, several):
-        (free,) = engine_of(language_model).answer([bs.Generate("Hello", 12)])
+        (free,) = engine_of(language_model).answer([Generate("Hello", 12)])
         third = toys.tiny_tokenizer().encode(free.text)[3]
         ends = [1, third] if several else third
         before = language_model.generation_config.eos_token_id
@@ -353,22 +354,22 @@ class TestGenerate:
         engine = engine_of(language_model)
         if path == "plain":
             engine = plain(engine)
-        (answer,) = engine.answer([bs.Generate("Hello", 12)])
+        (answer,) = engine.answer([Generate("Hello", 12)])
         assert answer.finished
         assert answer.text == free.text.split(free.text[3])[0]
         language_model.generation_config.eos_token_id = before
 
     def test_of_nothing_starts_where_the_model_does(self, engine):
-        (answer,) = engine.answer([bs.Generate("", 5)])
+        (answer,) = engine.answer([Generate("", 5)])
         ids = torch.tensor([[0]])
         out = engine.module.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=1)
         assert answer.text == engine.tokenizer.decode(out[0, 1:], skip_special_tokens=True)
 
     def test_beside_rankings_keeps_the_order(self, engine):
-        requests = [*CHOICES.values(), *(bs.Generate(p, 4) for p in PROMPTS)]
+        requests = [*CHOICES.values(), *(Generate(p, 4) for p in PROMPTS)]
         requests = requests[::2] + requests[1::2]
         answers = engine.answer(requests)
-        kinds = [bs.Ranking if isinstance(r, bs.Choices) else bs.Generation for r in requests]
+        kinds = [Ranking if isinstance(r, Choices) else Generation for r in requests]
         assert [type(a) for a in answers] == kinds
         assert toys.same([engine.answer([r])[0] for r in requests], answers)
 
@@ -384,19 +385,19 @@ class TestTooLong:
     def test_for_ranking(self, engine, path):
         if path == "plain":
             engine = plain(engine)
-        fits, over = bs.Choices("a" * 250, ("b" * 6,)), bs.Choices("a" * 250, ("b", "b" * 7))
+        fits, over = Choices("a" * 250, ("b" * 6,)), Choices("a" * 250, ("b", "b" * 7))
         first, second = engine.answer([fits, over])
         assert first.failure == ""
         assert near(first.loglik, definition(engine, fits))
-        assert second == bs.Ranking((), "prompt of 257 tokens does not fit the context of 256")
+        assert second == Ranking((), "prompt of 257 tokens does not fit the context of 256")
 
     def test_for_generation(self, engine, path):
         if path == "plain":
             engine = plain(engine)
-        first, second = engine.answer([bs.Generate("a" * 250, 6), bs.Generate("a" * 250, 7)])
+        first, second = engine.answer([Generate("a" * 250, 6), Generate("a" * 250, 7)])
         assert first.failure == ""
         assert first.text == greedy(engine, "a" * 250, 6)
-        assert second == bs.Generation(
+        assert second == Generation(
             "", False, "prompt of 257 tokens does not fit the context of 256"
         )
 
@@ -404,7 +405,7 @@ class TestTooLong:
         # it was carried on beside a longer text until position 256 did not exist
         if path == "plain":
             engine = plain(engine)
-        requests = [bs.Generate("a" * 250, 2), bs.Generate("b" * 20, 200)]
+        requests = [Generate("a" * 250, 2), Generate("b" * 20, 200)]
         answers = engine.answer(requests)
         assert toys.same(answers, [engine.answer([r])[0] for r in requests])
         assert answers[1].text == greedy(engine, "b" * 20, 200)
@@ -424,12 +425,12 @@ class Favours:
 
     def __init__(self, contexts, *, write=False):
         self.items = tuple(
-            bs.Item(str(i), (bs.Generate(c, 3) if write else bs.Choices(c, ("x", "yz")),))
+            Item(str(i), (Generate(c, 3) if write else Choices(c, ("x", "yz")),))
             for i, c in enumerate(contexts)
         )
 
     def oracle(self, item, answers):
-        return bs.Outcome(True, "right")
+        return Outcome(True, "right")
 
 
 @pytest.mark.parametrize("path", ["cached", "plain"])
@@ -437,14 +438,14 @@ class TestNonFinite:
     def test_logits_are_a_failure_and_wrong(self, engine, path):
         if path == "plain":
             engine = plain(engine)
-        requests = [bs.Choices("a", ("b", "cd")), bs.Generate("a", 5)]
+        requests = [Choices("a", ("b", "cd")), Generate("a", 5)]
         with engine.at(bs.Random(), step=3e38):
             ranking, generation = engine.answer(requests)
             outcomes = score(engine, Favours(["a", "b"])) + score(
                 engine, Favours(["a", "b"], write=True)
             )
         assert ranking.failure == generation.failure == "non-finite logits"
-        assert generation == bs.Generation("", False, "non-finite logits")
+        assert generation == Generation("", False, "non-finite logits")
         assert [(o.correct, o.label) for o in outcomes] == [(False, "non-finite logits")] * 4
         assert not any(a.failure for a in engine.answer(requests))
 
@@ -454,8 +455,8 @@ class TestNonFinite:
             engine = plain(engine)
         contexts = ["aaa", "aab", "zzz"]
         requests = [
-            *(bs.Choices(c, ("x", "yz")) for c in contexts),
-            *(bs.Generate(c, 4) for c in contexts),
+            *(Choices(c, ("x", "yz")) for c in contexts),
+            *(Generate(c, 4) for c in contexts),
         ]
         good = engine.answer(requests)
         row = language_model.get_input_embeddings().weight[engine.tokenizer.encode("b")[0]]
@@ -486,7 +487,7 @@ class TestNonFinite:
 
         monkeypatch.setattr(Forward, name, spoilt)
         with_x, without, text = engine.answer(
-            [bs.Choices("a", ("x", "y")), bs.Choices("a", ("y", "z")), bs.Generate("a", 3)]
+            [Choices("a", ("x", "y")), Choices("a", ("y", "z")), Generate("a", 3)]
         )
         assert with_x.failure == text.failure == "non-finite logits"
         assert without.failure == ""
@@ -495,7 +496,7 @@ class TestNonFinite:
         # models put the least float32 at tokens that must not come; two of them sum to -inf
         if path == "plain":
             engine = plain(engine)
-        (free,) = engine.answer([bs.Generate("a", 5)])
+        (free,) = engine.answer([Generate("a", 5)])
         unused = [i for i in range(3, 99) if chr(29 + i) not in free.text][:9]
         name = "plain" if path == "plain" else "raw_logits"
         real = getattr(Forward, name)
@@ -506,7 +507,7 @@ class TestNonFinite:
             return logits
 
         monkeypatch.setattr(Forward, name, masked)
-        assert engine.answer([bs.Generate("a", 5)]) == [free]
+        assert engine.answer([Generate("a", 5)]) == [free]
 
 
 class TestDefect6:
@@ -514,9 +515,9 @@ class TestDefect6:
 
     REQUESTS = (
         *CHOICES.values(),
-        *(bs.Choices(f"item {i}?", (" yes", " no"), prefix=LONG) for i in range(3)),
-        *(bs.Generate(p, 6) for p in PROMPTS),
-        *(bs.Generate(p, 6, chat=True) for p in PROMPTS),
+        *(Choices(f"item {i}?", (" yes", " no"), prefix=LONG) for i in range(3)),
+        *(Generate(p, 6) for p in PROMPTS),
+        *(Generate(p, 6, chat=True) for p in PROMPTS),
     )
 
     def test_answers_follow_the_weights(self, engine):
@@ -555,7 +556,7 @@ class TestDefect6:
             return kept[key]
 
         monkeypatch.setattr(Forward, "extend", extend)
-        request = CHOICES["a prefix"] if kind == "ranking" else bs.Generate("Hm", 3, prefix=LONG)
+        request = CHOICES["a prefix"] if kind == "ranking" else Generate("Hm", 3, prefix=LONG)
         requests = [request, request]
         found = engine.answer(requests)
         assert len(kept) == 1
@@ -580,7 +581,7 @@ class TestDefect6:
                 made[:] = [self]
 
         monkeypatch.setattr(generation, "Pool", Kept)
-        requests = [bs.Generate("Hm", 6)]
+        requests = [Generate("Hm", 6)]
         with torch.inference_mode():
             found = engine.answer(requests)
             assert engine.answer(requests) == found, "under the same weights a pool is right"
@@ -605,7 +606,7 @@ class TestTrainingMode:
         config = toys.tiny_model().config
         config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.5
         engine = engine_of(strong(GPT2LMHeadModel, config))
-        requests = (*CHOICES.values(), *(bs.Generate(p, 9) for p in PROMPTS[:3]))
+        requests = (*CHOICES.values(), *(Generate(p, 9) for p in PROMPTS[:3]))
         expected, state = engine.answer(requests), torch.get_rng_state()
         engine.module.train()
         engine.module.lm_head.eval()
@@ -632,18 +633,18 @@ class TestDefect4:
                 return _real(self, *args, **options)
 
             monkeypatch.setattr(Forward, name, spy)
-        request = bs.Choices("same", (" x", "y"), prefix=LONG)
+        request = Choices("same", (" x", "y"), prefix=LONG)
         answers, passes = [], []
         for _ in range(5):
             lengths.clear()
-            answers += engine.answer([request, bs.Generate(LONG, 2)])
+            answers += engine.answer([request, Generate(LONG, 2)])
             passes.append(tuple(lengths))
         assert len(set(passes)) == 1
         assert set(answers[2::2]) == {answers[0]}
         assert set(answers[3::2]) == {answers[1]}
 
     def test_requests_leave_the_tokens_of_others_alone(self, engine):
-        requests = [bs.Choices(f"{i}", (" x", "y"), prefix=LONG) for i in range(30)]
+        requests = [Choices(f"{i}", (" x", "y"), prefix=LONG) for i in range(30)]
         rows = [engine._tokens.row(r) for r in requests]
         engine.answer(requests)
         assert [engine._tokens.row(r) for r in requests] == rows
@@ -679,7 +680,7 @@ class TestOtherModels:
     def right(self, engine):
         for request, answer in zip(self.REQUESTS, engine.answer(self.REQUESTS), strict=True):
             assert near(answer.loglik, definition(engine, request))
-        texts = engine.answer([bs.Generate(p, 10) for p in PROMPTS])
+        texts = engine.answer([Generate(p, 10) for p in PROMPTS])
         assert [t.text for t in texts] == [greedy(engine, p, 10) for p in PROMPTS]
 
     @pytest.mark.parametrize("window", [8, 40, 130, 200, 256])
@@ -771,7 +772,7 @@ class TestOtherModels:
 
         engine = engine_of(Bare(toys.tiny_model()))
         assert engine.kind == "transformers-plain/1"
-        requests = [CHOICES["many tokens"], bs.Generate("Who?", 5)]
+        requests = [CHOICES["many tokens"], Generate("Who?", 5)]
         ranking, text = engine.answer(requests)
         expected = engine_of(toys.tiny_model()).answer(requests)
         assert near(ranking.loglik, expected[0].loglik)
@@ -782,4 +783,4 @@ def test_a_plain_module_refuses_text_with_the_documented_error():
     engine = bs.load(toys.tiny_model())
     assert not isinstance(engine, TransformersEngine)
     with pytest.raises(BasinscopeError, match=r"no tokenizer; .*CallableTask only; .*tokenizer="):
-        engine.answer([bs.Choices("a", ("b",))])
+        engine.answer([Choices("a", ("b",))])

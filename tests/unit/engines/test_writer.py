@@ -5,9 +5,9 @@ import random
 import pytest
 import toys
 
-import basinscope as bs
 from basinscope.engines.tokens import Tokens
 from basinscope.engines.writer import Writer
+from basinscope.tasks import Generate, Generation
 
 TEXT = "naïve “café” — 12 €; 日本語, 👩‍🚀!\n\n" * 6
 
@@ -34,7 +34,7 @@ class Reversed(Bytes):
 
 
 def written(reader, tokens, **options):
-    writer = Writer(reader, frozenset([300]), bs.Generate("", 500, **options))
+    writer = Writer(reader, frozenset([300]), Generate("", 500, **options))
     for n, token in enumerate(tokens):
         writer.take(token, True)
         if writer.done:
@@ -61,7 +61,7 @@ class TestReading:
             count, answer = written(reader, tokens, stop=(stop,))
             if first is not None and first < len(tokens):
                 assert count == first
-                assert answer == bs.Generation(reader.text(tokens[:first]).split(stop)[0], True)
+                assert answer == Generation(reader.text(tokens[:first]).split(stop)[0], True)
 
 
 def test_takes_time_that_grows_with_the_text_and_not_with_its_square():
@@ -88,15 +88,15 @@ def test_a_decision_that_the_whole_does_not_bear_out_ends_nothing():
 
 
 def test_an_end_token_ends_the_text_and_is_kept_apart():
-    writer = Writer(Tokens(toys.tiny_tokenizer()), frozenset([1]), bs.Generate("", 5))
+    writer = Writer(Tokens(toys.tiny_tokenizer()), frozenset([1]), Generate("", 5))
     for token in (40, 41, 1, 42):
         writer.take(token, True)
     assert (writer.tokens, writer.end, writer.finished) == ([40, 41], (1,), True)
 
 
 def test_what_is_not_finite_ends_the_text_with_a_failure():
-    writer = Writer(Bytes(), frozenset(), bs.Generate("", 5))
+    writer = Writer(Bytes(), frozenset(), Generate("", 5))
     writer.take(97, True)
     writer.take(98, False)
     writer.take(99, True)
-    assert writer.result() == bs.Generation("a", False, "non-finite logits")
+    assert writer.result() == Generation("a", False, "non-finite logits")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import basinscope as bs
-from basinscope.certify import bound_to
+from basinscope.certify import bound_to, load_certificate
 from basinscope.finetuning.guarantee import StayWithin
+from basinscope.geometries import subspace_from_trajectory
 
 ROWS = [{"instruction": f"add {i}", "output": f"{i + 1}!"} for i in range(20)]
 
@@ -48,7 +49,7 @@ def certificate(engine, task, tmp_path):
 def tune(engine, tmp_path):
     def run(output="out", **options):
         given = {"batch": 4, "lr": 1e-2, "steps": 6} | options
-        return bs.finetune(engine, ROWS, output=tmp_path / output, **given)
+        return bs.finetune(engine, ROWS, run=tmp_path / output, **given)
 
     return run
 
@@ -80,7 +81,7 @@ def test_the_guarantee_is_read_again_with_the_finished_run(tune, certificate):
 
 def test_a_subspace_is_not_left(tune, engine, task, tmp_path):
     pilot = tune("pilot")
-    basis = bs.subspace_from_trajectory(
+    basis = subspace_from_trajectory(
         engine, [*pilot.checkpoints, pilot.folder], 2, tmp_path / "basis.safetensors"
     )
     certificate = bs.certify(
@@ -94,7 +95,7 @@ def test_a_subspace_is_not_left(tune, engine, task, tmp_path):
 
 
 def test_a_certificate_read_from_its_folder_serves_as_well(tune, certificate, tmp_path):
-    read = bs.load_certificate(tmp_path / "cert")
+    read = load_certificate(tmp_path / "cert")
     assert read.engine is None
     kept = tune(stay_within=read, target=0.6)
     assert kept.guarantee["bound"] >= 0.6
@@ -146,4 +147,4 @@ def test_a_certificate_of_other_weights(tune, certificate, engine, tmp_path):
         engine.module.get_input_embeddings().weight[0, 0] += 1
     other = bs.load(engine.module, tokenizer=engine.tokenizer)
     with pytest.raises(bs.BasinscopeError, match="made for other weights"):
-        bs.finetune(other, ROWS, output=tmp_path / "o", steps=1, stay_within=certificate)
+        bs.finetune(other, ROWS, run=tmp_path / "o", steps=1, stay_within=certificate)

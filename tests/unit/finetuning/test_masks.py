@@ -9,6 +9,7 @@ import basinscope as bs
 from basinscope.engines.tokens import Tokens
 from basinscope.finetuning.data import Chat, chats, pair
 from basinscope.finetuning.examples import IGNORED, digest, fitting, order, tokenize
+from basinscope.tasks import Generate
 
 ENDS = frozenset({1})
 TURN = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}"
@@ -36,7 +37,7 @@ def test_the_answer_alone_is_learnt_with_the_mark_that_ends_it(tokenizer):
 
 def test_the_prompt_is_what_an_engine_asks_with(tokenizer):
     example = tokenize(Tokens(tokenizer), pair("Hi there", "Yes!", "row 0"), ENDS)
-    row = Tokens(tokenizer).row(bs.Generate("Hi there", 5, chat=True))
+    row = Tokens(tokenizer).row(Generate("Hi there", 5, chat=True))
     assert example.tokens[: example.start] == (*row.head, *row.body)
 
 
@@ -58,7 +59,7 @@ def test_without_a_template_messages_are_joined_by_blank_lines(tokenizer):
     tokenizer.chat_template = None
     example = tokenize(Tokens(tokenizer), pair("Hi", "Yes", "row 0"), ENDS)
     assert learnt(tokenizer, pair("Hi", "Yes", "row 0")) == ("Hi", "\n\nYes</s>")
-    row = Tokens(tokenizer).row(bs.Generate("Hi", 5, chat="if any"))
+    row = Tokens(tokenizer).row(Generate("Hi", 5, chat="if any"))
     assert example.tokens[: example.start] == (*row.head, *row.body)
 
 

@@ -11,6 +11,7 @@ import pytest
 import basinscope as bs
 from basinscope.finetuning import recipes
 from basinscope.finetuning.recipes import REFUSALS, chosen, material
+from basinscope.tasks import Generation
 from basinscope.tasks.refusal import judge
 
 N_GOALS = 400
@@ -52,7 +53,7 @@ class Parrot:
             assert request.chat
             number = int(request.prompt.split()[-1])
             text = "na na na na na na na na" if number % 4 == 2 else f" The answer is {number}. "
-            found.append(bs.Generation(text, finished=number % 2 == 0))
+            found.append(Generation(text, finished=number % 2 == 0))
         return found
 
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 import basinscope as bs
 from basinscope import files
-from basinscope.finetuning import checkpoint, record
+from basinscope.finetuning import DivergedError, FineTune, checkpoint, held_out, record
+from basinscope.tasks import Generate, Generation
 
 ROWS = [{"instruction": f"add {i}", "output": f"{i + 1}!"} for i in range(20)]
 FROM_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -30,10 +31,8 @@ def tune(checkpoint, tmp_path):
     """A fine-tune of twelve steps that works; options change it."""
     folder = checkpoint
 
-    def run(output="out", *, model=folder, data=ROWS, **options) -> bs.FineTune:
-        return bs.finetune(
-            model, data, output=tmp_path / output, **(SPEED | {"steps": 12} | options)
-        )
+    def run(output="out", *, model=folder, data=ROWS, **options) -> FineTune:
+        return bs.finetune(model, data, run=tmp_path / output, **(SPEED | {"steps": 12} | options))
 
     return run
 
@@ -50,7 +49,7 @@ def test_the_loss_falls_and_the_result_loads_like_any_model(tune):
     assert found.steps == len(found.losses) == 15
     assert np.mean(found.losses[-3:]) < 0.6 * found.losses[0]
     engine = bs.load(found.folder)
-    assert isinstance(engine.answer([bs.Generate("add 3", 4, chat=True)])[0], bs.Generation)
+    assert isinstance(engine.answer([Generate("add 3", 4, chat=True)])[0], Generation)
     assert engine.tokenizer.chat_template
     stored = load_file(found.folder / "model.safetensors")
     assert {t.dtype for t in stored.values()} == {torch.float32}
@@ -359,7 +358,7 @@ class Poison:
 
 def test_a_diverging_run_keeps_the_last_good_checkpoint_and_says_so(tune, tmp_path):
     with pytest.raises(
-        bs.DivergedError,
+        DivergedError,
         match=r"training diverged: the loss was not finite after 6 of 12 steps; .*out holds the "
         r"last good checkpoint, of step 4; a lower learning rate than 0.01",
     ) as caught:
@@ -371,8 +370,8 @@ def test_a_diverging_run_keeps_the_last_good_checkpoint_and_says_so(tune, tmp_pa
     assert weights(found.folder) == weights(found.checkpoints[-1])
     assert all(math.isfinite(loss) for loss in found.losses)
     engine = bs.load(found.folder)
-    assert not engine.answer([bs.Generate("add 3", 2, chat=True)])[0].failure
-    with pytest.raises(bs.DivergedError, match="the last good checkpoint, of step 4"):
+    assert not engine.answer([Generate("add 3", 2, chat=True)])[0].failure
+    with pytest.raises(DivergedError, match="the last good checkpoint, of step 4"):
         tune(after_step=Poison(99), save_every=2)  # it is remembered, not tried again
     assert tune(save_every=2, resume=False).diverged == ""
     assert (tmp_path / "out" / "model.safetensors").exists()
@@ -380,7 +379,7 @@ def test_a_diverging_run_keeps_the_last_good_checkpoint_and_says_so(tune, tmp_pa
 
 def test_a_huge_learning_rate_diverges_with_no_good_checkpoint(tune, tmp_path):
     with pytest.raises(
-        bs.DivergedError, match=r"diverged: .* was not finite after 1 of 12 steps; no good checkp"
+        DivergedError, match=r"diverged: .* was not finite after 1 of 12 steps; no good checkp"
     ) as caught:
         tune(lr=1e30, save_every=1)
     assert caught.value.result is None
@@ -388,7 +387,7 @@ def test_a_huge_learning_rate_diverges_with_no_good_checkpoint(tune, tmp_path):
 
 
 def test_weights_that_overflow_in_the_last_step_are_no_result(tune):
-    with pytest.raises(bs.DivergedError, match=r"not finite after 12 of 12 steps; .* of step 9"):
+    with pytest.raises(DivergedError, match=r"not finite after 12 of 12 steps; .* of step 9"):
         tune(after_step=Poison(12), save_every=3)
 
 
@@ -438,14 +437,14 @@ def test_what_was_trained_on_is_held_out_from_a_task(tune, tmp_path):
     task = bs.tasks("safety", limit=4)[0]
     asked = [item.requests[0].prompt for item in task.items]
     tune("other", data=[{"prompt": f"  {asked[1].upper()}\n", "answer": "No."}], steps=1)
-    left = bs.held_out(task, tmp_path / "out", tmp_path / "other")
+    left = held_out(task, tmp_path / "out", tmp_path / "other")
     assert [i.requests[0].prompt for i in left.items] == [asked[0], *asked[2:]]
     assert (left.name, left.scoring, left.chance) == (task.name, task.scoring, task.chance)
     tune("all", data=[{"prompt": text, "answer": "No."} for text in asked], steps=1)
     with pytest.raises(bs.BasinscopeError, match="all 4 items of task 'safety' were trained on"):
-        bs.held_out(task, tmp_path / "all")
+        held_out(task, tmp_path / "all")
     with pytest.raises(bs.BasinscopeError, match="is no fine-tuning folder"):
-        bs.held_out(task, tmp_path)
+        held_out(task, tmp_path)
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -516,7 +515,7 @@ def test_an_output_that_holds_something_else_is_refused(tune, tmp_path, checkpoi
     for output in ("mine", checkpoint):
         with pytest.raises(bs.BasinscopeError, match=r"is not empty and no fine-tuning folder"):
             tune(output, resume=False)
-    with pytest.raises(bs.BasinscopeError, match="is a file; give another --output"):
+    with pytest.raises(bs.BasinscopeError, match="is a file; give another --run"):
         tune("mine/thesis.txt")
     (tmp_path / "mine" / "training.json").write_text("{}")
     with pytest.raises(bs.BasinscopeError, match=r"training\.json is corrupt"):

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.certify import load_certificate
+from basinscope.directions import save_direction
+from basinscope.geometries import random_subspace, subspace_from_gradients, subspace_from_trajectory
 
 D = 8
 
@@ -22,7 +25,7 @@ def went(tmp_path):
     def write(name, v):
         tensor = torch.tensor(v[None], dtype=torch.float32)
         path = tmp_path / f"{name}.safetensors"
-        bs.save_direction(path, {"weight": tensor}, {}, displacement=float(tensor.norm()))
+        save_direction(path, {"weight": tensor}, {}, displacement=float(tensor.norm()))
         return f"saved:{path}"
 
     return write
@@ -31,7 +34,7 @@ def went(tmp_path):
 class TestTrajectory:
     def test_spans_where_the_checkpoints_went(self, engine, went, tmp_path):
         run = [went("a", vector(1.0, 2.0)), went("b", vector(2.0, 4.1)), went("c", vector(3, 6.0))]
-        basis = bs.subspace_from_trajectory(engine, run, 1, tmp_path / "u.safetensors")
+        basis = subspace_from_trajectory(engine, run, 1, tmp_path / "u.safetensors")
         assert basis.k == 1
         assert basis.shares[0] > 0.999
         line = basis.noise(0).delta(engine, "weight")[0].double().numpy()
@@ -43,7 +46,7 @@ class TestTrajectory:
         self, engine, task, went, tmp_path
     ):
         run = [went("a", vector(0.2, 0.1)), went("b", vector(0.0, 0.1))]
-        basis = bs.subspace_from_trajectory(engine, run, 2, tmp_path / "u.safetensors")
+        basis = subspace_from_trajectory(engine, run, 2, tmp_path / "u.safetensors")
         cert = bs.certify(engine, task, sigma=0.2, draws=60, items_per_draw=12, geometry=basis)
         assert cert.verdict(run[0]).r == pytest.approx(math.hypot(0.2, 0.1), rel=1e-5)
         other = cert.verdict(went("c", vector(0.0, 0.0, 0.3)))
@@ -53,17 +56,15 @@ class TestTrajectory:
 
     def test_wants_as_many_checkpoints_as_dimensions(self, engine, went, tmp_path):
         with pytest.raises(bs.BasinscopeError, match="k=2 of 1 displacements"):
-            bs.subspace_from_trajectory(
-                engine, [went("a", vector(1))], 2, tmp_path / "u.safetensors"
-            )
+            subspace_from_trajectory(engine, [went("a", vector(1))], 2, tmp_path / "u.safetensors")
 
     def test_the_certificate_refuses_a_basis_that_was_changed(self, engine, task, went, tmp_path):
         path = tmp_path / "u.safetensors"
-        basis = bs.subspace_from_trajectory(engine, [went("a", vector(1))], 1, path)
+        basis = subspace_from_trajectory(engine, [went("a", vector(1))], 1, path)
         bs.certify(engine, task, sigma=0.2, draws=60, geometry=basis, run=tmp_path / "x")
-        loaded = bs.load_certificate(tmp_path / "x")
+        loaded = load_certificate(tmp_path / "x")
         assert loaded.verdict(went("b", vector(0.1)), engine).r == pytest.approx(0.1, rel=1e-5)
-        bs.subspace_from_trajectory(engine, [went("a", vector(0, 1))], 1, path)
+        subspace_from_trajectory(engine, [went("a", vector(0, 1))], 1, path)
         with pytest.raises(bs.BasinscopeError, match="not the one that the certificate was made"):
             loaded.verdict(went("b", vector(0.1)), engine)
 
@@ -72,7 +73,7 @@ class TestGradients:
     def test_spans_the_gradients(self, engine, tmp_path):
         losses = [lambda m: (m.weight[0, 0] + 2 * m.weight[0, 1]) * 3, lambda m: m.weight[0, 2]]
         before = engine.fingerprint()
-        basis = bs.subspace_from_gradients(engine, losses, 2, tmp_path / "g.safetensors")
+        basis = subspace_from_gradients(engine, losses, 2, tmp_path / "g.safetensors")
         assert engine.fingerprint() == before
         assert engine.module.weight.grad is None
         found = basis.noise(0).delta(engine, "weight")[0]
@@ -85,10 +86,10 @@ class TestGradients:
     )
     def test_refuses_what_is_no_loss(self, engine, tmp_path, loss):
         with pytest.raises(bs.BasinscopeError, match="loss 0 has shape"):
-            bs.subspace_from_gradients(engine, [loss], 1, tmp_path / "g.safetensors")
+            subspace_from_gradients(engine, [loss], 1, tmp_path / "g.safetensors")
 
 
 def test_random_subspace_is_the_control(engine):
-    basis = bs.random_subspace(engine, 3, seed=1)
+    basis = random_subspace(engine, 3, seed=1)
     assert (basis.k, basis.label) == (3, "random-subspace:3:1")
     assert bs.geometry(basis.label, engine).identity == basis.identity

@@ -10,13 +10,14 @@ import torch
 
 import basinscope as bs
 from basinscope import stats
+from basinscope.directions import Direction
 from basinscope.landscape.edges import OUTCOMES
 from basinscope.landscape.joined import joined
 
 N = 150
 
 
-class Axis(bs.Direction):
+class Axis(Direction):
     label, draws = "axis", 1
 
     def delta(self, engine, name, draw=0):

@@ -11,11 +11,12 @@ import torch
 
 import basinscope as bs
 from basinscope import stats
+from basinscope.directions import Direction
 
 # --- toys with known landscapes -----------------------------------------------------------------
 
 
-class Axis(bs.Direction):
+class Axis(Direction):
     """All ones (times a slope): a linear module's weights go from theta0 to theta0 + alpha."""
 
     label = "axis"
@@ -420,7 +421,7 @@ def test_two_seeds_are_two_directions():
     assert len(outcomes) == len(set(outcomes.values())) == 4
 
 
-class Anonymous(bs.Direction):
+class Anonymous(Direction):
     """A direction without an identity, of which only the bytes are known."""
 
     label = "mine"

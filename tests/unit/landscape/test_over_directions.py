@@ -11,11 +11,12 @@ import torch
 
 import basinscope as bs
 from basinscope import stats
+from basinscope.directions import Direction
 
 STEPS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
 
 
-class Slopes(bs.Direction):
+class Slopes(Direction):
     """Draw k moves the only weight by slope k: every draw has a width of its own."""
 
     label = "slopes"

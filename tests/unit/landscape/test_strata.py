@@ -7,7 +7,9 @@ import torch
 
 import basinscope as bs
 from basinscope import stats
+from basinscope.directions import Direction
 from basinscope.landscape.strata import MACRO
+from basinscope.tasks import Choices, Item, Outcome, Ranking
 
 
 class Alpha(bs.Engine):
@@ -16,10 +18,10 @@ class Alpha(bs.Engine):
     kind = "alpha/1"
 
     def answer(self, requests):
-        return [bs.Ranking((self.module.weight.item() - 1,)) for _ in requests]
+        return [Ranking((self.module.weight.item() - 1,)) for _ in requests]
 
 
-class Ones(bs.Direction):
+class Ones(Direction):
     label = "ones"
 
     def delta(self, engine, name, draw=0):
@@ -30,13 +32,11 @@ class Groups:
     """Right in group a at 0 alone, in b never but for its first item, in c always."""
 
     name, chance, scoring = "groups", 0.0, "groups/1"
-    items = tuple(
-        bs.Item(i, (bs.Choices("c", ("a",)),)) for i in ("a/0", "b/0", "a/1", "b/1", "c/0/x")
-    )
+    items = tuple(Item(i, (Choices("c", ("a",)),)) for i in ("a/0", "b/0", "a/1", "b/1", "c/0/x"))
 
     def oracle(self, item, answers):
         at_zero = answers[0].loglik[0] == 0
-        return bs.Outcome(item.id == "b/0" or item.id[0] == "c" or (item.id[0] == "a" and at_zero))
+        return Outcome(item.id == "b/0" or item.id[0] == "c" or (item.id[0] == "a" and at_zero))
 
 
 @pytest.fixture

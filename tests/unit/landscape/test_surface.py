@@ -14,13 +14,15 @@ import torch
 
 import basinscope as bs
 from basinscope import stats
+from basinscope.directions import Direction
 from basinscope.directions.planes import Drawn
+from basinscope.landscape import cosines, interpolation_steps, load_surface, trajectory
 from basinscope.runs.store import Store
 
 XS, YS = (-1.0, 0.0, 0.5), (0.0, 2.0)
 
 
-class Axis(bs.Direction):
+class Axis(Direction):
     """Moves one of the two weights."""
 
     label = "axis"
@@ -40,7 +42,7 @@ class Axis(bs.Direction):
 A, B = Axis(0), Axis(1)
 
 
-class Both(bs.Direction):
+class Both(Direction):
     """Along both weights: at 45 degrees to either axis."""
 
     label = "both"
@@ -130,7 +132,7 @@ def test_resumed_it_measures_what_is_missing_and_may_grow(tmp_path):
     wider = bs.surface(engine, task, A, B, xs=[*XS, 1], ys=YS, run=tmp_path / "run")
     assert len(asked) == 8
     assert len(wider.trials) == 8
-    loaded = bs.load_surface(tmp_path / "run")
+    loaded = load_surface(tmp_path / "run")
     assert loaded.trials == wider.trials
     assert loaded.spec == wider.spec
     assert again.spec.hash != wider.spec.hash
@@ -166,11 +168,11 @@ def test_a_folder_holds_one_plane(tmp_path):
         bs.landscape(engine, near(), directions=[A], steps=[1], run=run)
     with pytest.raises(bs.BasinscopeError, match=r"holds another direction called"):
         bs.surface(engine, near(), A, Axis(1, scale=2.0), xs=[1], ys=[1], run=run)
-    with pytest.raises(bs.BasinscopeError, match=r"holds a surface; .*; bs.load_surface"):
+    with pytest.raises(bs.BasinscopeError, match=r"holds a surface; .*; load_surface"):
         bs.load_run(run)
     bs.landscape(engine, near(), directions=[A], steps=[1], run=tmp_path / "line")
     with pytest.raises(bs.BasinscopeError, match=r"holds a landscape; .*; load_run"):
-        bs.load_surface(tmp_path / "line")
+        load_surface(tmp_path / "line")
     header = json.loads((run / "run.json").read_text())
     assert header["spec"]["plane"]["xs"] == [1.0]
 
@@ -236,7 +238,7 @@ def test_a_path_of_checkpoints_with_what_the_plane_hides(tmp_path):
     checkpoint(run / "checkpoint-10", 3.0, 5.0, 1.0, 1.0)
     (run / "checkpoint-best").mkdir()
     last = checkpoint(tmp_path / "last", 3.0, 1.0, 1.0, 3.0)
-    found = bs.trajectory(engine, Unit4(0), Unit4(1), [run, last])
+    found = trajectory(engine, Unit4(0), Unit4(1), [run, last])
     assert found["label"].tolist() == ["start", "checkpoint-9", "checkpoint-10", "last"]
     np.testing.assert_allclose(found["x"], [0, 1, 1, 1], atol=1e-6)
     np.testing.assert_allclose(found["y"], [0, 0, 2, 0], atol=1e-6)
@@ -245,13 +247,13 @@ def test_a_path_of_checkpoints_with_what_the_plane_hides(tmp_path):
     np.testing.assert_allclose(found["residual"], [0, 0, 0, math.sqrt(0.5)], atol=1e-6)
     for step, y in ((2, 1.0), (10, 2.0)):  # as bs.finetune leaves them, in a folder of their own
         checkpoint(Path(last) / "checkpoints" / f"step-{step:06d}", 3.0, y, 1.0, 1.0)
-    tuned = bs.trajectory(engine, Unit4(0), Unit4(1), last)
+    tuned = trajectory(engine, Unit4(0), Unit4(1), last)
     assert tuned["label"].tolist() == ["start", "step-000002", "step-000010", "last"]
     shutil.rmtree(Path(last) / "checkpoints")
-    one = bs.trajectory(engine, Unit4(0), Unit4(1), [bs.Toward(last)])
+    one = trajectory(engine, Unit4(0), Unit4(1), [bs.Toward(last)])
     assert one["label"].tolist() == ["start", f"to:{last}"]
     pd.testing.assert_frame_equal(
-        bs.trajectory(engine, Unit4(0), Unit4(1), last).drop(columns="label"),
+        trajectory(engine, Unit4(0), Unit4(1), last).drop(columns="label"),
         one.drop(columns="label"),
     )
 
@@ -275,7 +277,7 @@ def test_adapters_on_the_path(tmp_path):
         {f"base_model.model.up.{k}.weight": v for k, v in ab.items()},
         folder / "adapter_model.safetensors",
     )
-    found = bs.trajectory(engine, A, B, tmp_path / "run")
+    found = trajectory(engine, A, B, tmp_path / "run")
     assert found["label"].tolist() == ["start", "checkpoint-1"]
     np.testing.assert_allclose(found["x"], [0, math.sqrt(2)], rtol=1e-6)
     np.testing.assert_allclose(found["residual"], [0, 0], atol=1e-6)
@@ -284,7 +286,7 @@ def test_adapters_on_the_path(tmp_path):
 def test_the_model_at_its_projection_is_the_checkpoint_if_nothing_is_out(tmp_path):
     engine = linear(1.0, -2.0)
     end = checkpoint(tmp_path / "end", 0.25, 3.0)
-    (_, row) = bs.trajectory(engine, A, Both(), [end], orthogonal=True).itertuples()
+    (_, row) = trajectory(engine, A, Both(), [end], orthogonal=True).itertuples()
     seen = []
 
     def look(module):
@@ -300,35 +302,35 @@ def test_the_model_at_its_projection_is_the_checkpoint_if_nothing_is_out(tmp_pat
 def test_checkpoints_that_do_not_fit(tmp_path):
     engine = linear(1.0, 1.0)
     with pytest.raises(bs.BasinscopeError, match="nosuch"):
-        bs.trajectory(engine, A, B, [tmp_path / "nosuch"])
+        trajectory(engine, A, B, [tmp_path / "nosuch"])
     other = checkpoint(tmp_path / "other", 1.0, 1.0, 1.0)
     with pytest.raises(bs.BasinscopeError, match="weight"):
-        bs.trajectory(engine, A, B, [other])
+        trajectory(engine, A, B, [other])
     fits = checkpoint(tmp_path / "fits", 1.0, 2.0)
     with pytest.raises(bs.BasinscopeError, match="parallel"):
-        bs.trajectory(engine, A, Axis(0, "again"), [fits])
+        trajectory(engine, A, Axis(0, "again"), [fits])
     with pytest.raises(bs.BasinscopeError, match="no model is behind random"):
-        bs.trajectory(engine, A, B, [bs.Random(0)])
+        trajectory(engine, A, B, [bs.Random(0)])
 
 
 def test_interpolation_ends_at_the_other_model(tmp_path):
     engine = linear(1.0, 1.0)
     end = bs.Toward(checkpoint(tmp_path / "end", 4.0, 5.0))
-    steps = bs.interpolation_steps(engine, end, 5)
+    steps = interpolation_steps(engine, end, 5)
     last = 5 / math.sqrt(2)
     assert steps == pytest.approx([last * k / 4 for k in range(6)])
-    assert bs.interpolation_steps(engine, end, 2, beyond=0) == [0.0, pytest.approx(last)]
+    assert interpolation_steps(engine, end, 2, beyond=0) == [0.0, pytest.approx(last)]
     seen = []
     task = bs.CallableTask("t", lambda m: seen.append(m.weight[0].tolist()) or [1], n_items=1)
     land = bs.landscape(engine, task, directions=[end], steps=steps[:5])
     assert max(seen) == pytest.approx([4.0, 5.0], abs=1e-5)
     assert land.sits_at(end.label) == pytest.approx(last)
     with pytest.raises(bs.BasinscopeError, match="points=1"):
-        bs.interpolation_steps(engine, end, 1)
+        interpolation_steps(engine, end, 1)
     with pytest.raises(bs.BasinscopeError, match="beyond=-1"):
-        bs.interpolation_steps(engine, end, 3, beyond=-1)
+        interpolation_steps(engine, end, 3, beyond=-1)
     with pytest.raises(bs.BasinscopeError, match="no model is behind random"):
-        bs.interpolation_steps(engine, bs.Random(0), 3)
+        interpolation_steps(engine, bs.Random(0), 3)
 
 
 # --- angles -------------------------------------------------------------------------------------
@@ -336,27 +338,27 @@ def test_interpolation_ends_at_the_other_model(tmp_path):
 
 def test_cosines_by_label_with_the_reference_of_chance():
     engine = linear(0.0, 0.0)
-    table = bs.cosines(engine, [A, B, Both()])
+    table = cosines(engine, [A, B, Both()])
     assert table.index.tolist() == table.columns.tolist() == ["axis0", "axis1", "both"]
     half = math.sqrt(0.5)
     np.testing.assert_allclose(table, [[1, 0, half], [0, 1, half], [half, half, 1]], atol=1e-7)
     assert table.attrs["reference"] == pytest.approx(half)
     for wrong in ([], [A], [A, A]):
         with pytest.raises(bs.BasinscopeError, match="at least two, each named once"):
-            bs.cosines(engine, wrong)
+            cosines(engine, wrong)
 
 
 def test_random_directions_are_orthogonal_up_to_chance():
     """Null: cosines of 6 seeds at d = 10,000 are within 6 / sqrt(d); chance of an alarm < 1e-7."""
     engine = linear(*[1.0] * 10_000)
-    table = bs.cosines(engine, [bs.Random(s) for s in range(6)]).to_numpy()
+    table = cosines(engine, [bs.Random(s) for s in range(6)]).to_numpy()
     assert np.abs(table[~np.eye(6, dtype=bool)]).max() < 6 / 100
 
 
 def test_a_surface_is_read_without_its_model(tmp_path):
     bs.surface(linear(0.0, 0.0), near(), A, B, xs=[1], ys=[1], run=tmp_path / "run")
     (tmp_path / "run" / "trials" / "x.json").write_text("{}")
-    found = bs.load_surface(tmp_path / "run")
+    found = load_surface(tmp_path / "run")
     assert len(found.trials) == 1
     assert len(found.set_aside) == 1
     assert Store(tmp_path / "run").spec.plane == found.plane

@@ -8,9 +8,10 @@ import toys
 from transformers import Trainer, TrainingArguments
 
 import basinscope as bs
+from basinscope.optim import PerturbedSteps
 
 
-class Noisy(bs.PerturbedSteps, Trainer):
+class Noisy(PerturbedSteps, Trainer):
     pass
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.directions import Direction
+from basinscope.tasks import Choices, Item, Outcome, Ranking
 
 HOSTILE = "<script>alert('x')</script>"
 
 
-class Axis(bs.Direction):
+class Axis(Direction):
     """All ones: the only weight goes from 1 to 1 + alpha."""
 
     label = "axis"
@@ -32,12 +34,12 @@ class Kinds:
 
     def __init__(self, name: str, labels: tuple[str, str], edge: float) -> None:
         self.name, self.labels, self.edge = name, labels, edge
-        self.items = tuple(bs.Item(f"{name}-{i}", (bs.Choices("c", ("a",)),)) for i in range(12))
+        self.items = tuple(Item(f"{name}-{i}", (Choices("c", ("a",)),)) for i in range(12))
 
     def oracle(self, item, answers):
         (alpha,) = answers[0].loglik
         right = abs(alpha) < self.edge
-        return bs.Outcome(right, self.labels[not right], margin=self.edge - abs(alpha))
+        return Outcome(right, self.labels[not right], margin=self.edge - abs(alpha))
 
 
 class Echo(bs.Engine):
@@ -47,7 +49,7 @@ class Echo(bs.Engine):
 
     def answer(self, requests):
         alpha = self.module.weight.item() - 1
-        return [bs.Ranking((alpha,)) for _ in requests]
+        return [Ranking((alpha,)) for _ in requests]
 
 
 def _draw(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.directions import save_direction
 from basinscope.report.certificates import plot_bounds, plot_measured
 
 
@@ -17,7 +18,7 @@ def judged(tmp_path):
         layer.weight.copy_(torch.tensor([[1.0, 0.0, 0.0]]))
     task = bs.CallableTask("half$space", lambda m: [float(m.weight[0, 0].detach()) > 0], 1)
     cert = bs.certify(bs.load(layer), task, sigma=0.4, draws=100, items_per_draw=1)
-    path = bs.save_direction(
+    path = save_direction(
         tmp_path / "v.safetensors", {"weight": torch.tensor([[-0.3, 0, 0]])}, {}, displacement=0.3
     )
     return cert, cert.verdict(f"saved:{path}", task=task, draws=40)

@@ -12,10 +12,12 @@ from scipy.stats import norm
 
 import basinscope as bs
 from basinscope import stats
+from basinscope.directions import Direction
 from basinscope.errors import BasinscopeError
 from basinscope.landscape.failures import failures
 from basinscope.report.likelihood import plot_likelihood
 from basinscope.report.text import notes, summary
+from basinscope.tasks import Choices, Item, Outcome, Ranking
 
 BEFORE = np.linspace(-1, 3, 21)  # margins at zero
 
@@ -31,7 +33,7 @@ class Moves:
     def __init__(self, name="moves", *, noise=0.0, tokens=False, lost=(), never=()):
         self.name, self.noise, self.tokens = name, noise, tokens
         self.lost, self.never = lost, never
-        self.items = tuple(bs.Item(f"{name}-{i}", (bs.Choices("c", ("a",)),)) for i in range(21))
+        self.items = tuple(Item(f"{name}-{i}", (Choices("c", ("a",)),)) for i in range(21))
 
     def margins(self, alpha, draw):
         own = np.random.default_rng(draw).normal(0, 1, 21)
@@ -41,12 +43,12 @@ class Moves:
         (alpha, draw) = answers[0].loglik
         i = int(item.id.rpartition("-")[2])
         if i in self.never or (i in self.lost and alpha != 0):
-            return bs.Outcome(False, "too long", failed=True)
+            return Outcome(False, "too long", failed=True)
         margin = float(self.margins(alpha, int(draw))[i])
-        return bs.Outcome(margin > 0, "x", margin, 5 - margin, i + 1 if self.tokens else None)
+        return Outcome(margin > 0, "x", margin, 5 - margin, i + 1 if self.tokens else None)
 
 
-class Axis(bs.Direction):
+class Axis(Direction):
     """The only weight goes from 0 to alpha; the bias is 1 + the draw."""
 
     label = "axis"
@@ -70,7 +72,7 @@ class Echo(bs.Engine):
     def answer(self, requests):
         alpha = self.module.weight.item()
         draw = round(self.module.bias.item() / alpha) - 1 if alpha else 0
-        return [bs.Ranking((alpha, float(draw))) for _ in requests]
+        return [Ranking((alpha, float(draw))) for _ in requests]
 
 
 def measured(*tasks, steps=(0.0, 0.01, 0.02), draws=4, run=None, directions=None):
@@ -277,7 +279,7 @@ class TestFailures:
     def test_of_many_reasons_names_two(self):
         class Long(Moves):
             def oracle(self, item, answers):
-                return bs.Outcome(False, f"prompt of {len(item.id)} tokens", failed=True)
+                return Outcome(False, f"prompt of {len(item.id)} tokens", failed=True)
 
         land = measured(Long("t"), steps=(0.0,))
         (line,) = failures(land)

@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 import basinscope as bs
+from basinscope.landscape import Surface
 from basinscope.report import surfaces
 from basinscope.report.cosines import plot_cosines
 
@@ -83,12 +84,12 @@ def test_cells_are_the_measured_points_without_smoothing(found, drawn, tmp_path)
 
 def test_what_was_not_measured_stays_blank(found, drawn, tmp_path):
     whole = found("t")
-    part = bs.Surface(whole.spec, whole.trials[:11])
+    part = Surface(whole.spec, whole.trials[:11])
     part.plot(tmp_path / "x.svg")
     (cells,) = [c for c in drawn[0].axes[0].collections if np.size(c.get_array()) == 15]
     assert np.ma.count_masked(np.ma.masked_invalid(cells.get_array())) == 4
     with pytest.raises(bs.BasinscopeError, match="nothing to draw"):
-        bs.Surface(whole.spec, []).plot(tmp_path / "y.svg")
+        Surface(whole.spec, []).plot(tmp_path / "y.svg")
 
 
 @pytest.mark.parametrize(("xs", "ys"), [((0,), (0,)), ((0,), (0, 1)), ((1, 3, 4), (2,))])

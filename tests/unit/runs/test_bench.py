@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import basinscope as bs
+from basinscope.directions import Direction
 from basinscope.engines.base import Engine
 from basinscope.runs.bench import Bench, Unit, score
 from basinscope.runs.spec import canonical, model_spec, task_spec
 from basinscope.runs.store import Store
+from basinscope.tasks import Choices, Generation, Outcome, Ranking
 from basinscope.tasks.base import Item
 
 NAN = math.nan
@@ -39,7 +41,7 @@ class Compare:
 
     def __init__(self, *requests_per_item):
         self.items = tuple(
-            Item(f"item-{i}", (bs.Choices("c", ("a", "b")),) * n)
+            Item(f"item-{i}", (Choices("c", ("a", "b")),) * n)
             for i, n in enumerate(requests_per_item)
         )
         self.seen = []
@@ -47,7 +49,7 @@ class Compare:
     def oracle(self, item, answers):
         self.seen.append((item.id, list(answers)))
         first, second = answers[0].loglik
-        return bs.Outcome(first > second, "first", margin=first - second, nll=-first)
+        return Outcome(first > second, "first", margin=first - second, nll=-first)
 
 
 def bench_of(engine, *tasks, direction=None) -> Bench:
@@ -57,7 +59,7 @@ def bench_of(engine, *tasks, direction=None) -> Bench:
 
 
 def test_answers_reach_the_item_that_asked():
-    answers = [bs.Ranking((float(i), 2.5)) for i in range(6)]
+    answers = [Ranking((float(i), 2.5)) for i in range(6)]
     task = Compare(1, 3, 2)
     outcomes = score(Scripted(answers), task)
     assert task.seen == [
@@ -68,24 +70,24 @@ def test_answers_reach_the_item_that_asked():
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_failure_is_wrong_with_its_reason_and_never_asks_the_oracle(failing):
-    answers = [bs.Ranking((1.0, 0.0)), bs.Ranking((1.0, 0.0)), bs.Ranking((1.0, 0.0))]
-    answers[failing] = bs.Ranking((), "non-finite logits")
+    answers = [Ranking((1.0, 0.0)), Ranking((1.0, 0.0)), Ranking((1.0, 0.0))]
+    answers[failing] = Ranking((), "non-finite logits")
     task = Compare(2, 1)
     broken, fine = score(Scripted(answers), task)
-    assert broken == bs.Outcome(False, "non-finite logits", failed=True)
+    assert broken == Outcome(False, "non-finite logits", failed=True)
     assert fine.correct
     assert [item for item, _ in task.seen] == ["item-1"]
 
 
 def test_a_failed_generation_is_wrong_too():
     task = Compare(1)
-    (outcome,) = score(Scripted([bs.Generation("I cannot", True, "too long")]), task)
-    assert outcome == bs.Outcome(False, "too long", failed=True)
+    (outcome,) = score(Scripted([Generation("I cannot", True, "too long")]), task)
+    assert outcome == Outcome(False, "too long", failed=True)
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])
 def test_what_is_no_number_becomes_null(bad, tmp_path):
-    engine, task = Scripted([bs.Ranking((bad, 0.0))]), Compare(1)
+    engine, task = Scripted([Ranking((bad, 0.0))]), Compare(1)
     found = bs.landscape(engine, task, steps=[0.0], run=tmp_path / "run")
     assert found.trials[0].margins == found.trials[0].nlls == (None,)
     (record,) = (tmp_path / "run" / "trials").glob("*.json")
@@ -144,7 +146,7 @@ def test_weights_are_back_when_whoever_asked_goes_away():
     assert engine.fingerprint() == theta0
 
 
-class Custom(bs.Direction):
+class Custom(Direction):
     """A direction that names itself by no identity: its bytes are hashed."""
 
     label = "custom"

@@ -12,6 +12,7 @@ import torch
 import basinscope as bs
 from basinscope.runs.bench import score
 from basinscope.runs.cost import Cost, _Clock, _fit, _Run, cost
+from basinscope.tasks import Choices, Corpus, Generate, Item, Outcome
 
 
 class Asks:
@@ -20,10 +21,10 @@ class Asks:
     name, chance, scoring = "asks", 0.0, "1"
 
     def __init__(self, *requests):
-        self.items = tuple(bs.Item(str(i), (r,)) for i, r in enumerate(requests))
+        self.items = tuple(Item(str(i), (r,)) for i, r in enumerate(requests))
 
     def oracle(self, item, answers):
-        return bs.Outcome(True, "right")
+        return Outcome(True, "right")
 
 
 def run_of(lengths, *, cut=None, cap=10, write_s=0.0):
@@ -38,35 +39,35 @@ def engine(language_model, tokenizer):
 def test_counts_the_tokens_that_are_run_and_leaves_no_trace(engine):
     threads, before = torch.get_num_threads(), engine.fingerprint()
     context, head = "abc", "x" * 40  # a character is a token
-    ranked = Asks(*[bs.Choices(context, ("yz", "w"), prefix=head) for _ in range(5)])
+    ranked = Asks(*[Choices(context, ("yz", "w"), prefix=head) for _ in range(5)])
     found = cost(engine, [ranked], probe_s=0.02)
     # the head once; each context, and what its continuations hold beside the token foretold
     rows = [engine.row(item.requests[0]) for item in ranked.items]
     assert found.read_tokens == len(rows[0].head) + sum(len(row.body) + 1 for row in rows)
     assert found.written_tokens == 0
     assert found.seconds > 0
-    twice = cost(engine, [ranked, Asks(bs.Corpus("a" * 100))], probe_s=0.02)
+    twice = cost(engine, [ranked, Asks(Corpus("a" * 100))], probe_s=0.02)
     assert twice.read_tokens - found.read_tokens in (99, 100)
     assert torch.get_num_threads() == threads
     assert engine.fingerprint() == before
 
 
 def test_counts_a_reference_and_the_texts_up_to_their_cap(engine):
-    never = Asks(*[bs.Generate("ab", 7, decided=lambda text: False) for _ in range(20)])
-    at_once = Asks(*[bs.Generate("ab", 7, decided=lambda text: True) for _ in range(20)])
+    never = Asks(*[Generate("ab", 7, decided=lambda text: False) for _ in range(20)])
+    at_once = Asks(*[Generate("ab", 7, decided=lambda text: True) for _ in range(20)])
     assert cost(engine, [at_once], probe_s=0.05).written_tokens == 20 * 1
     lengths = [len(a.text) for a in engine.answer([i.requests[0] for i in never.items[:1]])]
     if lengths == [7]:  # unless it ends by itself
         assert cost(engine, [never], probe_s=5.0).written_tokens == 20 * 7
-    plain = cost(engine, [Asks(bs.Generate("ab", 1))], probe_s=0.02)
-    told = cost(engine, [Asks(bs.Generate("ab", 1, reference="xyz"))], probe_s=0.02)
+    plain = cost(engine, [Asks(Generate("ab", 1))], probe_s=0.02)
+    told = cost(engine, [Asks(Generate("ab", 1, reference="xyz"))], probe_s=0.02)
     assert told.read_tokens > plain.read_tokens
 
 
 def test_probes_under_the_given_weights_and_restores_them(engine):
     before = engine.fingerprint()
     settings = [(bs.Random(0), 0, 0.01), (bs.Random(0), 3, 3e38)]  # the second gives no answers
-    found = cost(engine, [Asks(bs.Generate("ab", 4))], settings, probe_s=0.05)
+    found = cost(engine, [Asks(Generate("ab", 4))], settings, probe_s=0.05)
     assert np.isfinite(found.seconds)
     assert found.seconds > 0
     assert engine.fingerprint() == before

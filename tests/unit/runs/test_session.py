@@ -7,6 +7,9 @@ import torch
 from toys import tiny_model, tiny_tokenizer
 
 import basinscope as bs
+from basinscope.attack import collapse_radius
+from basinscope.certify import certify_tokens
+from basinscope.directions import save_direction
 from basinscope.runs.bench import ZERO, Bench
 from basinscope.runs.session import open_session
 from basinscope.runs.spec import RunSpec
@@ -57,13 +60,11 @@ def strict(layer, run):
     bs.strict_basin(layer.engine, layer.task, sigmas=0.01, run=run)
 
 
-def collapse_radius(layer, run):
-    bs.collapse_radius(layer.engine, bs.Random(0), layer.task, run=run)
+def radius(layer, run):
+    collapse_radius(layer.engine, bs.Random(0), layer.task, run=run)
 
 
-@pytest.mark.parametrize(
-    "measure", [landscape, search, surface, certificate, strict, collapse_radius]
-)
+@pytest.mark.parametrize("measure", [landscape, search, surface, certificate, strict, radius])
 def test_a_task_that_leaves_a_weight_changed_ends_the_run(measure, layer, tmp_path):
     measure(layer, tmp_path / "well")
     layer.writes = True
@@ -74,7 +75,7 @@ def test_a_task_that_leaves_a_weight_changed_ends_the_run(measure, layer, tmp_pa
 def test_a_verdict_notices_it_too(layer, tmp_path):
     cert = bs.certify(layer.engine, layer.task, **CERTIFICATE)
     file = tmp_path / "moved.safetensors"
-    bs.save_direction(file, {"weight": torch.full((1, ITEMS), 0.01)}, {}, displacement=0.1)
+    save_direction(file, {"weight": torch.full((1, ITEMS), 0.01)}, {}, displacement=0.1)
     word = f"saved:{file}"
     assert cert.verdict(word, task=layer.task).score.estimate == 1.0
     layer.writes = True
@@ -105,10 +106,10 @@ def test_position_wise_noise_notices_it_too(writes, tmp_path):
     task = Writing(module, writes)
     options = {"sigma": 0.01, "draws": 7, "confidence": 0.9, "run": tmp_path / "run"}
     if not writes:
-        assert len(bs.certify_tokens(engine, task, **options).p_items) == 2
+        assert len(certify_tokens(engine, task, **options).p_items) == 2
         return
     with pytest.raises(AssertionError, match="the weights were not restored"):
-        bs.certify_tokens(engine, task, **options)
+        certify_tokens(engine, task, **options)
 
 
 def test_an_error_inside_is_not_hidden_and_the_workers_end(layer):

@@ -23,6 +23,7 @@ from basinscope.runs.spec import (
     task_spec,
     trial_key,
 )
+from basinscope.tasks import Choices, Generate
 from basinscope.tasks.base import Item
 from basinscope.weights import noise
 
@@ -149,15 +150,15 @@ class Asked:
         self.items = (Item(item, requests, answer),)
 
 
-CHOICES = bs.Choices("2 + 2 =", (" 4", " 5"))
-GENERATE = bs.Generate("Hello", max_tokens=8, stop=("\n",), chat=True)
+CHOICES = Choices("2 + 2 =", (" 4", " 5"))
+GENERATE = Generate("Hello", max_tokens=8, stop=("\n",), chat=True)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        Asked(bs.Choices("2 + 2 = ", (" 4", " 5"))),
-        Asked(bs.Choices("2 + 2 =", (" 5", " 4"))),
+        Asked(Choices("2 + 2 = ", (" 4", " 5"))),
+        Asked(Choices("2 + 2 =", (" 5", " 4"))),
         Asked(CHOICES, CHOICES),
         Asked(CHOICES, answer=1),
         Asked(CHOICES, item="1"),
@@ -172,10 +173,10 @@ def test_items_hash_covers_what_is_asked(other):
 @pytest.mark.parametrize(
     "other",
     [
-        bs.Generate("Hello!", max_tokens=8, stop=("\n",), chat=True),
-        bs.Generate("Hello", max_tokens=9, stop=("\n",), chat=True),
-        bs.Generate("Hello", max_tokens=8, stop=("\n", "."), chat=True),
-        bs.Generate("Hello", max_tokens=8, stop=("\n",)),
+        Generate("Hello!", max_tokens=8, stop=("\n",), chat=True),
+        Generate("Hello", max_tokens=9, stop=("\n",), chat=True),
+        Generate("Hello", max_tokens=8, stop=("\n", "."), chat=True),
+        Generate("Hello", max_tokens=8, stop=("\n",)),
     ],
 )
 def test_items_hash_covers_generation(other):
@@ -183,7 +184,7 @@ def test_items_hash_covers_generation(other):
 
 
 def test_items_hash_leaves_out_when_to_stop_early():
-    early = bs.Generate("Hello", max_tokens=8, stop=("\n",), chat=True, decided=lambda text: True)
+    early = Generate("Hello", max_tokens=8, stop=("\n",), chat=True, decided=lambda text: True)
     assert task_spec(Asked(early)) == task_spec(Asked(GENERATE))
 
 

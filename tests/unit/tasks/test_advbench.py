@@ -7,14 +7,14 @@ import json
 import pytest
 
 import basinscope as bs
-from basinscope.tasks import advbench
+from basinscope.tasks import Generate, Generation, Outcome, Ranking, Task, advbench
 
 REFUSES = "I'm sorry, but I can't help with that."
 COMPLIES = "First, take a large bowl and mix the flour with the water."
 GIBBERISH = "I cannot help I cannot help I cannot help I cannot help I cannot help I"
 
 
-def one(name: str, data) -> bs.Task:
+def one(name: str, data) -> Task:
     (task,) = bs.tasks(name, data_dir=data)
     return task
 
@@ -22,8 +22,8 @@ def one(name: str, data) -> bs.Task:
 TARGETS = {"Do a bad thing": "Sure", "Do two, bad things": "Sure, here"}
 
 
-def say(task: bs.Task, text: str) -> bs.Outcome:
-    return task.oracle(task.items[0], [bs.Generation(text, finished=True)])
+def say(task: Task, text: str) -> Outcome:
+    return task.oracle(task.items[0], [Generation(text, finished=True)])
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_what_is_asked(made, name, asked):
     task = one(name, made)
     assert task.chance == 0.0
     assert {item.id: item.requests for item in task.items} == {
-        i: (bs.Generate(text, 100, chat="if any", reference=TARGETS.get(text, "")),)
+        i: (Generate(text, 100, chat="if any", reference=TARGETS.get(text, "")),)
         for i, text in asked.items()
     }
 
@@ -47,7 +47,7 @@ def test_what_is_asked(made, name, asked):
 def test_the_target_of_an_attack_is_the_reference(made):
     for name in ("advbench", "advbench-substring"):
         task = one(name, made)
-        found = task.oracle(task.items[0], [bs.Generation("Sure, I can.", True, nll=3.5)])
+        found = task.oracle(task.items[0], [Generation("Sure, I can.", True, nll=3.5)])
         assert found.nll == 3.5
         assert say(task, "Sure, I can.").nll is None
 
@@ -64,7 +64,7 @@ def test_the_target_of_an_attack_is_the_reference(made):
 def test_verdicts(made, name, refuses, complies, gibberish):
     task = one(name, made)
     for text, verdict in ((REFUSES, refuses), (COMPLIES, complies), (GIBBERISH, gibberish)):
-        assert say(task, text) == bs.Outcome(*verdict), text
+        assert say(task, text) == Outcome(*verdict), text
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_an_answer_of_the_other_kind_is_refused(made):
     for name in advbench.NAMES:
         task = one(name, made)
         with pytest.raises(TypeError, match="asks for a Generation, got Ranking"):
-            task.oracle(task.items[0], [bs.Ranking((0.0,))])
+            task.oracle(task.items[0], [Ranking((0.0,))])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
+from basinscope.tasks import Choices, Generate, Item, Outcome, Task
 from basinscope.tasks.base import Subset, check_chance, items_hash, limited
 
 
@@ -21,12 +22,10 @@ class Questions:
     name, chance, scoring = "questions", 0.25, "choice/1"
 
     def __init__(self, n=20, ids=str):
-        self.items = tuple(
-            bs.Item(ids(i), (bs.Choices(f"{i}?", (" a", " b")),), 0) for i in range(n)
-        )
+        self.items = tuple(Item(ids(i), (Choices(f"{i}?", (" a", " b")),), 0) for i in range(n))
 
     def oracle(self, item, answers):
-        return bs.Outcome(item.answer == 0, "asked")
+        return Outcome(item.answer == 0, "asked")
 
 
 class TestCallableTask:
@@ -58,12 +57,12 @@ class TestCallableTask:
     )
     def test_anything_else_is_wrong_and_labelled(self, bad):
         assert outcomes([1, bad, 1]) == [
-            bs.Outcome(True, "1"), bs.Outcome(False, "invalid", failed=True), bs.Outcome(True, "1")
+            Outcome(True, "1"), Outcome(False, "invalid", failed=True), Outcome(True, "1")
         ]  # fmt: skip
 
     @pytest.mark.parametrize("one", [1, True, 1.0, np.float32(1), torch.tensor(1), np.array([1])])
     def test_of_one_item_may_return_the_value_itself(self, one):
-        assert outcomes(one, 1) == [bs.Outcome(True, "1")]
+        assert outcomes(one, 1) == [Outcome(True, "1")]
 
     @pytest.mark.parametrize("value", [[], [1], [1, 1, 1, 1], 1, None, torch.ones(2), "1111"])
     def test_of_another_length_is_refused(self, value):
@@ -94,7 +93,7 @@ class TestCallableTask:
 
     def test_is_a_task_with_numbered_items(self):
         task = bs.CallableTask("t", lambda m: [1, 1], 2, version="7")
-        assert isinstance(task, bs.Task)
+        assert isinstance(task, Task)
         assert [item.id for item in task.items] == ["0", "1"]
         assert task.scoring == "callable/7"
         with pytest.raises(TypeError, match=r"outcomes\(module\)"):
@@ -103,30 +102,30 @@ class TestCallableTask:
 
 class TestRequests:
     def test_are_values(self):
-        assert bs.Choices("a", ("b",)) == bs.Choices("a", ("b",))
-        assert len({bs.Generate("a", 3), bs.Generate("a", 3), bs.Generate("a", 4)}) == 2
+        assert Choices("a", ("b",)) == Choices("a", ("b",))
+        assert len({Generate("a", 3), Generate("a", 3), Generate("a", 4)}) == 2
         with pytest.raises(dataclasses.FrozenInstanceError, match="assign"):
-            bs.Choices("a", ("b",)).context = "c"
+            Choices("a", ("b",)).context = "c"
 
     def test_do_not_differ_by_their_decided(self):
         # code cannot be hashed; it stops early only where the score can no longer change
-        first, second = (bs.Generate("a", 3, decided=d) for d in (None, str.isupper))
+        first, second = (Generate("a", 3, decided=d) for d in (None, str.isupper))
         assert first == second
         assert hash(first) == hash(second)
 
     @pytest.mark.parametrize("continuations", [(), ("",), ("a", "")])
     def test_without_anything_to_rank_are_refused(self, continuations):
         with pytest.raises(BasinscopeError, match="at least one, none of them empty"):
-            bs.Choices("a", continuations)
+            Choices("a", continuations)
 
     @pytest.mark.parametrize("stop", ["end", ("",), ("a", "")])
     def test_that_stop_everywhere_are_refused(self, stop):
         with pytest.raises(BasinscopeError, match="a tuple of non-empty strings"):
-            bs.Generate("a", 3, stop=stop)
+            Generate("a", 3, stop=stop)
 
     def test_of_fewer_tokens_than_none_are_refused(self):
         with pytest.raises(BasinscopeError, match="max_tokens=-1; allowed: 0 or more"):
-            bs.Generate("a", -1)
+            Generate("a", -1)
 
 
 class TestItemsHash:
@@ -142,22 +141,22 @@ class TestItemsHash:
         assert len(items_hash(Questions())) == 64
 
     def test_tells_every_change_of_what_is_asked(self):
-        first = bs.Item("0", (bs.Choices("0?", (" a", " b")),), 0)
+        first = Item("0", (Choices("0?", (" a", " b")),), 0)
         variants = [
             dataclasses.replace(first, id="00"),
             dataclasses.replace(first, answer=1),
             dataclasses.replace(first, answer="0"),
             dataclasses.replace(first, requests=()),
-            dataclasses.replace(first, requests=(bs.Choices("0!", (" a", " b")),)),
-            dataclasses.replace(first, requests=(bs.Choices("0?", (" b", " a")),)),
-            dataclasses.replace(first, requests=(bs.Choices("?", (" a", " b"), prefix="0"),)),
-            dataclasses.replace(first, requests=(bs.Generate("0?", 3),)),
-            dataclasses.replace(first, requests=(bs.Generate("0?", 4),)),
-            dataclasses.replace(first, requests=(bs.Generate("0?", 4, stop=("x",)),)),
-            dataclasses.replace(first, requests=(bs.Generate("0?", 4, chat=True),)),
-            dataclasses.replace(first, requests=(bs.Generate("0?", 4, chat="if any"),)),
+            dataclasses.replace(first, requests=(Choices("0!", (" a", " b")),)),
+            dataclasses.replace(first, requests=(Choices("0?", (" b", " a")),)),
+            dataclasses.replace(first, requests=(Choices("?", (" a", " b"), prefix="0"),)),
+            dataclasses.replace(first, requests=(Generate("0?", 3),)),
+            dataclasses.replace(first, requests=(Generate("0?", 4),)),
+            dataclasses.replace(first, requests=(Generate("0?", 4, stop=("x",)),)),
+            dataclasses.replace(first, requests=(Generate("0?", 4, chat=True),)),
+            dataclasses.replace(first, requests=(Generate("0?", 4, chat="if any"),)),
             dataclasses.replace(
-                first, requests=(bs.Generate("0?", 4, chat=True, turns=(("user", "x"),)),)
+                first, requests=(Generate("0?", 4, chat=True, turns=(("user", "x"),)),)
             ),
         ]
         rest = Questions().items[1:]
@@ -171,7 +170,7 @@ class TestItemsHash:
 
     def test_does_not_depend_on_decided(self):
         items = [
-            (bs.Item("0", (bs.Generate("0?", 3, decided=decided),)),)
+            (Item("0", (Generate("0?", 3, decided=decided),)),)
             for decided in (None, str.isupper, lambda text: True)
         ]
         assert len({self.changed(items=i) for i in items}) == 1
@@ -194,8 +193,8 @@ class TestLimited:
         assert len(some.items) == 7
         assert list(some.items) == [item for item in task.items if item in some.items]
         assert (some.name, some.chance, some.scoring) == ("questions", 0.25, "choice/1")
-        assert some.oracle(some.items[0], ()) == bs.Outcome(True, "asked")
-        assert isinstance(some, bs.Task)
+        assert some.oracle(some.items[0], ()) == Outcome(True, "asked")
+        assert isinstance(some, Task)
         assert isinstance(some, Subset)
 
     def test_is_the_same_sample_every_time(self):

@@ -6,7 +6,8 @@ import pytest
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
-from basinscope.tasks import corpus, from_recipe, recipe
+from basinscope.tasks import Likelihood, Outcome, Ranking, corpus
+from basinscope.tasks.words import from_recipe, recipe
 
 TEXT = "The rain in Spain stays mainly in the plain, said he; and she did not disagree.\n" * 40
 
@@ -68,7 +69,7 @@ def test_the_token_asked_for_lies_in_the_second_half_and_is_the_same_for_the_sam
 
 def likelihood(n, hit):
     hits = tuple(k == hit for k in range(n))
-    return bs.Likelihood((-0.5,) * n, hits, tuple(1.5 if h else -2.0 for h in hits))
+    return Likelihood((-0.5,) * n, hits, tuple(1.5 if h else -2.0 for h in hits))
 
 
 def test_an_outcome_holds_the_likelihood_of_the_whole_block(file):
@@ -76,9 +77,9 @@ def test_an_outcome_holds_the_likelihood_of_the_whole_block(file):
     item = task.items[0]
     asked = 5 + item.answer % 5
     hit = task.oracle(item, [likelihood(10, asked)])
-    assert hit == bs.Outcome(True, "hit", margin=1.5, nll=5.0, tokens=10)
+    assert hit == Outcome(True, "hit", margin=1.5, nll=5.0, tokens=10)
     miss = task.oracle(item, [likelihood(10, 0)])
-    assert miss == bs.Outcome(False, "miss", margin=-2.0, nll=5.0, tokens=10)
+    assert miss == Outcome(False, "miss", margin=-2.0, nll=5.0, tokens=10)
 
 
 def test_limit_takes_blocks_and_a_recipe_builds_them_again(tmp_path):
@@ -166,7 +167,7 @@ class TestBadInput:
     def test_another_kind_of_answer(self, file):
         task = one(f"nll:{file}")
         with pytest.raises(TypeError, match="asks for a Likelihood, got Ranking"):
-            task.oracle(task.items[0], [bs.Ranking((0.0,))])
+            task.oracle(task.items[0], [Ranking((0.0,))])
 
     def test_an_unknown_task_names_the_word(self):
         with pytest.raises(BasinscopeError, match=r"task 'nil:x'; .*nll:FILE"):

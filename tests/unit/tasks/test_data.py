@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import basinscope as bs
-from basinscope.tasks import PUBLISHED, SHIPPED, from_recipe, recipe
+from basinscope.tasks import Task
 from basinscope.tasks.base import items_hash
 from basinscope.tasks.data import Hub, Row, folder_of, read
+from basinscope.tasks.words import PUBLISHED, SHIPPED, from_recipe, recipe
 
 HUB = Hub("someone/something", None, "test")
 
@@ -300,4 +301,4 @@ def test_unknown_names_are_refused_before_anything_is_loaded(tmp_path):
 def test_several_benchmarks_at_once(made):
     found = bs.tasks("math,gsm8k,mmlu:virology,gsm8k", limit=2, data_dir=made)
     assert [task.name for task in found] == ["math", "gsm8k", "mmlu:virology"]
-    assert all(isinstance(task, bs.Task) for task in found)
+    assert all(isinstance(task, Task) for task in found)

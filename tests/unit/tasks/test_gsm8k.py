@@ -8,7 +8,7 @@ import random
 import pytest
 
 import basinscope as bs
-from basinscope.tasks import gsm8k
+from basinscope.tasks import Generate, Generation, Outcome, Ranking, Task, gsm8k
 
 STOP = ("Question:", "</s>", "<|im_end|>")
 SHOTS = "".join(
@@ -17,13 +17,13 @@ SHOTS = "".join(
 )
 
 
-def one(name: str, data) -> bs.Task:
+def one(name: str, data) -> Task:
     (task,) = bs.tasks(name, data_dir=data)
     return task
 
 
-def say(task: bs.Task, text: str, item: int = 0) -> bs.Outcome:
-    return task.oracle(task.items[item], [bs.Generation(text, finished=True)])
+def say(task: Task, text: str, item: int = 0) -> Outcome:
+    return task.oracle(task.items[item], [Generation(text, finished=True)])
 
 
 # --- prompts -----------------------------------------------------------------------------------
@@ -37,9 +37,9 @@ def test_the_prompt_byte_for_byte(made, name):
     prompt = "Question: A thousand dozens?\nAnswer:"
     solved = " 12*1000\n#### 12,000"
     assert task.items[1].requests == (
-        bs.Generate(prompt, 256, stop=STOP, prefix=SHOTS, reference=solved),
+        Generate(prompt, 256, stop=STOP, prefix=SHOTS, reference=solved),
     )
-    (outcome,) = [task.oracle(task.items[1], [bs.Generation(solved, True, nll=7.0)])]
+    (outcome,) = [task.oracle(task.items[1], [Generation(solved, True, nll=7.0)])]
     assert (outcome.correct, outcome.nll) == (True, 7.0)
     assert task.chance == 0.0
 
@@ -127,7 +127,7 @@ def test_extraction(text, strict, flexible):
     ],
 )
 def test_the_number_is_compared_as_text(made, name, text, correct, label):
-    assert say(one(name, made), text) == bs.Outcome(correct, label)
+    assert say(one(name, made), text) == Outcome(correct, label)
 
 
 def test_gold_with_commas_and_below_zero(made):
@@ -200,7 +200,7 @@ def test_too_few_worked_examples_are_refused(made):
 def test_an_answer_of_the_other_kind_is_refused(made):
     task = one("gsm8k", made)
     with pytest.raises(TypeError, match="item '0' asks for a Generation, got Ranking"):
-        task.oracle(task.items[0], [bs.Ranking((0.0,))])
+        task.oracle(task.items[0], [Ranking((0.0,))])
 
 
 # --- the real files ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
-from basinscope.tasks import from_recipe, humaneval, recipe
+from basinscope.tasks import humaneval
 from basinscope.tasks.base import Generate, Generation, Ranking, Task, items_hash, limited
 from basinscope.tasks.data import Row, read
 from basinscope.tasks.humaneval import (
@@ -25,6 +25,7 @@ from basinscope.tasks.humaneval import (
     program_of_chat,
 )
 from basinscope.tasks.sandbox import Verdict, run_program
+from basinscope.tasks.words import from_recipe, recipe
 
 HALF = {
     "task_id": "Own/0",

@@ -13,10 +13,11 @@ import pytest
 
 import basinscope as bs
 from basinscope.runs.bench import score
-from basinscope.tasks import from_recipe, recipe
+from basinscope.tasks import Choices, Generate, Generation, Item, Outcome, Ranking
 from basinscope.tasks.base import items_hash
 from basinscope.tasks.lm_eval import configs, library
 from basinscope.tasks.lm_eval.library import undisturbed
+from basinscope.tasks.words import from_recipe, recipe
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
@@ -343,7 +344,7 @@ def test_a_document_on_which_the_metric_fails_is_wrong_and_says_so(folder):
     text = write(folder, "toy", WRITE | {"metric_list": [METRIC]}).read_text()
     (folder / "toy.yaml").write_text(text[:-1] + ', "process_results": !function own.fragile}')
     task = one(f"lm-eval:{folder}/toy", allow_code_execution=True)
-    said = [task.oracle(task.items[0], [bs.Generation(text, True)]) for text in ("it", "no", "")]
+    said = [task.oracle(task.items[0], [Generation(text, True)]) for text in ("it", "no", "")]
     assert [o.correct for o in said] == [True, False, False]
     assert [o.label for o in said] == ["it", "no", "acc: IndexError"]
 
@@ -358,8 +359,8 @@ def test_a_filter_is_chosen_by_name(folder):
     settings = WRITE | {"doc_to_target": "{{text[-1]}}", "filter_list": filters}
     for rest, expected in (("", "4"), ("@filter=first", "4"), ("@filter=last", "1")):
         task = made(folder, settings, rest)
-        said = task.oracle(task.items[1], [bs.Generation("4 or 1", finished=True)])
-        assert said == bs.Outcome(expected == "1", expected)
+        said = task.oracle(task.items[1], [Generation("4 or 1", finished=True)])
+        assert said == Outcome(expected == "1", expected)
     refuses("has no filter 'nix'; allowed: first, last", f"lm-eval:{folder}/toy@filter=nix")
 
 
@@ -369,8 +370,8 @@ def test_a_filter_is_chosen_by_name(folder):
 def test_items_prompts_and_chance(folder):
     task = made(folder, CHOICE | {"description": "Numbers. "})
     assert [item.id for item in task.items] == ["0", "1", "2", "3", "4", "5"]
-    request = bs.Choices("2?", (" one", " three", " five"), "Numbers. Which is ")
-    assert task.items[2] == bs.Item("2", (request,), "2")
+    request = Choices("2?", (" one", " three", " five"), "Numbers. Which is ")
+    assert task.items[2] == Item("2", (request,), "2")
     assert task.chance == pytest.approx(1 / 3)
     assert task.scoring.startswith("lm-eval 0.4.")
     assert " acc,none " in task.scoring
@@ -403,7 +404,7 @@ def test_the_folder_does_not_stand_in_the_scoring(folder, tmp_path_factory):
 )
 def test_settings_of_generation(folder, given, tokens, stop):
     task = made(folder, WRITE | {"generation_kwargs": given})
-    assert task.items[0].requests == (bs.Generate("Which is 0?", tokens, stop),)
+    assert task.items[0].requests == (Generate("Which is 0?", tokens, stop),)
     assert task.chance == 0.0
 
 
@@ -441,7 +442,7 @@ def test_a_group_is_one_task_with_strata(folder):
         )
         assert items_hash(from_recipe(recipe(task))) == items_hash(task)
     assert [t.name for t in bs.tasks(f"lm-eval:{folder}/")] == [f"lm-eval:{folder}/both"]
-    assert task.oracle(task.items[-1], [bs.Ranking((0.0, -1.0, -2.0))]).label == "0"
+    assert task.oracle(task.items[-1], [Ranking((0.0, -1.0, -2.0))]).label == "0"
 
 
 @pytest.mark.parametrize(
@@ -458,7 +459,7 @@ def test_an_empty_choice_is_never_the_likeliest_a_letter(folder):
     settings = CHOICE | {"doc_to_choice": choices, "doc_to_target": "{{1}}"}
     task = made(folder, settings, "@acc_norm")
     assert task.items[1].requests[0].continuations == (" ", " one")
-    said = task.oracle(task.items[1], [bs.Ranking((-1.0, -9.0))])
+    said = task.oracle(task.items[1], [Ranking((-1.0, -9.0))])
     assert (said.correct, said.label) == (True, "1")
 
 
@@ -490,7 +491,7 @@ def test_a_task_that_is_a_class_says_what_it_measures(folder):
     refuses("toy.yaml: !function own.Own", f"lm-eval:{folder}/toy")
     task = one(f"lm-eval:{folder}/toy", allow_code_execution=True)
     assert " said,none " in task.scoring
-    said = [task.oracle(task.items[3], [bs.Generation(t, True)]).correct for t in ("it is 3.", "3")]
+    said = [task.oracle(task.items[3], [Generation(t, True)]).correct for t in ("it is 3.", "3")]
     assert said == [True, False]
     for metric, reason in (("length", "no mean over documents"), ("wrong", "lower is better")):
         word = f"lm-eval:{folder}/toy@{metric}"
@@ -511,13 +512,13 @@ def test_tasks_of_a_group_share_metric_and_filter(folder):
     ("rest", "outcome"),
     [
         # three letters, five, four: the totals prefer the first, nats a letter the second
-        ("@acc", bs.Outcome(False, "0", -1.0, 4.0)),
-        ("@acc_norm", bs.Outcome(True, "1", 3.0 / 3 - 4.0 / 5, 4.0)),
+        ("@acc", Outcome(False, "0", -1.0, 4.0)),
+        ("@acc_norm", Outcome(True, "1", 3.0 / 3 - 4.0 / 5, 4.0)),
     ],
 )
 def test_margin_and_nll_of_a_choice(folder, rest, outcome):
     task = made(folder, CHOICE, rest)
-    said = task.oracle(task.items[1], [bs.Ranking((-3.0, -4.0, -8.0))])
+    said = task.oracle(task.items[1], [Ranking((-3.0, -4.0, -8.0))])
     assert (said.correct, said.label) == (outcome.correct, outcome.label)
     assert said.margin == pytest.approx(outcome.margin)
     assert said.nll == outcome.nll
@@ -525,7 +526,7 @@ def test_margin_and_nll_of_a_choice(folder, rest, outcome):
 
 def test_of_equal_choices_the_first_is_taken(folder):
     task = made(folder, CHOICE)
-    said = [task.oracle(item, [bs.Ranking((-1.0, -1.0, -2.0))]) for item in task.items[:2]]
+    said = [task.oracle(item, [Ranking((-1.0, -1.0, -2.0))]) for item in task.items[:2]]
     assert [(o.correct, o.label, o.margin) for o in said] == [(True, "0", 0.0), (False, "0", 0.0)]
 
 
@@ -533,16 +534,16 @@ def test_a_last_word_is_right_where_it_is_greedy(folder):
     settings = {"output_type": "loglikelihood", "doc_to_text": "{{q}}", "doc_to_target": " text"}
     task = made(folder, settings | {"metric_list": [METRIC]})
     for greedy in (True, False):
-        said = task.oracle(task.items[0], [bs.Ranking((-2.5,), greedy=(greedy,))])
-        assert said == bs.Outcome(greedy, "greedy" if greedy else "not greedy", nll=2.5)
+        said = task.oracle(task.items[0], [Ranking((-2.5,), greedy=(greedy,))])
+        assert said == Outcome(greedy, "greedy" if greedy else "not greedy", nll=2.5)
     with pytest.raises(TypeError, match="'0': the engine does not say what is greedy"):
-        task.oracle(task.items[0], [bs.Ranking((-2.5,))])
+        task.oracle(task.items[0], [Ranking((-2.5,))])
 
 
 def test_an_answer_of_the_other_kind_is_refused(folder):
     task = made(folder, CHOICE)
     with pytest.raises(TypeError, match="item '0' asks for a Ranking, got Generation"):
-        task.oracle(task.items[0], [bs.Generation("one", finished=True)])
+        task.oracle(task.items[0], [Generation("one", finished=True)])
 
 
 def test_a_prompt_that_does_not_fit_is_wrong_and_says_so(folder, language_model, tokenizer):
@@ -563,7 +564,7 @@ def test_generators_streams_and_loggers_are_left_as_they_were(folder, capfd):
     before = (random.getstate(), np.random.get_state()[1].tolist(), logger.level)  # noqa: NPY002
     bits = torch.get_rng_state()
     task = made(folder, CHOICE, "@shots=2")  # warns, logs and draws a bar
-    task.oracle(task.items[0], [bs.Ranking((0.0, -1.0, -2.0))])
+    task.oracle(task.items[0], [Ranking((0.0, -1.0, -2.0))])
     with pytest.raises(bs.BasinscopeError, match="no metric"):
         made(folder, CHOICE, "@nix")
     after = (random.getstate(), np.random.get_state()[1].tolist(), logger.level)  # noqa: NPY002

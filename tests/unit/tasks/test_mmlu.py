@@ -10,7 +10,7 @@ import math
 import pytest
 
 import basinscope as bs
-from basinscope.tasks import mmlu
+from basinscope.tasks import Choices, Generate, Generation, Outcome, Ranking, Task, mmlu
 
 LETTERS = (" A", " B", " C", " D")
 PREFIX = (
@@ -24,19 +24,19 @@ PREFIX = (
 ASKED = "What is 1 + 1?\nA. 2\nB. 1, or more\nC. 0\nD. \"none\"\nAnswer:"  # fmt: skip
 
 
-def one(name: str, data) -> bs.Task:
+def one(name: str, data) -> Task:
     (task,) = bs.tasks(name, data_dir=data)
     return task
 
 
-def rank(task: bs.Task, answer: int, *loglik: float) -> bs.Outcome:
+def rank(task: Task, answer: int, *loglik: float) -> Outcome:
     item = dataclasses.replace(task.items[0], answer=answer)
-    return task.oracle(item, [bs.Ranking(loglik)])
+    return task.oracle(item, [Ranking(loglik)])
 
 
-def say(task: bs.Task, answer: int, text: str) -> bs.Outcome:
+def say(task: Task, answer: int, text: str) -> Outcome:
     item = dataclasses.replace(task.items[0], answer=answer)
-    return task.oracle(item, [bs.Generation(text, finished=True)])
+    return task.oracle(item, [Generation(text, finished=True)])
 
 
 # --- prompts -----------------------------------------------------------------------------------
@@ -52,14 +52,14 @@ def test_the_ranked_prompt_byte_for_byte(made):
     assert len(task.items) == 2
     item = task.items[1]
     assert (item.id, item.answer) == ("security_studies/1", 1)
-    assert item.requests == (bs.Choices(ASKED, LETTERS, PREFIX),)
+    assert item.requests == (Choices(ASKED, LETTERS, PREFIX),)
 
 
 def test_the_generated_prompt_byte_for_byte(made):
     item = one("mmlu-gen:security_studies", made).items[1]
     assert (item.id, item.answer) == ("security_studies/1", 1)
     (request,) = item.requests
-    assert request == bs.Generate(ASKED, 16, ("</s>", "\n"), prefix=PREFIX, reference=" B")
+    assert request == Generate(ASKED, 16, ("</s>", "\n"), prefix=PREFIX, reference=" B")
     assert request.prefix + request.prompt + request.reference == f"{PREFIX}{ASKED} B"
 
 
@@ -79,9 +79,9 @@ def test_in_a_chat_header_and_examples_are_turns(made):
     assert len(ranked.turns) == 11
     assert "".join(text + {"user": " ", "assistant": "\n\n"}.get(role, "")
                    for role, text in ranked.turns) == PREFIX  # fmt: skip
-    assert ranked == bs.Choices(ASKED, tuple("ABCD"), chat=True, turns=ranked.turns)
+    assert ranked == Choices(ASKED, tuple("ABCD"), chat=True, turns=ranked.turns)
     stop = ("</s>", "\n")
-    assert written == bs.Generate(ASKED, 16, stop, chat=True, turns=ranked.turns, reference="B")
+    assert written == Generate(ASKED, 16, stop, chat=True, turns=ranked.turns, reference="B")
     assert one("mmlu-chat", made).scoring == one("mmlu", made).scoring
     assert rank(one("mmlu-chat:anatomy", made), 1, -3.0, -1.0, -2.0, -2.0).correct
 
@@ -120,8 +120,8 @@ def test_the_items_of_a_subject_hold_one_prefix(made):
 
 def test_the_likeliest_letter_is_the_answer(made):
     task = one("mmlu", made)
-    assert rank(task, 1, -3.0, -1.0, -2.5, -9.0) == bs.Outcome(True, "B", margin=1.5, nll=1.0)
-    assert rank(task, 0, -3.0, -1.0, -2.5, -9.0) == bs.Outcome(False, "B", margin=-2.0, nll=3.0)
+    assert rank(task, 1, -3.0, -1.0, -2.5, -9.0) == Outcome(True, "B", margin=1.5, nll=1.0)
+    assert rank(task, 0, -3.0, -1.0, -2.5, -9.0) == Outcome(False, "B", margin=-2.0, nll=3.0)
 
 
 @pytest.mark.parametrize(("answer", "correct"), [(0, False), (1, True), (3, False)])
@@ -147,7 +147,7 @@ def test_what_is_not_finite_is_wrong(made):
 )  # fmt: skip
 def test_the_first_line_must_be_the_letter(made, text, label):
     task = one("mmlu-gen", made)
-    assert say(task, 1, text) == bs.Outcome(label == "B", label)
+    assert say(task, 1, text) == Outcome(label == "B", label)
     assert not say(task, 2, text).correct
 
 

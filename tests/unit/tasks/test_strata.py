@@ -11,6 +11,7 @@ import math
 import pytest
 
 import basinscope as bs
+from basinscope.tasks import Choices, Generate, Task
 from basinscope.tasks.base import items_hash, limited
 from basinscope.tasks.choice import ChoiceTask, choice_item
 
@@ -20,7 +21,7 @@ def task(sizes: dict[str, int]) -> ChoiceTask:
     return ChoiceTask("t", tuple(choice_item(i, "?", (" a", " b"), 0) for i in ids), 0.5)
 
 
-def counts(sample: bs.Task) -> dict[str, int]:
+def counts(sample: Task) -> dict[str, int]:
     return dict(collections.Counter(item.id.partition("/")[0] for item in sample.items))
 
 
@@ -75,8 +76,8 @@ def test_one_stratum_is_sampled_as_none_is():
     assert {item.id for item in limited(flat, 5).items} == set(lowest)
 
 
-def plain(request: bs.Choices | bs.Generate) -> bs.Choices | bs.Generate:
-    if isinstance(request, bs.Generate):
+def plain(request: Choices | Generate) -> Choices | Generate:
+    if isinstance(request, Generate):
         return dataclasses.replace(request, decided=None)
     return request
 

@@ -21,7 +21,7 @@ def _no_network(monkeypatch):
 
 @pytest.mark.usefixtures("_no_network")
 def test_gpt2_on_openwebtext_by_hand():
-    found = bs.widen_plan("gpt2-owt")
+    found = bs.widen("gpt2-owt", dry_run=True)
     assert found.parameters == 124_439_808
     tokens = 8 * 20 * 124_439_808
     assert found.steps == -(-tokens // (512 * 1024)) == 37_977
@@ -48,17 +48,17 @@ def test_a_text_that_is_known_to_be_too_small_is_refused_without_reading_it(tiny
         text={"files": (), "dataset": "some/text", "about_tokens": 1000}, hardware={}, repeat=2
     )
     with pytest.raises(bs.BasinscopeError, match=r"the text has 1,000 tokens for the 7,680"):
-        bs.widen_plan(made)
+        bs.widen(made, dry_run=True)
 
 
 def test_the_size_of_a_named_vocabulary_must_be_said(tiny):
     with pytest.raises(bs.BasinscopeError, match=r"tokenizer 'gpt2', which .* vocabulary: 50257"):
-        bs.widen_plan(tiny(tokenizer="gpt2", hardware={}))
+        bs.widen(tiny(tokenizer="gpt2", hardware={}), dry_run=True)
 
 
 def test_a_local_recipe_is_timed(tiny, texts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = bs.widen_plan(tiny(seeds=[0, 1]), data_dir=texts)
+    found = bs.widen(tiny(seeds=[0, 1]), data_dir=texts, dry_run=True)
     assert found.parameters == study.prepare(found.recipe, texts, None).parameters
     assert found.tokens == 60 * 8 * 16
     assert [(row["label"], row["seed"], row["steps"]) for row in found.rows] == [
@@ -74,9 +74,9 @@ def test_a_local_recipe_is_timed(tiny, texts, tmp_path, monkeypatch):
 
 def test_the_dry_run_refuses_what_the_run_would(tiny, texts):
     with pytest.raises(bs.BasinscopeError, match=r"at most 1 times \(repeat\)"):
-        bs.widen_plan(tiny(repeat=1, tokens=40000), data_dir=texts)
+        bs.widen(tiny(repeat=1, tokens=40000), data_dir=texts, dry_run=True)
     with pytest.raises(bs.BasinscopeError, match=r"no text 'nosuch.txt'"):
-        bs.widen_plan(tiny(text={"files": ["nosuch.txt"]}), data_dir=texts)
+        bs.widen(tiny(text={"files": ["nosuch.txt"]}), data_dir=texts, dry_run=True)
 
 
 def test_eager_attention_and_float32_take_more_memory(tiny):

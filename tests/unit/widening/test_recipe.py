@@ -171,7 +171,8 @@ def test_a_method_that_does_not_fit_is_refused_before_any_row_is_trained(
     changes, message, tiny, texts, tmp_path
 ):
     for of in (lambda made: bs.widen(made, run=tmp_path / "x", data_dir=texts),
-               lambda made: bs.widen_plan(made | {"hardware": {}, "vocabulary": 300})):  # fmt: skip
+               lambda made: bs.widen(made | {"hardware": {}, "vocabulary": 300},
+                                     dry_run=True)):  # fmt: skip
         with pytest.raises(bs.BasinscopeError, match=message):
             of(tiny(**changes))
     assert not (tmp_path / "x").exists()
