@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import tiny_model, tiny_tokenizer, write_checkpoint
+from toys import mode, tiny_model, tiny_tokenizer, write_checkpoint
 
 # every test runs beside others: one thread each
 torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which of its two modes the suite ran in: half a second, so not in every worker."""
+    terminalreporter.write_line(mode())
 
 
 @pytest.fixture

@@ -95,44 +95,68 @@ class Modular(nn.Module):
             self.get_submodule(path).w = nn.Parameter(torch.zeros(5))
 
 
-@functools.cache
-def sums_in_one_order() -> bool:
-    """Whether this CPU's kernels give a row the same bits in any company.
+DTYPES = (torch.float32, torch.bfloat16)
+AGREE = 0.9  # of the texts of a company, where sums are not in one order: roundings flip a few
+NEAR = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # relative: some roundings of a toy's logits
 
-    That is the premise of bit-identical batches (`basinscope.engines.cache`), and a property of
+
+@functools.cache
+def sums_in_one_order(dtype: torch.dtype) -> bool:
+    """Whether this CPU's kernels give a row of a toy the same bits in any company.
+
+    That is the premise of bit-identical batches (`basinscope.engines.orders`), and a property of
     torch's libraries on a processor, not of this program.
     """
+    from basinscope.engines.orders import least_rows
+
+    if any(least_rows(tiny_model(kind, dtype=dtype)) != 4 for kind in ("gpt2", "llama")):
+        return False
     generator = torch.Generator().manual_seed(0)
-    for dtype in (torch.float32, torch.bfloat16):
-        for size in (32, 64, 128):
-            x = torch.randn(300, size, generator=generator).to(dtype)
-            w = torch.randn(3 * size, size, generator=generator).to(dtype)
-            whole = torch.nn.functional.linear(x, w)
-            for rows in (4, 7, 33, 120, 260):
-                if not torch.equal(torch.nn.functional.linear(x[:rows], w), whole[:rows]):
-                    return False
-        for size in (8, 16):
-            q, k, v = torch.randn(3, 2, 4, 24, size, generator=generator).to(dtype)
-            seen = torch.ones(24, 24, dtype=torch.bool).tril()
-            found = []
-            for slots in (32, 64, 112, 192):
-                k_, v_ = (torch.nn.functional.pad(t, (0, 0, 0, slots - 24)) for t in (k, v))
-                mask = torch.nn.functional.pad(seen, (0, slots - 24))
-                attend = torch.nn.functional.scaled_dot_product_attention
-                found.append(attend(q, k_, v_, attn_mask=mask))
-            if not all(torch.equal(found[0], other) for other in found[1:]):
-                return False
+    for size in (8, 16):
+        q, k, v = torch.randn(3, 2, 4, 24, size, generator=generator).to(dtype)
+        seen = torch.ones(24, 24, dtype=torch.bool).tril()
+        attended = []
+        for slots in (32, 64, 112, 192):
+            k_, v_ = (torch.nn.functional.pad(t, (0, 0, 0, slots - 24)) for t in (k, v))
+            mask = torch.nn.functional.pad(seen, (0, slots - 24))
+            attend = torch.nn.functional.scaled_dot_product_attention
+            attended.append(attend(q, k_, v_, attn_mask=mask))
+        if not all(torch.equal(attended[0], other) for other in attended[1:]):
+            return False
     return True
 
 
-def same(found, expected) -> bool:
-    """Bit-identical answers; alike up to rounding on a CPU without `sums_in_one_order`."""
-    if sums_in_one_order():
-        return found == expected
-    return len(found) == len(expected) and all(
-        type(a) is type(b)
-        and a.failure == b.failure
-        and (not hasattr(a, "loglik") or a.loglik == pytest.approx(b.loglik, rel=0.03, abs=0.3))
-        and (not hasattr(a, "logliks") or a.nll == pytest.approx(b.nll, rel=0.03, abs=0.3))
-        for a, b in zip(found, expected, strict=True)
+def mode() -> str:
+    """Which way answers are compared here, in words."""
+    ways = (
+        f"{str(dtype).removeprefix('torch.')} "
+        + ("bit for bit" if sums_in_one_order(dtype) else "up to rounding")
+        for dtype in DTYPES
     )
+    return f"answers in different company are compared: {', '.join(ways)}"
+
+
+def same(answers, expected, dtype: torch.dtype = torch.float32) -> bool:
+    """Bit-identical answers of toys in this dtype; where sums are not in one order, alike.
+
+    Alike: likelihoods up to `NEAR`, and at least a share `AGREE` of the texts (all but one of few).
+    """
+    if sums_in_one_order(dtype):
+        return answers == expected
+    return alike(answers, expected, dtype)
+
+
+def alike(answers, expected, dtype: torch.dtype) -> bool:
+    """Whether answers differ by what another order of sums may do, and not by more."""
+    texts = flips = 0
+    for a, b in zip(answers, expected, strict=True):
+        if type(a) is not type(b) or a.failure != b.failure:
+            return False
+        for name in ("loglik", "logliks", "nll"):
+            value, wanted = getattr(a, name, None), getattr(b, name, None)
+            near = pytest.approx(wanted, rel=NEAR[dtype], abs=NEAR[dtype]) if wanted else wanted
+            if value != near:
+                return False
+        if hasattr(a, "text"):
+            texts, flips = texts + 1, flips + (a != b and a.text != b.text)
+    return flips <= max(1, round((1 - AGREE) * texts))

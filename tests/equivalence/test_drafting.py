@@ -20,7 +20,7 @@ STEP = 0.03
 @functools.cache
 def engine(kind, dtype):
     found = bs.load(toys.tiny_model(kind, dtype=dtype), tokenizer=toys.tiny_tokenizer())
-    if not found.forward.exact:
+    if not (found.forward.exact and found.forward.ordered()):
         pytest.skip("this CPU's products depend on their company: nothing is guessed")
     return found
 
@@ -174,7 +174,7 @@ def test_right_guesses_save_passes(monkeypatch):
 @pytest.mark.model
 @pytest.mark.parametrize("step", [0.0, 0.01, 0.03])
 def test_of_real_weights_are_those_without_a_draft(smollm2, step):
-    if not smollm2.forward.exact:
+    if not (smollm2.forward.exact and smollm2.forward.ordered()):
         pytest.skip("this CPU's products depend on their company: nothing is guessed")
     asked = [
         Generate(text, 32, chat=True)

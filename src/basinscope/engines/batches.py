@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from basinscope.engines.cache import ROUND, alike, up
-from basinscope.engines.forward import LEAST_ROWS
 from basinscope.engines.tokens import Row
 
 
@@ -18,7 +17,7 @@ def by_head(rows: dict[int, Row]) -> Iterator[tuple[tuple[int, ...], list[int]]]
 
 
 def batches(
-    keys: Iterable[int], length: Callable[[int], int], budget: int, held: int = 0
+    keys: Iterable[int], length: Callable[[int], int], budget: int, multiple: int, held: int = 0
 ) -> Iterator[list[int]]:
     """Keys sorted by length, cut so that rows times the longest stays within the budget.
 
@@ -26,6 +25,7 @@ def batches(
         keys: what to pack.
         length: new tokens of a key's row.
         budget: most tokens, padding included, in one pass.
+        multiple: of tokens that rows are padded to.
         held: slots of cache that each row brings along: they cost memory but no arithmetic, and
             count for a quarter.
 
@@ -35,7 +35,7 @@ def batches(
     batch: list[int] = []
     for key in sorted(keys, key=lambda k: (-length(k), k)):
         longest = length(batch[0]) if batch else 0
-        full = (len(batch) + 1) * (up(longest, LEAST_ROWS) + held // 4) > budget
+        full = (len(batch) + 1) * (up(longest, multiple) + held // 4) > budget
         if batch and (full or alike(held + longest) != alike(held + length(key))):
             yield batch
             batch = []

@@ -2,9 +2,9 @@
 
 Rows are padded on the right and told apart by a mask over the cache's slots. A row's numbers do not
 depend on which rows share its batch: attention adds exact zeros for slots that are not the row's
-(see `cache`), and matrix products of a multiple of `LEAST_ROWS` rows sum over features in an order
-of their own. The tests check it on the CPU they run on; a GPU's library may choose another kernel
-for another batch.
+(see `cache`), and matrix products of a multiple of ``least_rows`` rows sum over features in one
+order, where this processor has such an order for layers of this size (`orders`); elsewhere, and on
+a GPU, numbers of other company are alike up to rounding.
 
 Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocabulary.
 """
@@ -22,10 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from basinscope.engines import attention
 from basinscope.engines.cache import Past, Slots, slots_for, up
+from basinscope.engines.orders import LEAST_ROWS, least_rows
 
-# fewer rows than this may take a matrix-vector path that sums in another order; so may rows that
-# two threads share unevenly (5 to 7, 9 to 11), in float32
-LEAST_ROWS = 4
 # settings by which a model changes its logits after the output head
 _AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -67,6 +65,8 @@ class Forward:
         self.cached = self.attends = False
         # whether texts may be written in a pool, and guesses be verified there (`pool.probe`)
         self.pooled = self.exact = False
+        self.least_rows = LEAST_ROWS  # products are of a multiple of so many rows
+        self._orders: dict[int, int | None] = {}  # `least_rows` by the number of threads
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +105,7 @@ class Forward:
             rows: new tokens; with their tails all rows end in one class of slots (`cache.alike`).
             tails: for each row, continuations that all branch off its end and do not see each
                 other; they lie behind the row one after another, and cannot be extended further.
-            decode: one token for each of a multiple of `LEAST_ROWS` rows, without padding.
+            decode: one token for each of a multiple of ``least_rows`` rows, without padding.
 
         Returns:
             Hidden states (B, L, D), and what the rows hold then. Position ``len(rows[b]) - 1``
@@ -122,8 +122,8 @@ class Forward:
             for row, own in zip(rows, tails, strict=True)
         ]  # fmt: skip
         longest = max(len(row) for row in full)
-        assert not decode or (longest == 1 and len(rows) % LEAST_ROWS == 0)
-        width = 1 if decode else up(longest, LEAST_ROWS)
+        assert not decode or (longest == 1 and len(rows) % self.least_rows == 0)
+        width = 1 if decode else up(longest, self.least_rows)
         ids_BL, new_BL = self._pad(full, width)
         ahead_BL = (new_BL.cumsum(1) - 1).clamp(min=0)
         seen_BLL = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
@@ -182,7 +182,7 @@ class Forward:
             aheads.append(ahead_L)
             sizes.append(n)
             ids += full
-        width = up(len(ids), LEAST_ROWS)
+        width = up(len(ids), self.least_rows)
         ids_BL, _ = self._pad([ids], width)
         ahead_L = pad(torch.cat(aheads), (0, width - len(ids)))
         plan = attention.branches(seen, past.held)
@@ -235,7 +235,7 @@ class Forward:
     def raw_logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Logits (N, V) of chosen hidden states in the dtype of the head."""
         n = hidden_ND.shape[0]
-        if missing := up(n, LEAST_ROWS) - n:
+        if missing := up(n, self.least_rows) - n:
             hidden_ND = torch.cat([hidden_ND, hidden_ND[:1].expand(missing, -1)])
         return self.head(hidden_ND)[:n]  # type: ignore[no-any-return]
 
@@ -245,8 +245,20 @@ class Forward:
         ids_BL, mask_BL = self._pad(rows, width)
         return self.module(input_ids=ids_BL, attention_mask=mask_BL).logits  # type: ignore[no-any-return]
 
+    def ordered(self) -> bool:
+        """Whether rows keep their bits in any company, with the present number of threads.
+
+        Cost: tried once for each number of threads (`orders.least_rows`).
+        """
+        threads = torch.get_num_threads()
+        if threads not in self._orders:
+            self._orders[threads] = least_rows(self.module)
+        self.least_rows = self._orders[threads] or LEAST_ROWS
+        return self._orders[threads] is not None
+
     def choose(self) -> None:
         """Find the fastest of the ways that give the module's own logits (see `agrees`)."""
+        self.ordered()
         self.attends = attention.serves(self.module, self.config) and self.head is not None
         self.cached = self.agrees()
         if self.attends and not self.cached:
@@ -267,10 +279,10 @@ class Forward:
         rows = [[(7 * i + 3) % vocabulary for i in range(n)] for n in (9, 5)]
         try:
             _, past = self.extend(None, [row[:4] for row in rows])
-            branch = torch.tensor([0, 1, 1, 0], device=self.device)
-            news = [rows[0][4:8], rows[1][4:], rows[1][4:], [0]]
-            _, past = self.extend(past.rows(branch), news)
-            hidden, _ = self.extend(past, [rows[0][8:], [0], [0], [0]], decode=True)
+            others = self.least_rows - 1
+            branch = torch.tensor([0] + [1] * others, device=self.device)
+            _, past = self.extend(past.rows(branch), [rows[0][4:8]] + [rows[1][4:]] * others)
+            hidden, _ = self.extend(past, [rows[0][8:]] + [[0]] * others, decode=True)
             fast = self.logits(hidden[0, :1])
             # the same two rows as tails behind one token
             hidden, _ = self.extend(None, [rows[1][:1]], [[rows[0][1:3], rows[1][1:]]])

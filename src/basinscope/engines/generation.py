@@ -11,7 +11,7 @@ import torch
 from basinscope.engines.batches import batches, by_head, split_fitting
 from basinscope.engines.cache import Past, joined, up
 from basinscope.engines.drafts import LONGEST, Drafts, Guess, lengths
-from basinscope.engines.forward import LEAST_ROWS, Forward
+from basinscope.engines.forward import Forward
 from basinscope.engines.kernels import greatest
 from basinscope.engines.pool import Pool, Span
 from basinscope.engines.tokens import Row, Tokens
@@ -58,7 +58,9 @@ def generate(
         own = [_Text(short[k].body, writers[k], guesses[k]) for k in keys]
         write = _write_pooled if forward.pooled else _write_batches
         write(forward, past, len(head), own, budget)
-    for batch in batches(fitting.keys() - short.keys(), lambda k: longest[k], budget):
+    for batch in batches(
+        fitting.keys() - short.keys(), lambda k: longest[k], budget, forward.least_rows
+    ):
         _write_plain(forward, [fitting[k] for k in batch], [writers[k] for k in batch])
     for k, writer in writers.items():
         if not writer.failure:
@@ -98,7 +100,9 @@ def _read(
 ) -> list[tuple[list[int], torch.Tensor, Past]]:
     """Indices, last hidden states and cache of the prompts of every batch."""
     found = []
-    for batch in batches(range(len(bodies)), lambda i: len(bodies[i]), budget, head):
+    for batch in batches(
+        range(len(bodies)), lambda i: len(bodies[i]), budget, forward.least_rows, head
+    ):
         new = [bodies[i] for i in batch]
         hidden, held = forward.extend(past.repeated(len(new)) if past is not None else None, new)
         last = torch.tensor([len(row) - 1 for row in new], device=hidden.device)
@@ -141,8 +145,9 @@ def _pass(forward: Forward, pool: Pool, live: dict[int, _Text], budget: int) -> 
     """Let every text take one token, and as many of those guessed behind it as are right."""
     texts = list(live.values())
     room = [t.writer.request.max_tokens - len(t.writer.tokens) - 1 for t in texts]
+    guessing = forward.exact and forward.ordered()
     guesses = [
-        text.guess.next(min(LONGEST, n) if forward.exact else 0)
+        text.guess.next(min(LONGEST, n) if guessing else 0)
         for text, n in zip(texts, room, strict=True)
     ]
     taken = lengths([t.guess.share for t in texts], [len(guess) for guess in guesses], budget)
@@ -190,7 +195,7 @@ def _write_batch(
 ) -> None:
     """Let every writer take token after token until all are done."""
     live = list(range(len(writers)))  # the writer of each row that is still carried
-    if missing := up(len(live), LEAST_ROWS) - len(live):
+    if missing := up(len(live), forward.least_rows) - len(live):
         live += [0] * missing
         index = torch.tensor(live, device=states.device)
         states, cache = states[index], cache.rows(index)
@@ -202,7 +207,7 @@ def _write_batch(
         if not going:
             return
         # dropping a row copies the cache: worth it once an eighth of the rows is finished
-        rows = up(len(going), LEAST_ROWS)
+        rows = up(len(going), forward.least_rows)
         if rows <= len(live) * 7 // 8:
             keep = going + [going[0]] * (rows - len(going))
             cache = cache.rows(torch.tensor(keep, device=states.device))

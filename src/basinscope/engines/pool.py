@@ -3,7 +3,7 @@
 The rows' new tokens lie one behind another in a batch of one, each with its own position, without
 padding; only attention tells them apart (`basinscope.engines.kernels`). So a pass may carry one
 token of some rows and ten of others, and a token's bits are the same either way: products of
-`LEAST_ROWS` tokens or more sum over features in an order of their own, and attention is computed
+``least_rows`` tokens sum over features in one order (`forward`), and attention is computed
 token by token.
 
 The trunk is that of transformers, whose attention is exchanged for the time of the pass: a cache
@@ -21,7 +21,7 @@ import torch
 
 from basinscope.engines import kernels
 from basinscope.engines.cache import Past, up
-from basinscope.engines.forward import LEAST_ROWS, Forward
+from basinscope.engines.forward import Forward
 
 NAME = "basinscope-pool"  # of our attention among those of transformers
 # arguments of attention that say nothing a pool would not know: rows are causal and fit the window
@@ -130,7 +130,7 @@ class Pool:
         ], np.int64)  # fmt: skip
         assert (where[:, 3] + where[:, 2] - where[:, 1]).max() <= self.slots
         ahead = np.concatenate([span.place + np.arange(len(span.tokens)) for span in spans])
-        width = up(len(flat), LEAST_ROWS)
+        width = up(len(flat), self.forward.least_rows)
         ids, positions = np.zeros((2, 1, width), np.int64)
         ids[0, : len(flat)], positions[0, : len(flat)] = flat, self.head + ahead
         for layer in self.layers:

@@ -108,7 +108,7 @@ def _cached(
                 hidden_BLD = forward.beside(past, [row.body for row in own], tails)
                 found.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
             continue
-        for batch in batches(keys, width, budget, len(head)):
+        for batch in batches(keys, width, budget, forward.least_rows, len(head)):
             own = [rows[k] for k in batch]
             hidden_BLD, _ = forward.extend(
                 past.repeated(len(own)) if past is not None else None,
@@ -157,7 +157,7 @@ def _plain(
     flat = [(k, c) for k, row in rows.items() for c in range(len(row.tails))]
     full = [(*rows[k].head, *rows[k].body, *rows[k].tails[c]) for k, c in flat]
     found: dict[int, dict[int, Scored]] = {k: {} for k in rows}
-    for batch in batches(range(len(flat)), lambda n: len(full[n]), budget):
+    for batch in batches(range(len(flat)), lambda n: len(full[n]), budget, forward.least_rows):
         logits = forward.plain([full[n] for n in batch])
         for r, n in enumerate(batch):
             k, c = flat[n]

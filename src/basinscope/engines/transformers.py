@@ -122,6 +122,7 @@ class TransformersEngine(Engine):
 
     def _answer(self, requests: Sequence[Request], budget: int) -> list[Answer]:
         forward, tokens = self._forward, self._tokens
+        forward.ordered()  # the number of threads may have changed
         ranked = {i: tokens.row(r) for i, r in enumerate(requests) if isinstance(r, Choices)}
         texts = {
             i: tokens.windows(r, forward.context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,24 +124,27 @@ def test_the_clock_ends_texts_when_time_is_over_and_heeds_their_own_end():
 
 @pytest.mark.model
 @pytest.mark.timeout(300)
-def test_is_of_the_order_of_what_smollm2_takes(smollm2):
-    """Predictions and measurements by turns; the other half of the suite runs beside them.
+def test_is_of_the_order_of_what_smollm2_takes(smollm2, monkeypatch):
+    """Predictions and measurements by turns, on the clock of this process.
 
-    So the bound is wider than the 30% that a forecast is meant to keep on an idle machine.
+    What else runs on the machine slows that clock a little, as caches are shared: the bound is
+    wider than the 30% that a forecast is meant to keep on an idle machine.
     """
     ranked, written = bs.tasks("math", limit=24)[0], bs.tasks("safety", limit=16)[0]
     point = (bs.Random(0), 0, 0.01)
+    clock = SimpleNamespace(perf_counter=time.process_time)
+    monkeypatch.setattr("basinscope.runs.cost.time", clock)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for task in (ranked, written):
             ratios = []
             for _ in range(5):
-                told = cost(smollm2, [task], [point], probe_s=2.0).seconds
-                start = time.perf_counter()
+                predicted = cost(smollm2, [task], [point], probe_s=2.0).seconds
+                start = time.process_time()
                 with smollm2.at(point[0], step=point[2]):
                     score(smollm2, task)
-                ratios.append(told / (time.perf_counter() - start))
+                ratios.append(predicted / (time.process_time() - start))
             assert 0.5 < statistics.median(ratios) < 2.0, (task.name, ratios)
     finally:
         torch.set_num_threads(threads)
