@@ -218,9 +218,7 @@ def shared_out(engine: Any, work: Slice, n: int, step: float, rounds: int) -> Ro
 
     def units(direction: int | None, steps: Sequence[float]) -> list[Unit]:
         return [
-            Unit(direction, 0, own, (t,), tuple(chosen))
-            for t, chosen in ids.items()
-            for own in steps
+            Unit(direction, 0, at, (t,), tuple(chosen)) for t, chosen in ids.items() for at in steps
         ]
 
     row = Row("workers", work.name, engine.dtype, step)

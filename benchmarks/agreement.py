@@ -83,10 +83,10 @@ def compared(engine: Any, plain: Plain, work: Slice) -> Iterator[tuple[bool, boo
             theirs = plain.write(prompt, work.cap)
             same = generation(engine, item, theirs).text == answer.text
             # places where the paths part: our text is read as tokens again, up to the first change
-            own, shared = engine.tokenizer.encode(answer.text, add_special_tokens=False), 0
-            while shared < min(len(own), len(theirs)) and own[shared] == theirs[shared]:
+            written, shared = engine.tokenizer.encode(answer.text, add_special_tokens=False), 0
+            while shared < min(len(written), len(theirs)) and written[shared] == theirs[shared]:
                 shared += 1
-            gap, tie = (0.0, False) if same else margin(plain.logits((*prompt, *own[:shared])))
+            gap, tie = (0.0, False) if same else margin(plain.logits((*prompt, *written[:shared])))
             note = f"{item.id}: texts part after {shared} tokens"
         kind = "a tie" if tie else "no tie"
         agrees = outcome(engine, task, item, theirs) == ours
@@ -124,10 +124,10 @@ def main() -> None:
                 sys.stderr.write(f"{time.perf_counter() - begun:6.0f} s  {dtype} {name} {step:g}\n")
             total = len(work.items) * len(STEPS)
             ends = binomtest(agreed, total).proportion_ci(0.95, method="exact")
-            what = "texts" if work.cap else "letters"
+            kind = "texts" if work.cap else "letters"
             print(
                 f"{dtype} {name}: outcomes agree on {agreed} of {total} "
-                f"[{ends.low:.4f}, {ends.high:.4f}], {what} on {alike}",
+                f"[{ends.low:.4f}, {ends.high:.4f}], {kind} on {alike}",
                 *said, sep="\n", flush=True,
             )  # fmt: skip
 

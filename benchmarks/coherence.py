@@ -56,10 +56,10 @@ def main() -> None:
 def report(name: str, texts: list[str], show: int, *, wanted: bool = False) -> None:
     """Print how many of the texts are flagged, and some of those that are misjudged."""
     flags = [not is_coherent(text) for text in texts]
-    found = clopper_pearson(sum(flags), len(flags))
+    share = clopper_pearson(sum(flags), len(flags))
     print(
         f"{name:<36}{sum(flags):>6} of {len(flags):<6}"
-        f"{found.estimate:.4f} [{found.low:.4f}, {found.high:.4f}]",
+        f"{share.estimate:.4f} [{share.low:.4f}, {share.high:.4f}]",
         flush=True,
     )
     for text in [t for t, flag in zip(texts, flags, strict=True) if flag != wanted][:show]:
@@ -86,12 +86,12 @@ def rows(path: Path) -> Iterator[dict]:  # type: ignore[type-arg]
 
 def books(data: Path) -> list[str]:
     """Paragraphs of 20 words or more, a seeded sample."""
-    found = []
+    passages = []
     for path in sorted((data / "text/gutenberg").glob("*.txt")):
         body = re.split(r"\*\*\* ?(?:START|END)[^*]*\*\*\*", path.read_text("utf-8-sig"))[1]
         paragraphs = (" ".join(p.split()) for p in re.split(r"\n\s*\n", body))
-        found += [p for p in paragraphs if len(p.split()) >= WORDS]
-    return random.Random(0).sample(found, min(PASSAGES, len(found)))
+        passages += [p for p in paragraphs if len(p.split()) >= WORDS]
+    return random.Random(0).sample(passages, min(PASSAGES, len(passages)))
 
 
 def cut(text: str) -> str:
@@ -104,7 +104,7 @@ def spoilt(texts: list[str], draws: random.Random) -> Iterator[tuple[str, list[s
     """Texts that say nothing, made of texts that do."""
     words = [text.split() for text in texts]
     yield "words in random order", [" ".join(draws.sample(w, len(w))) for w in words]
-    every = [w for own in words for w in own]
+    every = [w for text in words for w in text]
     yield "words drawn at random", [" ".join(draws.choices(every, k=len(w))) for w in words]
     yield "a phrase again and again", [" ".join((w[:5] * 20)[: len(w)]) for w in words]
     signs = [chr(c) for c in range(33, 127)]
@@ -112,7 +112,7 @@ def spoilt(texts: list[str], draws: random.Random) -> Iterator[tuple[str, list[s
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     yield (
         "random letters",
-        [" ".join("".join(draws.choices(letters, k=len(w))) for w in own) for own in words],
+        [" ".join("".join(draws.choices(letters, k=len(w))) for w in text) for text in words],
     )
 
 
@@ -132,8 +132,8 @@ def answers(data: Path, draws: int) -> Iterator[tuple[str, list[str]]]:
     for step in STEPS:
         for draw in range(draws if step else 1):
             with engine.at(bs.Random(seed=SEED), step=step, draw=draw):
-                found = [answer.text for answer in engine.answer(requests)]  # type: ignore[union-attr]
-            yield f"step {step:g}, draw {draw}", found
+                texts = [answer.text for answer in engine.answer(requests)]  # type: ignore[union-attr]
+            yield f"step {step:g}, draw {draw}", texts
 
 
 if __name__ == "__main__":

@@ -78,14 +78,14 @@ def certificates(error: float, items: int, runs: int) -> list[int]:
     torch.nn.init.constant_(module.weight, float(norm.ppf(P)))
     task = bs.CallableTask("half-spaces", lambda m: (m.weight[0] > 0).int(), n_items=64)
     engine = bs.load(module)
-    found = []
+    counts = []
     for seed in range(runs):
         cert = bs.certify(
             engine, task, sigma=1.0, draws=400, items_per_draw=items, claim=CLAIM,
             confidence=1 - error, seed=seed,
         )  # fmt: skip
-        found.append(len(cert.units))
-    return found
+        counts.append(len(cert.units))
+    return counts
 
 
 def main() -> None:

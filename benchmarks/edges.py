@@ -66,8 +66,8 @@ class Family:
     def falls(self, rng: np.random.Generator, items: np.ndarray, n_draws: int) -> np.ndarray:
         """Steps, shape (n_draws, n_items), for items of standard normal hardness."""
         shared = self.of_draws * rng.standard_normal((n_draws, 1))
-        own = self.rest * rng.standard_normal((n_draws, items.size))
-        log = self.of_items * items + shared + own
+        rest = self.rest * rng.standard_normal((n_draws, items.size))
+        log = self.of_items * items + shared + rest
         return 2.0 * norm.cdf(log) if self.uniform else np.exp(log)
 
     def width_of(self, items: np.ndarray, right: np.ndarray) -> float:
@@ -75,10 +75,10 @@ class Family:
         spread = math.hypot(self.of_draws, self.rest)
         hard = self.of_items * items[right]
 
-        def kept(log: float) -> float:
+        def above_half(log: float) -> float:
             return float(np.mean(norm.cdf((hard - log) / spread))) - 0.5
 
-        log = brentq(kept, -10.0, 10.0)
+        log = brentq(above_half, -10.0, 10.0)
         return 2.0 * float(norm.cdf(log)) if self.uniform else math.exp(log)
 
 
@@ -134,14 +134,14 @@ class World:
         """Outcomes of all items at a point."""
         if (draw, step) not in self.at:
             a = abs(step) / self.scale
-            kept = np.ones_like(self.right)
+            stands = np.ones_like(self.right)
             if step:
-                kept = a < self.steps[math.copysign(1.0, step)][draw]
+                stands = a < self.steps[math.copysign(1.0, step)][draw]
                 if self.family.back and self.family.back[0] <= a < self.family.back[1]:
-                    kept = np.ones_like(kept)
+                    stands = np.ones_like(stands)
             place = np.random.default_rng([self.seed, draw, int(abs(step) * 1e6), step < 0])
-            guessed = place.random(kept.size) < self.spec.chance
-            self.at[draw, step] = (self.right & kept) | guessed
+            guessed = place.random(stands.size) < self.spec.chance
+            self.at[draw, step] = (self.right & stands) | guessed
         return self.at[draw, step]
 
     @property

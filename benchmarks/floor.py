@@ -105,22 +105,22 @@ def main() -> None:
     memory = torch.zeros(STREAM_BYTES // 4)
     assert engine.checkpoint is not None
     ours = Ours(engine.checkpoint, "mmlu", options.limit, options.cores)
-    found: dict[str, list[float]] = {"gemm": [], "bandwidth": [], "slice": [], "decode": []}
+    measured: dict[str, list[float]] = {"gemm": [], "bandwidth": [], "slice": [], "decode": []}
     step_bytes = 0.0
     try:
         ours.start()
         gemm_flops(matrices)
         decode_step_s(engine, options.rows)
         for _ in range(options.rounds):
-            found["gemm"].append(gemm_flops(matrices))
-            found["bandwidth"].append(bandwidth(memory))
+            measured["gemm"].append(gemm_flops(matrices))
+            measured["bandwidth"].append(bandwidth(memory))
             steps = [0.001 * (k + 1) for k in range(options.cores)]
-            found["slice"].append(ours.serve({"steps": steps})["wall_s"] / len(steps))
+            measured["slice"].append(ours.serve({"steps": steps})["wall_s"] / len(steps))
             taken, step_bytes = decode_step_s(engine, options.rows)
-            found["decode"].append(taken)
+            measured["decode"].append(taken)
     finally:
         ours.team.close()
-    rate, stream, slice_s, step_s = (statistics.median(values) for values in found.values())
+    rate, stream, slice_s, step_s = (statistics.median(values) for values in measured.values())
     flops = least_flops(engine, tasks)
     floor_s, step_floor_s = flops / rate, step_bytes / stream
     items = sum(len(task.items) for task in tasks)
@@ -136,7 +136,7 @@ def main() -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     record = {
-        "cores": options.cores, "measured": found, "slice_flops": flops,
+        "cores": options.cores, "measured": measured, "slice_flops": flops,
         "decode_bytes": step_bytes, "slice_share": floor_s / slice_s,
         "decode_share": step_floor_s / step_s,
     }  # fmt: skip

@@ -58,12 +58,12 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name, (words, limit, steps) in PLANS.items():
         for workers in (1, options.cores):
-            told = foretold(options.model, words, limit, steps, workers)
-            found = taken(options.model, words, limit, steps, workers)
+            forecast = foretold(options.model, words, limit, steps, workers)
+            seconds = taken(options.model, words, limit, steps, workers)
             print(
-                f"{name}, {told['evaluations']:g} evaluations, {workers} workers: foretold "
-                f"{told['seconds']:.0f} s, took {found:.0f} s, {told['seconds'] / found - 1:+.0%} "
-                "(gate 30%)",
+                f"{name}, {forecast['evaluations']:g} evaluations, {workers} workers: foretold "
+                f"{forecast['seconds']:.0f} s, took {seconds:.0f} s, "
+                f"{forecast['seconds'] / seconds - 1:+.0%} (gate 30%)",
                 flush=True,
             )
 

@@ -76,8 +76,8 @@ def main() -> None:
 
     compared = {**COMPARED, **(OTHERS if options.all else {})}
     methods = {
-        label: build(MethodSpec(name, given), gpt2(), lr=1e-4, total_steps=10_000)
-        for label, (name, given) in compared.items()
+        label: build(MethodSpec(name, settings), gpt2(), lr=1e-4, total_steps=10_000)
+        for label, (name, settings) in compared.items()
     }
     size = sum(p.numel() for p in methods["adamw"].setup.model.parameters())
     print(f"GPT-2 of {size:,} float32 parameters, medians of {options.repeats} alternating steps")

@@ -56,10 +56,10 @@ def family() -> list[int]:
             )
         except OSError:  # it has just ended
             continue
-    found = [os.getpid()]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found
+    pids = [os.getpid()]
+    for pid in pids:
+        pids += [child for child, parent in parents.items() if parent == pid]
+    return pids
 
 
 def cpu_s() -> float:
@@ -79,10 +79,10 @@ def memory_bytes() -> int:
     anonymous, files = 0, 0
     for pid in family():
         try:
-            own, mapped = pages(pid)
+            private, mapped = pages(pid)
         except OSError:
             continue
-        anonymous += own
+        anonymous += private
         files = max(files, mapped)
     return anonymous + files
 

@@ -51,7 +51,7 @@ def write_tasks(data: Path, folder: Path, subjects: Sequence[str] = SUBJECTS) ->
     """lm-eval's mmlu and gsm8k over local files instead of the hub's, in ``folder``."""
     import lm_eval.tasks
 
-    own = Path(lm_eval.tasks.__file__).parent
+    shipped = Path(lm_eval.tasks.__file__).parent
     folder.mkdir(parents=True, exist_ok=True)
     for subject in subjects:
         files = {}
@@ -61,13 +61,13 @@ def write_tasks(data: Path, folder: Path, subjects: Sequence[str] = SUBJECTS) ->
             docs = [{"question": q, "choices": c, "answer": "ABCD".index(a)} for q, *c, a in rows]
             files[split] = _write_lines(folder / f"{subject}_{split}.jsonl", docs)
         _write_task(
-            folder / f"{subject}.yaml", own / f"mmlu/default/mmlu_{subject}.yaml",
+            folder / f"{subject}.yaml", shipped / f"mmlu/default/mmlu_{subject}.yaml",
             f"mmlu_files_{subject}", files,
         )  # fmt: skip
     group = {"group": "mmlu_files", "task": [f"mmlu_files_{subject}" for subject in subjects]}
     (folder / "_mmlu.yaml").write_text(json.dumps(group))
     files = {s: str((data / f"gsm8k/{s}.jsonl").resolve()) for s in ("train", "test")}
-    _write_task(folder / "gsm8k.yaml", own / "gsm8k/gsm8k.yaml", "gsm8k_files", files)
+    _write_task(folder / "gsm8k.yaml", shipped / "gsm8k/gsm8k.yaml", "gsm8k_files", files)
     return folder
 
 
@@ -118,9 +118,9 @@ def reference(
 
             def _some(self, requests: list[Any], answer: Any, instead: Any) -> list[Any]:
                 wanted = [r.doc_id in numbers[r.task_name] for r in requests]
-                kept = [r for r, keep in zip(requests, wanted, strict=True) if keep]
-                found = iter(answer(kept))
-                return [next(found) if keep else instead for keep in wanted]
+                chosen = [r for r, keep in zip(requests, wanted, strict=True) if keep]
+                answers = iter(answer(chosen))
+                return [next(answers) if keep else instead for keep in wanted]
 
             def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
                 answer = super().loglikelihood
@@ -138,7 +138,7 @@ def reference(
             tasks=list(numbers),
             task_manager=TaskManager(include_path=str(folder), include_defaults=False),
             num_fewshot=shots,
-            limit=1 + max(max(own) for own in numbers.values()),
+            limit=1 + max(max(documents) for documents in numbers.values()),
             bootstrap_iters=0,
         )
     return {
@@ -199,8 +199,8 @@ def compare(
     }
     # ways that ask the same are answered once; one that may stop early asks something else
     asked: dict[tuple[Any, bool], Any] = {}
-    for own in items.values():
-        for item in own.values():
+    for by_document in items.values():
+        for item in by_document.values():
             (request,) = item.requests
             asked[request, getattr(request, "decided", None) is not None] = request
     start = time.perf_counter()
@@ -257,8 +257,8 @@ def summary(path: Path) -> str:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     n, said, reasons = len(lines), [f"{path.stem}: {len(lines)} items"], []
     for way in lines[0]["ways"]:
-        found = [line["ways"][way] for line in lines]
-        same = sum(x["ours"] == x["lm_eval"] for x in found)
+        outcomes = [line["ways"][way] for line in lines]
+        same = sum(x["ours"] == x["lm_eval"] for x in outcomes)
         said.append(
             f"  {way.partition('/')[0]}...{way.rpartition('/')[2]}: "
             if "/" in way
@@ -266,16 +266,16 @@ def summary(path: Path) -> str:
         )
         said[-1] += (
             f"same outcome on {same}/{n} ({same / n:.1%}), same prompt on "
-            f"{sum(x['same_prompt'] for x in found)}; "
-            f"right: ours {sum(x['ours'] for x in found)}, "
-            f"lm-eval {sum(x['lm_eval'] for x in found)}"
+            f"{sum(x['same_prompt'] for x in outcomes)}; "
+            f"right: ours {sum(x['ours'] for x in outcomes)}, "
+            f"lm-eval {sum(x['lm_eval'] for x in outcomes)}"
         )
-        if found[0]["same_text"] is not None:
-            said[-1] += f"; same text on {sum(x['same_text'] for x in found)}"
+        if outcomes[0]["same_text"] is not None:
+            said[-1] += f"; same text on {sum(x['same_text'] for x in outcomes)}"
         reasons += [
             f"  {line['item']} {way.rpartition('/')[2]}: lm-eval {x['lm_eval']}, ours {x['ours']}: "
             f"{json.dumps(x['why'])}"
-            for line, x in zip(lines, found, strict=True)
+            for line, x in zip(lines, outcomes, strict=True)
             if "why" in x
         ]
     ours_s, lm_eval_s = (sum(x["seconds"][k] for x in lines) / n for k in (0, 1))
@@ -297,26 +297,26 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1, help="of lm-eval's model")
     parser.add_argument("--chunk", type=int, default=8, help="items measured between two writes")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after; run again to go on")
-    given = parser.parse_args()
+    options = parser.parse_args()
     start = time.monotonic()
-    folder = write_tasks(given.data_dir, given.out / "tasks")
-    engine = bs.load(given.model, dtype=given.dtype)
-    for kind in given.tasks.split(","):
+    folder = write_tasks(options.data_dir, options.out / "tasks")
+    engine = bs.load(options.model, dtype=options.dtype)
+    for kind in options.tasks.split(","):
         tasks = {
-            way: (bs.tasks(way.format(folder=folder), data_dir=given.data_dir)[0], how)
+            way: (bs.tasks(way.format(folder=folder), data_dir=options.data_dir)[0], how)
             for way, how in WAYS[kind].items()
         }
         (first, _), *_ = tasks.values()
         # of GSM8K the first ones: lm-eval draws the worked examples of one item after another
-        drawn = limited(first, given.limit) if kind == "mmlu" else first
-        wanted = [key(item.id, kind) for item in drawn.items[: given.limit]]
-        path = given.out / f"{kind}.jsonl"
+        drawn = limited(first, options.limit) if kind == "mmlu" else first
+        wanted = [key(item.id, kind) for item in drawn.items[: options.limit]]
+        path = options.out / f"{kind}.jsonl"
         path.touch()
         done = {tuple(json.loads(line)["item"]) for line in path.read_text().splitlines()}
         left = [document for document in wanted if document not in done]
-        while left and time.monotonic() - start < given.seconds:
-            now, left = left[: given.chunk], left[given.chunk :]
-            lines = compare(engine, folder, kind, now, tasks, given.batch_size)
+        while left and time.monotonic() - start < options.seconds:
+            now, left = left[: options.chunk], left[options.chunk :]
+            lines = compare(engine, folder, kind, now, tasks, options.batch_size)
             with path.open("a") as handle:
                 handle.writelines(json.dumps(line) + "\n" for line in lines)
             print(f"{kind}: {len(wanted) - len(left)}/{len(wanted)}", flush=True)

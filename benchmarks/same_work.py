@@ -48,7 +48,7 @@ class Side:
     name: str
     process: subprocess.Popen[str]
     start_s: float = 0.0
-    found: list[dict[str, Any]] = field(default_factory=list)
+    replies: list[dict[str, Any]] = field(default_factory=list)
 
     def say(self, order: dict[str, Any]) -> dict[str, Any]:
         """Give an order and wait for the answer."""
@@ -69,7 +69,7 @@ class Side:
 @contextlib.contextmanager
 def sides(names: list[str], folder: str, work: str, limit: int, cores: int) -> Iterator[list[Side]]:
     """Start every side, one after another."""
-    found: list[Side] = []
+    team: list[Side] = []
     try:
         for name in names:
             command = [sys.executable, "-m", "benchmarks.side", name, folder, work]
@@ -78,11 +78,11 @@ def sides(names: list[str], folder: str, work: str, limit: int, cores: int) -> I
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
             )
-            found.append(Side(name, process))
-            found[-1].start_s = found[-1].hear()["wall_s"]
-        yield found
+            team.append(Side(name, process))
+            team[-1].start_s = team[-1].hear()["wall_s"]
+        yield team
     finally:
-        for side in found:
+        for side in team:
             if side.process.stdin is not None:
                 side.process.stdin.close()
             side.process.wait(30)
@@ -92,7 +92,7 @@ def sides(names: list[str], folder: str, work: str, limit: int, cores: int) -> I
 def points(engine: Any, steps: tuple[float, ...]) -> Iterator[dict[float, str]]:
     """A checkpoint folder for each step, of the live weights that ours has there."""
     with tempfile.TemporaryDirectory() as root:
-        found = {}
+        folders = {}
         for step in steps:
             folder = Path(root) / str(step)
             folder.mkdir()
@@ -102,8 +102,8 @@ def points(engine: Any, steps: tuple[float, ...]) -> Iterator[dict[float, str]]:
             with engine.at(bs.Random(0), step=step):
                 live = {n: p.detach().clone() for n, p in engine.module.named_parameters()}
             save_file(live, folder / "model.safetensors", metadata={"format": "pt"})
-            found[step] = str(folder)
-        yield found
+            folders[step] = str(folder)
+        yield folders
 
 
 def measure(model: str, name: str, rounds: int, limit: int, cores: int) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def measure(model: str, name: str, rounds: int, limit: int, cores: int) -> dict[
         for k in range(rounds):
             for side in team if k % 2 == 0 else team[::-1]:
                 for order in orders(side.name, work, folders, shares, k):
-                    side.found.append({**order["note"], **side.say(order)})
+                    side.replies.append({**order["note"], **side.say(order)})
                     say(name, side, k, begun)
         result = {
             "model": model, "slice": name, "cores": cores, "cap": work.cap,
@@ -131,7 +131,7 @@ def measure(model: str, name: str, rounds: int, limit: int, cores: int) -> dict[
             "sides": {side.name: summary(side, work) for side in team},
         }  # fmt: skip
         truth = {
-            step: [int(x) for entry in ours.found if step in entry["steps"]
+            step: [int(x) for entry in ours.replies if step in entry["steps"]
                    for x in entry["answers"][str(step)]][: len(work.items)]
             for step in MEASURED
         }  # fmt: skip
@@ -168,7 +168,7 @@ def summary(side: Side, work: Slice) -> dict[str, Any]:
     """Seconds for one step with all items: a list by measured step, and for the mean step."""
     wall: dict[float, list[float]] = {}
     cpu: dict[float, list[float]] = {}
-    for entry in side.found:
+    for entry in side.replies:
         n = len(entry["steps"])
         times = scale(work, entry["items"]) if "items" in entry else 1 / n
         for step in entry["steps"]:
@@ -181,9 +181,9 @@ def summary(side: Side, work: Slice) -> dict[str, Any]:
         "wall_s": mean_step(wall) if by_step else pooled(wall),
         "cpu_s": mean_step(cpu) if by_step else pooled(cpu),
         "wall_at_s": {step: spread(values) for step, values in wall.items()},
-        "perturb_s": spread([e["perturb_s"] for e in side.found if "perturb_s" in e] or [0.0]),
-        "peak_bytes": max(entry["peak_bytes"] for entry in side.found),
-        "found": [{k: v for k, v in e.items() if k != "answers"} for e in side.found],
+        "perturb_s": spread([e["perturb_s"] for e in side.replies if "perturb_s" in e] or [0.0]),
+        "peak_bytes": max(entry["peak_bytes"] for entry in side.replies),
+        "replies": [{k: v for k, v in e.items() if k != "answers"} for e in side.replies],
     }
 
 
@@ -194,12 +194,12 @@ def spread(values: list[float]) -> list[float]:
 
 def pooled(values: dict[float, list[float]]) -> list[float]:
     """Where the step makes no difference, or each value is a mean over all of them."""
-    return spread([value for own in values.values() for value in own])
+    return spread([value for at_step in values.values() for value in at_step])
 
 
 def mean_step(values: dict[float, list[float]]) -> list[float]:
     """Mean over the curve, each measured step standing for its neighbours."""
-    parts = {step: spread(own) for step, own in values.items()}
+    parts = {step: spread(seconds) for step, seconds in values.items()}
     return [sum(WEIGHT[s] * parts[s][k] for s in parts) / len(CURVE) for k in range(3)]
 
 
@@ -208,7 +208,7 @@ def agreement(
 ) -> dict[str, int]:
     """On how many items the outcome is ours."""
     same = total = 0
-    for entry in side.found:
+    for entry in side.replies:
         (step,) = entry["steps"]
         for i, answer in zip(entry["items"], entry["answers"], strict=True):
             if truth[step]:
@@ -219,20 +219,20 @@ def agreement(
 
 def in_float32(work: Slice, folders: dict[float, str], team: list[Side]) -> dict[str, int]:
     """Ours in float32 against B0, on what B0 has answered at one step."""
-    (entry,) = [side.found[0] for side in team if side.name == "B0"]
+    (entry,) = [side.replies[0] for side in team if side.name == "B0"]
     engine: Any = bs.load(folders[entry["steps"][0]], dtype="float32")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         asked = [work.items[i][1].requests[0] for i in entry["items"]]
-        found = engine.answer(asked)
+        answers = engine.answer(asked)
     finally:
         torch.set_num_threads(threads)
     same = 0
-    for i, own, other in zip(entry["items"], found, entry["answers"], strict=True):
+    for i, mine, other in zip(entry["items"], answers, entry["answers"], strict=True):
         task, item = work.items[i]
-        same += int(task.oracle(item, (own,)).correct) == outcome(engine, task, item, other)
-    return {"same": same, "of": len(found)}
+        same += int(task.oracle(item, (mine,)).correct) == outcome(engine, task, item, other)
+    return {"same": same, "of": len(answers)}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -245,13 +245,13 @@ def table(result: dict[str, Any]) -> str:
         f"{'':8}{'wall s':>24}{'CPU s':>24}{'peak GB':>9}{'ratio':>8}{'gate':>6}{'aim':>5}  "
         "same outcome",
     ]
-    for side, own in result["sides"].items():
+    for side, measured in result["sides"].items():
         gate, aim = (goal.get(name, {}).get(side[:2], "") for goal in (GATES, AIMS))
-        ratio = own["wall_s"][0] / ours["wall_s"][0]
-        agreed = own.get("agreement")
+        ratio = measured["wall_s"][0] / ours["wall_s"][0]
+        agreed = measured.get("agreement")
         lines.append(
-            f"{side:8}{cell(own['wall_s']):>24}{cell(own['cpu_s']):>24}"
-            f"{own['peak_bytes'] / 1e9:9.2f}{ratio:8.1f}{gate:>6}{aim:>5}  "
+            f"{side:8}{cell(measured['wall_s']):>24}{cell(measured['cpu_s']):>24}"
+            f"{measured['peak_bytes'] / 1e9:9.2f}{ratio:8.1f}{gate:>6}{aim:>5}  "
             + (f"{agreed['same']} of {agreed['of']}" if agreed else "")
         )
     whole = [len(CURVE) * ours["wall_s"][0] + extra for extra in (0.0, ours["start_s"])]
@@ -259,8 +259,8 @@ def table(result: dict[str, Any]) -> str:
         f"ours, {len(CURVE)} steps: {whole[0]:.0f} s, {whole[1]:.0f} s with the workers' start "
         f"({ours['start_s']:.1f} s, once); against it: "
         + ", ".join(
-            f"{side} {len(CURVE) * own['wall_s'][0] / whole[1]:.1f}"
-            for side, own in result["sides"].items()
+            f"{side} {len(CURVE) * measured['wall_s'][0] / whole[1]:.1f}"
+            for side, measured in result["sides"].items()
             if side != "ours"
         )
     )
@@ -276,8 +276,8 @@ def cell(values: list[float]) -> str:
 
 def say(name: str, side: Side, k: int, begun: float) -> None:
     """A line of progress."""
-    seconds = side.found[-1]["wall_s"]
-    at = ", ".join(f"{step:g}" for step in side.found[-1]["steps"])
+    seconds = side.replies[-1]["wall_s"]
+    at = ", ".join(f"{step:g}" for step in side.replies[-1]["steps"])
     line = f"{time.perf_counter() - begun:6.0f} s  {name} round {k + 1}: {side.name} at {at}"
     sys.stderr.write(f"{line}: {seconds:.1f} s\n")
 

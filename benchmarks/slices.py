@@ -23,7 +23,7 @@ from basinscope.tasks.base import Answer, Generation, Item, Ranking
 CURVE = tuple(round(-0.03 + 0.003 * k, 3) for k in range(21))
 MEASURED = (0.0, 0.006, 0.015, 0.03)  # pristine, inside, edge, beyond
 WEIGHT = {
-    step: sum(step == min(MEASURED, key=lambda m: (abs(m - abs(own)), -m)) for own in CURVE)
+    step: sum(step == min(MEASURED, key=lambda m: (abs(m - abs(at)), -m)) for at in CURVE)
     for step in MEASURED
 }
 STRIDE = 5  # prime to every number of parts
@@ -79,13 +79,13 @@ def slice_of(name: str, engine: Any, limit: int = 64) -> Slice:
 
 def outcome(engine: Any, task: Task, item: Item, answer: int | Sequence[int]) -> int:
     """Score of a baseline's answer under the task's oracle: a letter, or the tokens of a text."""
-    found: Answer
+    answered: Answer
     if isinstance(answer, int):
         letters = range(len(item.requests[0].continuations))  # type: ignore[union-attr]
-        found = Ranking(tuple(0.0 if k == answer else -1.0 for k in letters))
+        answered = Ranking(tuple(0.0 if k == answer else -1.0 for k in letters))
     else:
-        found = generation(engine, item, answer)
-    return int(task.oracle(item, (found,)).correct)
+        answered = generation(engine, item, answer)
+    return int(task.oracle(item, (answered,)).correct)
 
 
 def generation(engine: Any, item: Item, tokens: Sequence[int]) -> Generation:

@@ -34,42 +34,42 @@ MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Run the story; returns the folder with its figures and tables."""
-    given = _parser().parse_args(arguments)
-    out: Path = given.output
+    options = _parser().parse_args(arguments)
+    out: Path = options.output
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
 
-    def say(what: str) -> None:
-        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
+    def say(text: str) -> None:
+        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {text}\n")
 
     def tuned(name: str, start: str | Path) -> FineTune:
         say(f"fine-tuning: {name}")
         return bs.finetune(
-            start, given.benign_data if name == "benign" else None, recipe=name,
-            run=out / name, data_dir=given.data_dir, seed=given.seed,
-            limit=given.examples if name == "safety" else given.tune_examples,
+            start, options.benign_data if name == "benign" else None, recipe=name,
+            run=out / name, data_dir=options.data_dir, seed=options.seed,
+            limit=options.examples if name == "safety" else options.tune_examples,
             max_tokens=MAX_TOKENS,
         )  # fmt: skip
 
     # 1. a safety basin is dug into the basic one
-    safe = tuned("safety", given.model)
+    safe = tuned("safety", options.model)
     tasks = [
-        held_out(bs.tasks("advbench", data_dir=given.data_dir)[0], safe.folder),
-        *bs.tasks("xstest,basic", data_dir=given.data_dir),
+        held_out(bs.tasks("advbench", data_dir=options.data_dir)[0], safe.folder),
+        *bs.tasks("xstest,basic", data_dir=options.data_dir),
     ]
-    tasks = [limited(task, given.limit) for task in tasks]
-    random = [bs.Random(given.seed)]
-    plain = bs.load(given.model)
+    tasks = [limited(task, options.limit) for task in tasks]
+    random = [bs.Random(options.seed)]
+    plain = bs.load(options.model)
     say("the model it came from, along random directions")
     before = bs.landscape(
-        plain, tasks, directions=random, steps=given.steps, draws=given.draws,
-        run=out / "before", workers=given.workers,
+        plain, tasks, directions=random, steps=options.steps, draws=options.draws,
+        run=out / "before", workers=options.workers,
     )  # fmt: skip
     engine = bs.load(safe.folder, dtype="bfloat16")
     say("the aligned model, along random directions")
     bs.landscape(
-        engine, tasks, directions=random, steps=given.steps, draws=given.draws,
-        run=out / "aligned", workers=given.workers,
+        engine, tasks, directions=random, steps=options.steps, draws=options.draws,
+        run=out / "aligned", workers=options.workers,
     )  # fmt: skip
 
     # 2. further fine-tunes, and slices along them: the edges are searched, since no grid fits
@@ -79,29 +79,29 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     say("the aligned model, along its fine-tunes")
     along = bs.landscape(
         engine, [tasks[0], tasks[-1]], directions=[*lines.values()], run=out / "aligned",
-        workers=given.workers,
+        workers=options.workers,
     )  # fmt: skip
 
     # 3. the worst direction of general knowledge
     say("attack on the basic task")
     worst = bs.attack(
-        engine, limited(bs.tasks("basic")[0], given.limit), steps=given.attack_steps, starts=1,
-        seed=given.seed, run=out / "worst",
+        engine, limited(bs.tasks("basic")[0], options.limit), steps=options.attack_steps, starts=1,
+        seed=options.seed, run=out / "worst",
     )  # fmt: skip
     every = lines | {"worst": worst.direction}
     angles = cosines(engine, [*every.values()])
 
     # 4. the fine-tuned models themselves
     rows = []
-    models = {"before": given.model, "aligned": safe.folder}
+    models = {"before": options.model, "aligned": safe.folder}
     models |= {name: tune.folder for name, tune in tunes.items()}
     for name, folder in models.items():
         say(f"scores of the model itself: {name}")
         scored = bs.landscape(
             bs.load(folder, dtype="bfloat16"), tasks, steps=[0.0], run=out / f"scores-{name}"
         )
-        own = scored.widths()[["task", "score", "score_low", "score_high"]]
-        rows.append(own.assign(model=name, displacement=_norm(name, tunes, safe)))
+        score = scored.widths()[["task", "score", "score_low", "score_high"]]
+        rows.append(score.assign(model=name, displacement=_norm(name, tunes, safe)))
     scores = pd.concat(rows)
 
     say("tables and figures")
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     widths["direction"] = widths["direction"].map(lambda label: labels.get(label, label))
     widths.to_csv(out / "widths.csv", index=False)
     scores.to_csv(out / "scores.csv", index=False)
-    radii = pd.DataFrame([vars(found) for found in worst.collapse])
+    radii = pd.DataFrame([vars(radius) for radius in worst.collapse])
     radii.to_csv(out / "worst.csv", index=False)
     angles.rename(index=labels, columns=labels).to_csv(out / "cosines.csv")
     draw_slices(out / "slices.png", along, labels)
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
                 names=["before", "aligned"])  # fmt: skip
     minutes = (time.monotonic() - began) / 60
     (out / "story.json").write_text(
-        json.dumps({"minutes_of_this_call": round(minutes, 1), "model": str(given.model)}) + "\n"
+        json.dumps({"minutes_of_this_call": round(minutes, 1), "model": str(options.model)}) + "\n"
     )
     with pd.option_context("display.width", 160, "display.max_columns", 20):
         for title, table in (

@@ -35,38 +35,38 @@ MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Run the experiment; returns the folder with its tables and figures."""
-    given = _parser().parse_args(arguments)
-    out: Path = given.output
+    options = _parser().parse_args(arguments)
+    out: Path = options.output
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
 
-    def say(what: str) -> None:
-        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
+    def say(text: str) -> None:
+        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {text}\n")
 
     def tune(name: str, seed: int, **within: Any) -> FineTune:
         say(f"fine-tuning: {name}")
         return bs.finetune(
-            engine, recipe="safety", run=out / name, seed=seed, data_dir=given.data_dir,
-            limit=given.examples, max_tokens=MAX_TOKENS, **within,
+            engine, recipe="safety", run=out / name, seed=seed, data_dir=options.data_dir,
+            limit=options.examples, max_tokens=MAX_TOKENS, **within,
         )  # fmt: skip
 
-    engine = bs.load(given.model)
-    old = limited(bs.tasks("basic")[0], given.limit)
+    engine = bs.load(options.model)
+    old = limited(bs.tasks("basic")[0], options.limit)
 
     # 1. the subspace: leading directions of a pilot run
     pilot = tune("pilot", seed=1)
     basis = subspace_from_trajectory(
-        engine, [*pilot.checkpoints, pilot.folder], given.k, out / "basis.safetensors"
+        engine, [*pilot.checkpoints, pilot.folder], options.k, out / "basis.safetensors"
     )
 
     # 2. certificates in it; the sigmas share the error
-    confidence = 1 - (1 - given.confidence) / len(given.sigmas)
+    confidence = 1 - (1 - options.confidence) / len(options.sigmas)
     certificates = []
-    for sigma in given.sigmas:
+    for sigma in options.sigmas:
         say(f"certificate at sigma = {sigma:g}")
         certificates.append(
             bs.certify(
-                engine, old, sigma=sigma, draws=given.draws, per_item=True, geometry=basis,
+                engine, old, sigma=sigma, draws=options.draws, per_item=True, geometry=basis,
                 confidence=confidence, run=out / f"cert-{sigma:g}",
             )
         )  # fmt: skip
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
     # 3. fine-tunes kept in the ball of each target, in the widest ball of all sigmas
     tunes, verdicts = {}, {}
-    for share in given.shares:
+    for share in options.shares:
         target = share * score
         best = max(certificates, key=lambda c: c.radius(target) if c.radius(target) > 0 else 0.0)
         if not best.radius(target) > 0:
@@ -84,15 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         tunes[name] = tune(name, seed=0, stay_within=best, target=target)
         say(f"verdict: {name}")
         verdicts[name] = best.verdict(
-            tunes[name].folder, task=old, target=target, draws=given.check_draws
+            tunes[name].folder, task=old, target=target, draws=options.check_draws
         )
 
     # 4. the new capability, paired by item, on requests that no run was trained on
-    every = bs.tasks("advbench", data_dir=given.data_dir)[0]
+    every = bs.tasks("advbench", data_dir=options.data_dir)[0]
     new = limited(
-        held_out(every, pilot.folder, *(t.folder for t in tunes.values())), given.new_limit
+        held_out(every, pilot.folder, *(t.folder for t in tunes.values())), options.new_limit
     )
-    models = {"base": given.model, "pilot": pilot.folder} | {n: t.folder for n, t in tunes.items()}
+    models = {"base": options.model, "pilot": pilot.folder}
+    models |= {name: run.folder for name, run in tunes.items()}
     refused = {}
     for name, source in models.items():
         say(f"refusals: {name}")
@@ -125,18 +126,18 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     # 5. the pilot, which no ball kept, in other geometries
     rows = []
     controls = [("isotropic", 0.005), ("rms", 0.005), ("params:norm|ln_|bias", 0.05),
-                (f"random-subspace:{given.k}", given.sigmas[0])]  # fmt: skip
+                (f"random-subspace:{options.k}", options.sigmas[0])]  # fmt: skip
     for word, sigma in controls:
         say(f"other geometry: {word}")
         cert = bs.certify(
-            engine, old, sigma=sigma, draws=given.control_draws, items_per_draw=8,
-            confidence=given.confidence, geometry=word,
+            engine, old, sigma=sigma, draws=options.control_draws, items_per_draw=8,
+            confidence=options.confidence, geometry=word,
             run=out / f"cert-{word.partition(':')[0]}",
         )  # fmt: skip
-        found = cert.verdict(pilot.folder)
-        rows.append({"geometry": word, "sigma": sigma, "p_lower": cert.p_lower, "r": found.r,
-                     "R": found.radius, "r/R": found.ratio, "bound": found.bound,
-                     "outside": found.outside, "word": found.word})  # fmt: skip
+        of_pilot = cert.verdict(pilot.folder)
+        rows.append({"geometry": word, "sigma": sigma, "p_lower": cert.p_lower, "r": of_pilot.r,
+                     "R": of_pilot.radius, "r/R": of_pilot.ratio, "bound": of_pilot.bound,
+                     "outside": of_pilot.outside, "word": of_pilot.word})  # fmt: skip
     others = pd.DataFrame(rows)
     others.to_csv(out / "geometries.csv", index=False)
 
@@ -144,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         plot_bounds(out / "bounds.png", certificates, list(verdicts.values()))
         plot_measured(out / "measured.png", list(verdicts.values()))
     with pd.option_context("display.width", 200, "display.max_columns", 30):
-        print(f"\nbasis of {given.k}: shares of the pilot's displacements {basis.shares}")
+        print(f"\nbasis of {options.k}: shares of the pilot's displacements {basis.shares}")
         for title, rows_of in (("trade", table), ("other geometries", others)):
             print(f"\n{title}\n{rows_of.to_string(index=False, float_format='%.4g')}")
     for cert in certificates:

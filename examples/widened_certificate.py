@@ -35,36 +35,36 @@ MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Run the experiment; returns the folder with its table."""
-    given = _parser().parse_args(arguments)
-    out: Path = given.output
+    options = _parser().parse_args(arguments)
+    out: Path = options.output
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
 
-    def say(what: str) -> None:
-        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
+    def say(text: str) -> None:
+        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {text}\n")
 
-    engine = bs.load(given.model)
-    old = limited(bs.tasks("basic")[0], given.limit)
+    engine = bs.load(options.model)
+    old = limited(bs.tasks("basic")[0], options.limit)
 
     # 1. the subspace
     say("pilot")
     pilot = bs.finetune(
-        engine, recipe="safety", run=out / "pilot", seed=1, data_dir=given.data_dir,
-        limit=given.examples, max_tokens=MAX_TOKENS,
+        engine, recipe="safety", run=out / "pilot", seed=1, data_dir=options.data_dir,
+        limit=options.examples, max_tokens=MAX_TOKENS,
     )  # fmt: skip
     basis = out / "basis.safetensors"
-    subspace_from_trajectory(engine, [*pilot.checkpoints, pilot.folder], given.k, basis)
+    subspace_from_trajectory(engine, [*pilot.checkpoints, pilot.folder], options.k, basis)
 
     # 2. the same further training, without noise and with it
-    models: dict[str, str | Path] = {"before": given.model}
-    for sigma in (0.0, *given.noise):
+    models: dict[str, str | Path] = {"before": options.model}
+    for sigma in (0.0, *options.noise):
         name = f"trained-{sigma:g}"
         say(name)
         noise = {"base": torch.optim.AdamW, "basis": str(basis), "sigma": sigma, "seed": 0}
         models[name] = bs.finetune(
-            given.model, given.data, recipe=given.recipe, run=out / name, seed=0,
-            optimizer=(SubspaceAugmented, noise), data_dir=given.data_dir,
-            limit=given.examples, max_tokens=MAX_TOKENS,
+            options.model, options.data, recipe=options.recipe, run=out / name, seed=0,
+            optimizer=(SubspaceAugmented, noise), data_dir=options.data_dir,
+            limit=options.examples, max_tokens=MAX_TOKENS,
         ).folder  # fmt: skip
 
     # 3. certificates of all of them, at the same levels of the score that the model began with
@@ -72,23 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     score = None
     for name, model in models.items():
         centre = bs.load(model, dtype="bfloat16")
-        for sigma in given.sigmas:
+        for sigma in options.sigmas:
             say(f"certificate: {name}, sigma = {sigma:g}")
             cert = bs.certify(
-                centre, old, sigma=sigma, draws=given.draws, per_item=True, seed=0,
+                centre, old, sigma=sigma, draws=options.draws, per_item=True, seed=0,
                 geometry=bs.geometry(f"subspace:{basis}", centre),
-                confidence=1 - (1 - given.confidence) / (len(models) * len(given.sigmas)),
+                confidence=1 - (1 - options.confidence) / (len(models) * len(options.sigmas)),
                 run=out / f"cert-{name}-{sigma:g}",
             )  # fmt: skip
             score = cert.score if score is None else score
             rows.append(
                 {"model": name, "sigma": sigma, "score": cert.score, "p_lower": cert.p_lower}
-                | {f"R at {share:g}": cert.radius(share * score) for share in given.shares}
+                | {f"R at {share:g}": cert.radius(share * score) for share in options.shares}
             )
     table = pd.DataFrame(rows)
     table.to_csv(out / "radii.csv", index=False)
     print(f"R: radius that keeps a share of the score before, {score:.3g}, certified for the mean "
-          f"under noise, all of them together at confidence {given.confidence:g}")  # fmt: skip
+          f"under noise, all of them together at confidence {options.confidence:g}")  # fmt: skip
     print(table.to_string(index=False, float_format="%.4g"))
     say("done")
     return out

@@ -38,33 +38,33 @@ MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Run the experiment; returns the folder with its tables."""
-    given = _parser().parse_args(arguments)
-    out: Path = given.output
+    options = _parser().parse_args(arguments)
+    out: Path = options.output
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
 
-    def say(what: str) -> None:
-        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {what}\n")
+    def say(text: str) -> None:
+        sys.stderr.write(f"[{(time.monotonic() - began) / 60:5.1f} min] {text}\n")
 
     # 1. the same fine-tune with every sigma
     tunes: dict[tuple[str, float], FineTune] = {}
-    for method in given.methods:
-        for sigma in (0.0, *given.sigmas):
+    for method in options.methods:
+        for sigma in (0.0, *options.sigmas):
             say(f"fine-tuning: {method}, sigma = {sigma:g}")
-            noise = {"base": torch.optim.AdamW, "sigma": sigma, "seed": given.seed + 1000}
+            noise = {"base": torch.optim.AdamW, "sigma": sigma, "seed": options.seed + 1000}
             tunes[method, sigma] = bs.finetune(
-                given.model, recipe="safety", method=method, run=out / f"{method}-{sigma:g}",
-                optimizer=(bs.GaussianAugmented, noise), seed=given.seed,
-                data_dir=given.data_dir, limit=given.examples, max_tokens=MAX_TOKENS,
-                save_every=given.save_every,
+                options.model, recipe="safety", method=method, run=out / f"{method}-{sigma:g}",
+                optimizer=(bs.GaussianAugmented, noise), seed=options.seed,
+                data_dir=options.data_dir, limit=options.examples, max_tokens=MAX_TOKENS,
+                save_every=options.save_every,
             )  # fmt: skip
 
     # 2. what is learnt and forgotten along the way, on requests that no run was trained on
     folders = [tune.folder for tune in tunes.values()]
-    requests = held_out(bs.tasks("advbench", data_dir=given.data_dir)[0], *folders)
-    engine = bs.load(given.model, dtype="float32")
-    new = answers(engine, [str(item.requests[0].prompt) for item in requests.items], given.limit)
-    old = windows(engine, given.old_text or Path(given.data_dir) / OLD_TEXT, given.limit)
+    requests = held_out(bs.tasks("advbench", data_dir=options.data_dir)[0], *folders)
+    engine = bs.load(options.model, dtype="float32")
+    new = answers(engine, [str(item.requests[0].prompt) for item in requests.items], options.limit)
+    old = windows(engine, options.old_text or Path(options.data_dir) / OLD_TEXT, options.limit)
     rows: list[dict[str, Any]] = []
     for (method, sigma), tune in tunes.items():
         say(f"forgetting: {method}, sigma = {sigma:g}")
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     matched.to_csv(out / "forgetting.csv", index=False)
 
     # 3. the basins that were dug
-    tasks = [limited(task, given.limit) for task in (requests, *bs.tasks("basic"))]
+    tasks = [limited(task, options.limit) for task in (requests, *bs.tasks("basic"))]
     scores = []
     for (method, sigma), tune in tunes.items():
         say(f"basins: {method}, sigma = {sigma:g}")
@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         if method == "lora":
             folder = merged(engine, bs.Adapter(str(tune.folder)), out / f"merged-{sigma:g}")
         land = bs.landscape(
-            bs.load(folder, dtype="bfloat16"), tasks, directions=[bs.Random(given.seed)],
-            steps=given.steps, draws=given.draws, run=out / f"basin-{method}-{sigma:g}",
+            bs.load(folder, dtype="bfloat16"), tasks, directions=[bs.Random(options.seed)],
+            steps=options.steps, draws=options.draws, run=out / f"basin-{method}-{sigma:g}",
         )  # fmt: skip
         scores.append(land.means().assign(method=method, sigma=sigma))
     basins = pd.concat(scores)[["method", "sigma", "task", "step", "draws", "score", "low", "high"]]
@@ -153,17 +153,17 @@ def merged(engine: Any, adapter: bs.Adapter, folder: Path) -> Path:
 def forgetting(curves: pd.DataFrame) -> pd.DataFrame:
     """Old NLL minus that before, where each run first reaches targets of the one without noise."""
     rows = []
-    for method, own in curves.groupby("method", sort=False):
-        by_sigma = {s: c.to_dict("records") for s, c in own.groupby("sigma", sort=True)}
+    for method, runs in curves.groupby("method", sort=False):
+        by_sigma = {s: c.to_dict("records") for s, c in runs.groupby("sigma", sort=True)}
         for share, target in targets([by_sigma[0.0]]).items():
             base = arrival(by_sigma[0.0], target).forgetting
             for sigma, curve in by_sigma.items():
-                found = arrival(curve, target)
+                reached = arrival(curve, target)
                 rows.append(
                     {"method": method, "share": share, "new_nll": target, "sigma": sigma,
-                     "forgetting": found.forgetting,
-                     "less": 1 - found.forgetting / base if base > 0 else math.nan,
-                     "reason": found.reason}
+                     "forgetting": reached.forgetting,
+                     "less": 1 - reached.forgetting / base if base > 0 else math.nan,
+                     "reason": reached.reason}
                 )  # fmt: skip
     names = ["method", "share", "new_nll", "sigma", "forgetting", "less", "reason"]
     return pd.DataFrame(rows, columns=names)
