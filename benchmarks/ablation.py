@@ -129,18 +129,20 @@ def in_use(engine: Any, writes: bool) -> list[str]:
     return [switch for switch, used in serves.items() if used]
 
 
+def drafts(engine: Any, requests: Sequence[Request]) -> Drafts:
+    """Those that a run has after step 0."""
+    engine._drafts = texts = Drafts()
+    engine.answer(requests)
+    return texts
+
+
 def answers_by_turns(
-    engine: Any, requests: Sequence[Request], step: float, switches: Sequence[str], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, list[Answer]]]:
+    engine: Any, requests: Sequence[Request], step: float, switches: Sequence[str], rounds: int,
+    pristine: Drafts,
+) -> tuple[dict[str, list[float]], dict[str, list[Answer]]]:  # fmt: skip
     """Processor seconds of every round by switch, and the last answers."""
     seconds: dict[str, list[float]] = {switch: [] for switch in (EVERYTHING, *switches)}
     answers: dict[str, list[Answer]] = {}
-    engine._drafts = pristine = Drafts()
-    with engine.at(DIRECTION, step=0.0):
-        engine.answer(requests)
-        for switch in switches:  # whatever is compiled or allocated once
-            with without(engine, switch):
-                engine.answer(requests[:1])
     with engine.at(DIRECTION, step=step):
         for k in range(rounds):
             for switch in list(seconds)[:: 1 if k % 2 == 0 else -1]:
@@ -171,8 +173,11 @@ def answered(
         for r in requests
     ]
     used = [switch for switch in in_use(engine, work.cap > 0) if switch in switches]
-    for step in steps if used else ():
-        seconds, answers = answers_by_turns(engine, requests, step, used, rounds)
+    if not used:
+        return
+    pristine = drafts(engine, requests)
+    for step in steps:
+        seconds, answers = answers_by_turns(engine, requests, step, used, rounds, pristine)
         for switch in used:
             pairs = zip(answers[EVERYTHING], answers[switch], strict=True)
             same = sum(choice(a) == choice(b) for a, b in pairs)

@@ -9,6 +9,7 @@ from benchmarks import ablation
 
 import basinscope as bs
 from basinscope.engines import attention, generation, kernels
+from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 
 SHARED = "Say what it is, and say it well: "
@@ -81,18 +82,27 @@ def test_float32_has_no_attention_of_its_own():
 
 
 def test_every_switch_is_timed_in_every_round():
-    seconds, answers = ablation.answers_by_turns(engine(), REQUESTS, 0.01, ["drafts", "pool"], 3)
+    seconds, answers = ablation.answers_by_turns(
+        engine(), REQUESTS, 0.01, ["drafts", "pool"], 3, Drafts()
+    )
     assert list(seconds) == list(answers) == ["everything", "drafts", "pool"]
     assert all(len(rounds) == 3 and min(rounds) > 0 for rounds in seconds.values())
 
 
 def test_a_text_has_its_answer_at_step_0_for_a_draft():
     loaded = engine()
-    ablation.answers_by_turns(loaded, REQUESTS, 0.3, [], 2)
-    with loaded.at(bs.Random(), step=0.0):
-        (pristine,) = loaded.answer(REQUESTS[2:])
-    draft = loaded._drafts.find(REQUESTS[2])
+    texts = ablation.drafts(loaded, REQUESTS)
+    ablation.answers_by_turns(loaded, REQUESTS, 0.3, [], 2, texts)
+    (pristine,) = loaded.answer(REQUESTS[2:])
+    draft = texts.find(REQUESTS[2])
     assert loaded.tokens.text([t for t in draft if t not in loaded.ends]) == pristine.text
+
+
+def test_at_step_0_a_text_has_no_draft():
+    loaded = engine()
+    texts = ablation.drafts(loaded, REQUESTS)
+    ablation.answers_by_turns(loaded, REQUESTS, 0.0, [], 1, texts)
+    assert loaded._drafts is not texts
 
 
 def test_a_ratio_is_of_one_round():
