@@ -203,7 +203,7 @@ def read_strict(store: Store) -> StrictBasin:
     if store.spec.kind != KIND:
         raise BasinscopeError(
             f"{store.folder} holds a {store.spec.kind}, not a strict-basin test",
-            "allowed: the folder given to --run of certify --strict",
+            "allowed: the folder given to --run of strict-basin",
         )
     plan, levels = store.spec.plan, []
     for sigma in plan["sigmas"]:

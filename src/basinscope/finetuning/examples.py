@@ -99,7 +99,7 @@ def fitting(
         raise BasinscopeError(
             f"every one of the {len(found)} examples is longer than {most} tokens",
             "allowed: prompt and answer together within max_tokens",
-            "a larger --max-tokens, or shorter examples",
+            "a larger max_tokens (--set max_tokens=N), or shorter examples",
         )
     return kept, examples, dropped
 

@@ -39,7 +39,7 @@ KINDS = {
 REPAIR = {
     "run.json": "delete run.json and run the same line again",
     "attack.json": "give another --run, or delete the folder",
-    "training.json": "give another --output",
+    "training.json": "give another --run",
     "widen.json": "give another --run",
 }
 """What helps where a header is corrupt."""
