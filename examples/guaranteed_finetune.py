@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         }  # fmt: skip
         if verdict is not None:
             row |= {
-                "sigma": tunes[name].guarantee["sigma"], "r": verdict.r, "R": verdict.radius,
+                "sigma": tunes[name].guarantee.sigma, "r": verdict.r, "R": verdict.radius,
                 "certified": verdict.bound, "share_kept": verdict.bound / score,
                 "word": verdict.word, "p_measured": verdict.smoothed.estimate,
                 "p_low": verdict.smoothed.low, "old_score": verdict.score.estimate,

@@ -61,7 +61,9 @@ def test_there_are_at_most_thirty_names_and_every_one_is_there():
 
 def test_type_checkers_see_the_names_that_there_are():
     tree = ast.parse(Path(bs.__file__).read_text(encoding="utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0]
+    imports = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0
+    ]
     seen = {
         alias.asname: getattr(importlib.import_module(node.module), alias.name)
         for node in imports
@@ -82,7 +84,10 @@ def test_every_name_of_a_room_is_there(room):
 def test_the_help_takes_less_than_a_second_of_the_processor():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-m", "basinscope.cli", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "basinscope.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "landscape" in done.stdout

@@ -137,24 +137,28 @@ WRONG = {
     "tasks": (lambda: bs.certify("m", "basic,math"), r"2 tasks \(basic, math\); allowed: one"),
     "a word of a task": (lambda: bs.landscape("m", "basc"), r"task 'basc'; .*did you mean basic"),
     "a direction": (
-        lambda: bs.landscape("m", "basic", directions=[3]), r"a direction of type int; allowed: "
+        lambda: bs.landscape("m", "basic", directions=[3]),
+        r"a direction of type int; allowed: ",
     ),
     "a module": (
         lambda: bs.surface("m", "basic", of_layer(), "random", xs=[0], ys=[0]),
         r"a direction of type Linear",
     ),
     "a word of a direction": (
-        lambda: bs.landscape("m", "basic", directions=["rndom:1"]), r"did you mean random\?"
+        lambda: bs.landscape("m", "basic", directions=["rndom:1"]),
+        r"did you mean random\?",
     ),
     "a word of an axis": (
-        lambda: bs.surface("m", "basic", "random", "tto:x", xs=[0], ys=[0]), r"did you mean to\?"
+        lambda: bs.surface("m", "basic", "random", "tto:x", xs=[0], ys=[0]),
+        r"did you mean to\?",
     ),
     "cosines": (lambda: cosines("m", ["random", 3]), r"a direction of type int"),
     "a path": (lambda: trajectory("m", "random", "nosuch", []), r"direction 'nosuch'"),
     "interpolated": (lambda: interpolation_steps("m", "to:./gone", 3), r"no model at './gone'"),
     "a geometry": (lambda: bs.certify("m", "basic", geometry=3), r"a geometry of type int"),
     "a word of a geometry": (
-        lambda: bs.strict_basin("m", "basic", geometry="iso"), r"geometry 'iso'; allowed: isotropic"
+        lambda: bs.strict_basin("m", "basic", geometry="iso"),
+        r"geometry 'iso'; allowed: isotropic",
     ),
     "noise": (lambda: bs.smoothed("m", 0.1, geometry="rsm"), r"did you mean rms\?"),
     "an objective": (lambda: bs.attack("m", 3), r"an objective of type int; allowed: a task"),
@@ -178,4 +182,3 @@ def test_what_is_neither_is_refused_before_a_model_is_loaded(case, monkeypatch):
         call()
     assert re.search(message, str(raised.value)), raised.value
     assert "\n" not in str(raised.value)
-

@@ -141,13 +141,8 @@ class Folder:
             body = AttackHeader(spec=spec, hash=sha256(spec)).model_dump(mode="json")
             files.write(self.path / SPEC, json.dumps(body, indent=1, sort_keys=True))
         elif old != spec:
-            found = ", ".join(
-                f"{key} {_short(old.get(key))} -> {_short(spec.get(key))}"
-                for key in sorted({*old, *spec})
-                if old.get(key) != spec.get(key)
-            )
             raise BasinscopeError(
-                f"{self.path} holds another attack ({found})",
+                f"{self.path} holds another attack ({'; '.join(header.differences(old, spec))})",
                 "a run folder holds one attack",
                 "give another --run, or run the old line again",
             )
@@ -223,7 +218,3 @@ class Folder:
             header.check_free(self.path, "attack")
             return None
         return read_header(file).spec
-
-
-def _short(value: Any) -> str:
-    return str(value)[:24]

@@ -106,9 +106,9 @@ def finetune(
           f"{tuned.losses[-1]:.3f}")  # fmt: skip
     if tuned.guarantee is not None:
         held = tuned.guarantee
-        print(f"guarantee: {held['task']} {held['word']}: {held['reason']}")
-        print(f"- confidence {held['confidence']:g}, sigma {held['sigma']:g}, {held['geometry']}")
-        for text in held["does_not_cover"]:
+        print(f"guarantee: {held.task} {held.word}: {held.reason}")
+        print(f"- confidence {held.confidence:g}, sigma {held.sigma:g}, {held.geometry}")
+        for text in held.does_not_cover:
             print(f"- not covered: {text}")
     for note in tuned.notes:
         print(f"- {note}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from basinscope.certify import Certificate, bound_to
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
+from basinscope.finetuning.record import Guarantee
 from basinscope.finetuning.settings import AfterStep, word
 from basinscope.weights import selection
 
@@ -94,18 +94,17 @@ def stay_within(certificate: Certificate, target: float | None, engine: Engine) 
     return StayWithin(bound, level)
 
 
-def earned(within: StayWithin, folder: str) -> dict[str, Any]:
-    """Guarantee of the weights in a folder, as JSON: what holds there, and what it leaves out."""
+def earned(within: StayWithin, folder: str) -> Guarantee:
+    """Guarantee of the weights in a folder: what holds there, and what it leaves out."""
     certificate = within.certificate
-    found = certificate.verdict(f"to:{folder}", target=within.target)
-    return {
-        **found.to_json(),
-        "task": certificate.task.name,
-        "score_at_theta0": certificate.score,
-        "p_lower_at_theta0": float(certificate.lower_bound(0.0)),
-        "sigma": certificate.sigma,
-        "geometry": certificate.plan.geometry,
-        "confidence": certificate.confidence,
-        "fingerprint_of_theta0": certificate.fingerprint,
-        "does_not_cover": list(certificate.does_not_cover),
-    }
+    return Guarantee(
+        **certificate.verdict(f"to:{folder}", target=within.target).to_json(),
+        task=certificate.task.name,
+        score_at_theta0=certificate.score,
+        p_lower_at_theta0=float(certificate.lower_bound(0.0)),
+        sigma=certificate.sigma,
+        geometry=certificate.plan.geometry,
+        confidence=certificate.confidence,
+        fingerprint_of_theta0=certificate.fingerprint,
+        does_not_cover=certificate.does_not_cover,
+    )

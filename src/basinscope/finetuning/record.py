@@ -8,106 +8,114 @@ import shutil
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
-
-import torch
+from typing import Final, Literal
 
 from basinscope import files
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning.recipes import GENERATED
+from basinscope.runs import header
+from basinscope.runs.spec import Frozen, Number
 from basinscope.tasks.base import Generate, Item, Subset, Task
 from basinscope.tasks.words import one
 
 FILE: Final = "training.json"
-RUNNING, DONE, DIVERGED = "running", "done", "diverged"
 _HASHED: Final = ("data", "model")  # their values would tell nobody anything
-_OWN: Final = (FILE, GENERATED, "checkpoints")
+
+
+class Guarantee(Frozen):
+    """What a certificate says of the weights that came out, and what it leaves out.
+
+    The first fields are those of `basinscope.certify.Verdict`, None where not finite; the others
+    are the certificate's.
+    """
+
+    label: str
+    word: str
+    reason: str
+    r: float | None
+    outside: float | None
+    bound: float | None
+    radius: float | None
+    ratio: float | None
+    target: float
+    score: dict[str, float] | None = None
+    smoothed: dict[str, float] | None = None
+    task: str
+    score_at_theta0: float
+    p_lower_at_theta0: float
+    sigma: float
+    geometry: str
+    confidence: float
+    fingerprint_of_theta0: str
+    does_not_cover: tuple[str, ...]
+
+
+class TrainingRecord(header.TrainingHeader):
+    """``training.json``, one line for each field."""
+
+    kind: Literal["finetune"] = "finetune"
+    model: str  # as the user named it
+    recipe: str | None
+    dtype: str = "bfloat16"  # of the weights it began with
+    source: str  # of the data
+    prompts: tuple[str, ...]  # their hashes, see `prompt_hash`
+    notes: tuple[str, ...]
+    state: Literal["running", "done", "diverged"] = "running"
+    displacement: float | None = None  # ||theta' - theta0||; None where no weights came out yet
+    steps: int = 0  # optimiser steps behind the weights
+    losses: tuple[Number, ...] = ()  # before each step
+    diverged: str = ""  # why training stopped early
+    guarantee: Guarantee | None = None  # of ``stay_within``
 
 
 def check_folder(folder: Path) -> None:
     """Refuse a run folder that holds something else, such as the model itself."""
-    if folder.is_dir() and not (folder / FILE).is_file():
-        others = [path.name for path in folder.iterdir() if path.name not in _OWN]
-        if any(not name.startswith(files.DRAFT) for name in others):
-            raise BasinscopeError(
-                f"{folder} is not empty and no fine-tuning folder",
-                "allowed: a new folder, or the one of the same line",
-                "give another --run",
-            )
-    elif folder.exists() and not folder.is_dir():
-        raise BasinscopeError(f"{folder} is a file", "allowed: a folder", "give another --run")
+    if not header.exists(folder / FILE):
+        header.check_free(folder, "finetune", (GENERATED, "checkpoints"), "--run")
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> TrainingRecord:
     """Record of a fine-tuning folder.
 
     Raises:
         BasinscopeError: if there is none, or it is corrupt.
     """
-    try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        if found["state"] not in (RUNNING, DONE, DIVERGED):
-            raise ValueError(f"its state is {found['state']!r}")
-    except FileNotFoundError:
-        raise BasinscopeError(
-            f"{folder} is no fine-tuning folder (it has no {FILE})",
-            "allowed: the folder given to --run of basinscope finetune",
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BasinscopeError(
-            f"{folder / FILE} is corrupt ({error})", "", "give another --run"
-        ) from None
-    assert isinstance(found, dict)
-    return found
+    if not header.exists(folder / FILE):
+        raise header.missing(folder, "finetune")
+    return header.parse(folder / FILE, TrainingRecord)
 
 
 def dtype_of(folder: Path) -> str | None:
     """Dtype of the model that a run began with; None where none has begun."""
-    if not (folder / FILE).is_file():
-        return None
-    return str(read(folder).get("dtype", "bfloat16"))
+    return read(folder).dtype if (folder / FILE).is_file() else None
 
 
-def begin(folder: Path, new: dict[str, Any], resume: bool) -> dict[str, Any]:
+def begin(folder: Path, new: TrainingRecord, resume: bool) -> TrainingRecord:
     """Record of this run: the one that is there, if it is of the same run, or a new one.
 
     Raises:
         BasinscopeError: the folder holds another run (the differences are listed).
     """
-    new = {**new, "state": RUNNING, "versions": _versions(), "threads": torch.get_num_threads()}
-    old = read(folder) if (folder / FILE).is_file() else None
+    old = read(folder) if header.exists(folder / FILE) else None
     if old is None or not resume:
         if old is not None:
             _clear(folder)
         save(folder, new)
         return new
-    keys = sorted(old["spec"].keys() | new["spec"].keys())
-    differing = [
-        f"{key} differs"
-        if key in _HASHED
-        else f"{key} {old['spec'].get(key)!r:.60}, now {new['spec'].get(key)!r:.60}"
-        for key in keys
-        if old["spec"].get(key) != new["spec"].get(key)
-    ]
-    if differing:
+    if changes := header.differences(old.spec, new.spec, _HASHED):
         raise BasinscopeError(
-            f"{folder} holds another fine-tune ({'; '.join(differing)})",
+            f"{folder} holds another fine-tune ({'; '.join(changes)})",
             "a folder holds one",
             "give another --run, or start over with resume=False (--no-resume)",
         )
-    if old["state"] == RUNNING:
-        for key in ("versions", "threads"):
-            if old[key] != new[key]:
-                old["notes"].append(
-                    f"resumed with other {key} ({old[key]}, now {new[key]}): the weights need not "
-                    "be those of an uninterrupted run bit for bit"
-                )
-    return old
+    if old.state != "running":
+        return old
+    return old.model_copy(update={"notes": old.notes + old.changes(new)})
 
 
-def save(folder: Path, record: dict[str, Any]) -> None:
+def save(folder: Path, record: TrainingRecord) -> None:
     """Write the record, whole or not at all."""
-    files.write(folder / FILE, json.dumps(record, indent=1))
+    files.write(folder / FILE, json.dumps(record.model_dump(mode="json"), indent=1))
 
 
 def prompt_hash(text: str) -> str:
@@ -115,9 +123,9 @@ def prompt_hash(text: str) -> str:
     return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()
 
 
-def prompts(texts: Iterable[str]) -> list[str]:
+def prompts(texts: Iterable[str]) -> tuple[str, ...]:
     """Hashes of prompts, each once, sorted."""
-    return sorted({prompt_hash(text) for text in texts})
+    return tuple(sorted({prompt_hash(text) for text in texts}))
 
 
 def held_out(task: str | Task, *folders: str | Path) -> Task:
@@ -134,7 +142,7 @@ def held_out(task: str | Task, *folders: str | Path) -> Task:
         a paraphrase of a prompt that was trained on stays in.
     """
     task = one(task)
-    seen = {prompt for folder in folders for prompt in read(Path(folder))["prompts"]}
+    seen = {prompt for folder in folders for prompt in read(Path(folder)).prompts}
 
     def fresh(item: Item) -> bool:
         asked = (r.prompt for r in item.requests if isinstance(r, Generate))
@@ -159,5 +167,6 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that the bits of the weights depend on."""
     return {package: version(package) for package in ("torch", "transformers", "accelerate")}

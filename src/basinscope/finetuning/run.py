@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from basinscope.finetuning import checkpoint, guarantee, lora, record
 from basinscope.finetuning.data import Chat, Rows, chats
 from basinscope.finetuning.examples import Example, fitting
 from basinscope.finetuning.recipes import RECIPES, Material, material, sample
+from basinscope.finetuning.record import Guarantee, TrainingRecord
 from basinscope.finetuning.settings import (
     AfterStep,
     OptimizerChoice,
@@ -66,7 +67,7 @@ class FineTune:
     checkpoints: tuple[Path, ...]
     notes: tuple[str, ...]
     diverged: str = ""
-    guarantee: dict[str, Any] | None = None
+    guarantee: Guarantee | None = None
 
     @property
     def direction(self) -> Toward | Adapter:
@@ -79,6 +80,7 @@ class FineTune:
             **asdict(self),
             "folder": str(self.folder),
             "checkpoints": [str(path) for path in self.checkpoints],
+            "guarantee": self.guarantee and self.guarantee.model_dump(mode="json"),
             "direction": self.direction.label,
         }
 
@@ -212,34 +214,59 @@ def finetune(
     }
     if method == "lora":
         spec["lora"] = [lora_r, lora_alpha, lora_targets]
-    new = {
-        "spec": spec | todo.spec(),
-        "model": engine.source,
-        "recipe": recipe,
-        "dtype": engine.dtype,
-        "source": learnt.source,
-        "prompts": record.prompts(chat.prompt for chat in fit),
-        "notes": notes,
-    }
-    state = record.begin(folder, new, resume)
-    if state["state"] == record.RUNNING:
+    new = TrainingRecord(
+        spec=spec | todo.spec(),
+        model=engine.source,
+        recipe=recipe,
+        dtype=engine.dtype,
+        source=learnt.source,
+        prompts=record.prompts(chat.prompt for chat in fit),
+        notes=tuple(notes),
+        versions=record.versions(),
+        threads=torch.get_num_threads(),
+    )
+    training = record.begin(folder, new, resume)
+    if training.state == "running":
         from basinscope.finetuning.trainer import own_generators
 
         with own_generators(seed):
             module = _copy(engine)
             if method == "lora":
                 module = lora.attach(module, engine.source, lora_r, lora_alpha, lora_targets)
-            _train(engine, module, todo, folder, state, progress)
-    result = _result(folder, state, method)
-    if state["state"] == record.DIVERGED:
-        error = _diverged(state, folder, settings.lr)
+            training = _train(engine, module, todo, folder, training, progress)
+    if within is not None and training.state == "done" and training.guarantee is None:
+        earned = guarantee.earned(within, str(folder))
+        training = training.model_copy(update={"guarantee": earned})
+        record.save(folder, training)
+    result = _result(folder, training)
+    if training.state == "diverged":
+        error = _diverged(training, folder, settings.lr)
         error.result = result
         raise error
     assert result is not None
-    if within is not None and "guarantee" not in state:
-        state["guarantee"] = guarantee.earned(within, str(folder))
-        record.save(folder, state)
-        result = replace(result, guarantee=state["guarantee"])
+    return result
+
+
+def read_finetune(folder: str | Path) -> FineTune:
+    """Result of a fine-tuning folder; of one that diverged, the last good weights.
+
+    Raises:
+        BasinscopeError: no fine-tune there, one that is not finished, or one without weights.
+    """
+    training = record.read(Path(folder))
+    if training.state == "running":
+        raise BasinscopeError(
+            f"the fine-tune in {folder} is not finished",
+            "its result is written when it ends",
+            "run the same line again: it resumes",
+        )
+    result = _result(Path(folder), training)
+    if result is None:
+        raise BasinscopeError(
+            f"the fine-tune in {folder} diverged before a checkpoint ({training.diverged})",
+            "no weights came out of it",
+            "a lower learning rate, in another folder",
+        )
     return result
 
 
@@ -324,9 +351,9 @@ def _train(
     module: Any,
     plan: Plan,
     folder: Path,
-    state: dict[str, Any],
+    training: TrainingRecord,
     progress: Progress | None,
-) -> None:
+) -> TrainingRecord:
     """Train from the last checkpoint on, write the result, and the record last of all."""
     from basinscope.finetuning.trainer import NotFiniteError, train
 
@@ -356,18 +383,22 @@ def _train(
         for path in checkpoint.found(folder):
             if checkpoint.step_of(path) >= error.step:
                 shutil.rmtree(path)
-        whole = checkpoint.found(folder)
-        good = checkpoint.step_of(whole[-1]) if whole else 0
-        if whole:
-            checkpoint.read_weights(whole[-1], module)
+        left = checkpoint.found(folder)
+        good = checkpoint.step_of(left[-1]) if left else 0
+        if left:
+            checkpoint.read_weights(left[-1], module)
+    displacement = None
     if good:
         checkpoint.write_result(folder, module, engine.tokenizer)
-        state["displacement"] = _displacement(engine, module)
-    state |= {"steps": good, "losses": losses, "diverged": why}
-    state["state"] = record.DIVERGED if why else record.DONE
-    record.save(folder, state)
+        displacement = _displacement(engine, module)
+    ended = training.model_copy(update={
+        "state": "diverged" if why else "done", "steps": good, "losses": tuple(losses),
+        "diverged": why, "displacement": displacement,
+    })  # fmt: skip
+    record.save(folder, ended)
     for path in checkpoint.found(folder):
         checkpoint.forget(path)
+    return ended
 
 
 def _displacement(engine: Engine, module: nn.Module) -> float:
@@ -390,31 +421,31 @@ def _threads(module: nn.Module) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
-def _result(folder: Path, state: dict[str, Any], method: str) -> FineTune | None:
+def _result(folder: Path, training: TrainingRecord) -> FineTune | None:
     """Result as the record tells it; None where no weights came out."""
-    if not state["steps"]:
+    if training.displacement is None:
         return None
     return FineTune(
         folder=folder,
-        method=method,
-        displacement=state["displacement"],
-        steps=state["steps"],
-        losses=tuple(state["losses"]),
+        method=training.spec["method"],
+        displacement=training.displacement,
+        steps=training.steps,
+        losses=training.losses,
         checkpoints=tuple(checkpoint.found(folder)),
-        notes=tuple(state["notes"]),
-        diverged=state["diverged"],
-        guarantee=state.get("guarantee"),
+        notes=training.notes,
+        diverged=training.diverged,
+        guarantee=training.guarantee,
     )
 
 
-def _diverged(state: dict[str, Any], folder: Path, lr: float) -> DivergedError:
-    result = (
-        f"{folder} holds the last good checkpoint, of step {state['steps']}"
-        if state["steps"]
+def _diverged(training: TrainingRecord, folder: Path, lr: float) -> DivergedError:
+    good = (
+        f"{folder} holds the last good checkpoint, of step {training.steps}"
+        if training.steps
         else "no good checkpoint had been saved"
     )
     return DivergedError(
-        f"training diverged: {state['diverged']}", result,
+        f"training diverged: {training.diverged}", good,
         f"a lower learning rate than {lr:g}, more warm-up, or a smaller save_every; in another "
         "folder, or start over with resume=False (--no-resume)",
     )  # fmt: skip

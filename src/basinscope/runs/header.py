@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -50,6 +50,25 @@ class Header(Frozen):
 
     kind: str = ""  # of `KINDS`; empty in a run.json that was written before headers had it
     format: int = FORMAT
+
+
+class TrainingHeader(Header):
+    """Header of a run that trains: its bits depend on versions and threads as well."""
+
+    spec: dict[str, Any]  # everything that determines the weights that come out
+    versions: dict[str, str]
+    threads: int
+
+    def changes(self, now: TrainingHeader) -> tuple[str, ...]:
+        """What must be said where this run goes on under another header."""
+        changes = differences(
+            {"versions": self.versions, "threads": self.threads},
+            {"versions": now.versions, "threads": now.threads},
+        )
+        return tuple(
+            f"begun with {change}: weights need not be those of an uninterrupted run bit for bit"
+            for change in changes
+        )
 
 
 AnyHeader = TypeVar("AnyHeader", bound=Header)
@@ -168,6 +187,19 @@ def check_free(folder: Path, kind: str, parts: Collection[str] = (), option: str
             raise BasinscopeError(
                 f"{folder} is not empty and not a run folder (it holds {name!r})", allowed, try_
             )
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], hidden: Collection[str] = ()
+) -> list[str]:
+    """What of a plan changed, each as ``key old, now new``; of hidden keys no values are shown."""
+    return [
+        f"{key} differs"
+        if key in hidden
+        else f"{key} {old.get(key)!r:.60}, now {new.get(key)!r:.60}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
 
 
 def exists(path: Path) -> bool:

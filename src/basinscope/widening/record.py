@@ -26,16 +26,13 @@ FILE: Final = "widen.json"
 PACE, PACE_TURNS = "pace.json", 3
 
 
-class StudyHeader(header.Header):
-    """``widen.json``: the recipe as it was read, digests of its texts, and its rows."""
+class StudyHeader(header.TrainingHeader):
+    """``widen.json``; in its spec the recipe, digests of its texts, and its rows."""
 
     kind: Literal["widen"] = "widen"
-    spec: dict[str, Any]
-    versions: dict[str, str]
-    threads: int
 
 
-def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> list[str]:
+def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> tuple[str, ...]:
     """Claim a folder for a study, or find it claimed by the same one.
 
     Rows may be added to a study; nothing else of it may change.
@@ -64,7 +61,7 @@ def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> list[str]:
     if not header.exists(path):
         header.check_free(folder, "widen")
         write(path, json.dumps(new.model_dump(mode="json"), indent=1))
-        return []
+        return ()
     old = header.parse(path, StudyHeader)
     if differences := _differences(old.spec, new.spec):
         raise BasinscopeError(
@@ -76,15 +73,7 @@ def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> list[str]:
     if rows != old.spec["rows"]:
         grown = old.model_copy(update={"spec": old.spec | {"rows": rows}})
         write(path, json.dumps(grown.model_dump(mode="json"), indent=1))
-    return [
-        f"begun with {key} {before}, now {now}: weights need not be those of an "
-        "uninterrupted run bit for bit"
-        for key, before, now in (
-            ("versions", old.versions, new.versions),
-            ("threads", old.threads, new.threads),
-        )
-        if before != now
-    ]
+    return old.changes(new)
 
 
 def paces(folder: Path, study: Study, all_rows: Sequence[Row]) -> dict[str, float]:
@@ -219,24 +208,19 @@ def _unreadable(path: Path, reason: str) -> BasinscopeError:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What of the study changed, each as ``key old, now new``."""
-    found = []
-    for key in sorted(old["recipe"].keys() | new["recipe"].keys()):
-        a, b = old["recipe"].get(key), new["recipe"].get(key)
-        if a != b:
-            found.append(f"{key} {a!r:.60}, now {b!r:.60}")
-    texts = ("text", "text of finetune")
-    found += [f"{key} differs" for key in texts if old.get(key) != new.get(key)]
+    changes = header.differences(old["recipe"], new["recipe"])
+    changes += [f"{key} differs" for key in ("text", "text of finetune")
+                if old.get(key) != new.get(key)]  # fmt: skip
     before, after = old["rows"], new["rows"]
-    found += [
-        f"{name}: {key} {before[name].get(key)!r:.60}, now {after[name].get(key)!r:.60}"
+    changes += [
+        f"{name}: {change}"
         for name in sorted(before.keys() & after.keys())
-        for key in sorted(before[name].keys() | after[name].keys())
-        if before[name].get(key) != after[name].get(key)
+        for change in header.differences(before[name], after[name])
     ]
     if gone := sorted(before.keys() - after.keys()):
         more = sorted(after.keys() - before.keys())
-        found.append(f"row {gone[0]} is gone" + (f", {more[0]} is new" if more else ""))
-    return found
+        changes.append(f"row {gone[0]} is gone" + (f", {more[0]} is new" if more else ""))
+    return changes
 
 
 def _flat(value: Any, at: str = "") -> dict[str, Any]:

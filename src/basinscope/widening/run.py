@@ -173,7 +173,7 @@ def widen(
                 _row(ready, row, steps[row.name], folder, accelerator, before, bar)
         bar.finished(row)
     done = [record.read_row(folder, row.name) for row in todo]
-    return Widening(folder, tuple(row for row in done if row is not None), tuple(notes))
+    return Widening(folder, tuple(row for row in done if row is not None), notes)
 
 
 def read_widening(run: str | Path) -> Widening:

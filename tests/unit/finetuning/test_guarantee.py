@@ -61,13 +61,13 @@ def test_the_ball_is_kept_and_the_result_says_so(tune, certificate):
     assert free.displacement > 2 * radius  # the ball binds
     kept = tune("kept", stay_within=certificate, target=target)
     assert kept.displacement == pytest.approx(radius, rel=2e-3)
-    assert kept.guarantee["word"] == "certified"
-    assert kept.guarantee["r"] <= radius
-    assert kept.guarantee["bound"] >= target
-    assert kept.guarantee["target"] == target
-    assert any("noise" in text for text in kept.guarantee["does_not_cover"])
+    assert kept.guarantee.word == "certified"
+    assert kept.guarantee.r <= radius
+    assert kept.guarantee.bound >= target
+    assert kept.guarantee.target == target
+    assert any("noise" in text for text in kept.guarantee.does_not_cover)
     record = json.loads((kept.folder / "training.json").read_text())
-    assert record["guarantee"] == kept.guarantee
+    assert record["guarantee"] == kept.guarantee.model_dump(mode="json")
     assert kept.losses[-1] < kept.losses[0]
     # every checkpoint on the way as well
     for path in kept.checkpoints:
@@ -88,9 +88,9 @@ def test_a_subspace_is_not_left(tune, engine, task, tmp_path):
         engine, task, sigma=0.5, draws=60, items_per_draw=None, geometry=basis, run=tmp_path / "c"
     )
     kept = tune("kept", stay_within=certificate, target=0.6)
-    assert math.isfinite(kept.guarantee["r"])
-    assert kept.guarantee["word"] == "certified"
-    assert kept.guarantee["outside"] < 1e-3 * kept.displacement
+    assert math.isfinite(kept.guarantee.r)
+    assert kept.guarantee.word == "certified"
+    assert kept.guarantee.outside < 1e-3 * kept.displacement
     assert kept.losses[-1] < kept.losses[0]
 
 
@@ -98,7 +98,7 @@ def test_a_certificate_read_from_its_folder_serves_as_well(tune, certificate, tm
     read = load_certificate(tmp_path / "cert")
     assert read.engine is None
     kept = tune(stay_within=read, target=0.6)
-    assert kept.guarantee["bound"] >= 0.6
+    assert kept.guarantee.bound >= 0.6
 
 
 def test_a_hook_of_the_user_comes_first(tune, certificate):
@@ -111,7 +111,7 @@ def test_a_hook_of_the_user_comes_first(tune, certificate):
 
     kept = tune(stay_within=certificate, target=0.6, after_step=push)
     assert len(seen) == 6
-    assert kept.guarantee["word"] == "certified"
+    assert kept.guarantee.word == "certified"
 
 
 def test_projection_of_weights_inside_changes_nothing(engine, certificate):

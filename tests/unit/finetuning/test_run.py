@@ -249,9 +249,9 @@ def test_resuming_under_other_threads_is_noted(tune, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(save_every=3, progress=Stop(8))
     found = record.read(tmp_path / "out")
-    record.save(tmp_path / "out", found | {"threads": 64})
+    record.save(tmp_path / "out", found.model_copy(update={"threads": 64}))
     (note,) = tune(save_every=3).notes
-    assert re.match(r"resumed with other threads \(64, now \d+\): .* bit for bit", note)
+    assert re.match(r"begun with threads 64, now \d+: .* bit for bit", note)
 
 
 def test_a_full_disk_leaves_the_checkpoints_before_and_no_half_one(tune, tmp_path, monkeypatch):
@@ -421,7 +421,7 @@ def test_lora_leaves_an_adapter_whose_merge_is_the_displacement(tune, checkpoint
 def test_lora_takes_ten_times_the_rate_and_the_layers_that_are_named(tune, tmp_path):
     pytest.importorskip("peft")
     tune(method="lora", lora_targets="c_attn, c_fc", steps=1, lr=None)
-    found = record.read(tmp_path / "out")["spec"]
+    found = record.read(tmp_path / "out").spec
     assert found["lr"] == pytest.approx(3e-4)
     stored = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert {name.split(".")[-3] for name in stored} == {"c_attn", "c_fc"}
@@ -443,7 +443,7 @@ def test_what_was_trained_on_is_held_out_from_a_task(tune, tmp_path):
     tune("all", data=[{"prompt": text, "answer": "No."} for text in asked], steps=1)
     with pytest.raises(bs.BasinscopeError, match="all 4 items of task 'safety' were trained on"):
         held_out(task, tmp_path / "all")
-    with pytest.raises(bs.BasinscopeError, match="is no fine-tuning folder"):
+    with pytest.raises(bs.BasinscopeError, match="is not a run folder"):
         held_out(task, tmp_path)
 
 
@@ -513,9 +513,9 @@ def test_an_output_that_holds_something_else_is_refused(tune, tmp_path, checkpoi
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     for output in ("mine", checkpoint):
-        with pytest.raises(bs.BasinscopeError, match=r"is not empty and no fine-tuning folder"):
+        with pytest.raises(bs.BasinscopeError, match=r"is not empty and not a run folder"):
             tune(output, resume=False)
-    with pytest.raises(bs.BasinscopeError, match="is a file; give another --run"):
+    with pytest.raises(bs.BasinscopeError, match=r"is a file; --run names a folder; give"):
         tune("mine/thesis.txt")
     (tmp_path / "mine" / "training.json").write_text("{}")
     with pytest.raises(bs.BasinscopeError, match=r"training\.json is corrupt"):
