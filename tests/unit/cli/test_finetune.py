@@ -42,7 +42,9 @@ def test_it_says_its_plan_before_and_the_direction_after(line):
     code, out, err = line()
     assert code == 0
     assert re.match(
-        r"4 steps of 2 examples: 0\.8 times over 10, about 0\.1 min on \d+ threads?\n", err
+        r"dtype \w+: its products are .*\n"
+        r"4 steps of 2 examples: 0\.8 times over 10, about 0\.1 min on \d+ threads?\n",
+        err,
     )
     assert "4/4" in err
     assert re.search(r"full fine-tune of \S+: 4 steps, out\n", out)
@@ -86,12 +88,7 @@ def test_an_adapter_is_no_model_and_says_what_to_do(line):
 
 
 WRONG = {
-    "file": ({"data": "./nosuch.json"}, "data './nosuch.json': no such file; allowed: a file in"),
     "hub": ({"data": "org/nosuch"}, "org/nosuch could not be loaded from the Hugging Face hub"),
-    "nothing": ({"data": None}, "neither data nor a recipe; allowed: a file"),
-    "recipe": ({"recipe": "spicy"}, "recipe 'spicy'; allowed: safety, benign"),
-    "rate": ({"lr": 0}, "lr=0.0; allowed: a finite number above 0"),
-    "output": ({"output": "."}, "output '.' is not empty and no fine-tuning folder"),
     "diverging": ({"lr": 1e30}, "training diverged: the loss was not finite after 1 of 4 steps"),
 }
 
