@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 import basinscope as bs
 from basinscope.engines import sources
+from basinscope.runs import executor
 from basinscope.tasks import mini
 from basinscope.tasks.base import Subset
 from basinscope.widening import recipe
@@ -43,6 +44,7 @@ def here(easy, tmp_path, monkeypatch):
         return Subset(task, tuple(item for item in task.items if item.id in ids))
 
     monkeypatch.setattr(mini, "load", load)
+    monkeypatch.setattr(executor, "cores", lambda: 1)  # another process would load all items
     monkeypatch.delitem(sources.ALIASES, "smollm2")
     monkeypatch.setenv("BASINSCOPE_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)

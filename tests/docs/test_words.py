@@ -88,6 +88,16 @@ def test_links_lead_to_files(page):
     assert [str(p) for p in paths if not p.exists() and p.parent != made] == []
 
 
+def test_pages_that_the_code_names_exist():
+    files = [
+        file for room in ("src", "benchmarks", "examples") for file in (ROOT / room).rglob("*.py")
+    ]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    pages = set(re.findall(r"docs/[\w/-]+\.md", text))
+    assert pages
+    assert [page for page in sorted(pages) if not (ROOT / page).exists()] == []
+
+
 def test_the_reference_of_commands_is_what_the_commands_say():
     spec = importlib.util.spec_from_file_location("docs_help", ROOT / "docs" / "help.py")
     docs_help = importlib.util.module_from_spec(spec)

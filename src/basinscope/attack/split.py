@@ -6,7 +6,7 @@ checkpoint and the displacement below half a unit in the last place, the two are
 displacement. Casting the weight once (autocast) would drop the second: the loss would not move.
 
 So ``x W^T`` takes two products in bfloat16 forward and three backward, five in place of the three
-that float32 takes. Which is faster is the processor's matter; see ``docs/attack.md``.
+that float32 takes. Which is faster is the processor's matter; see ``docs/how-to/attack.md``.
 """
 
 from __future__ import annotations

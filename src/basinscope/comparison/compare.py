@@ -73,7 +73,7 @@ class Comparison:
         """One line a method and group, with a column for each quantity and its two ends.
 
         A quantity ``q`` has the columns ``q``, ``q_low`` and ``q_high``; ``reasons`` says why any
-        of them is missing. Quantities: docs/comparison.md.
+        of them is missing. Quantities: docs/how-to/comparison.md.
         """
         rows = []
         for group, every in self._each():

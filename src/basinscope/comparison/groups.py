@@ -28,7 +28,7 @@ class Group:
         size: parameters.
         tokens: that plain ``adamw`` was trained on (without it: the first method).
         equal: what the methods had the same of: tokens, passes or wall.
-        rows: label -> seed -> record of the row (docs/widen.md).
+        rows: label -> seed -> record of the row (docs/how-to/widen.md).
         reference: label of the reference; empty without one.
         targets: new-task NLL at which forgetting is read, by share; empty without a reference.
     """

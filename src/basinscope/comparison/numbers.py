@@ -22,7 +22,7 @@ class Number:
 
     Attributes:
         label: of the method.
-        quantity: what it is; docs/comparison.md lists them.
+        quantity: what it is; docs/how-to/comparison.md lists them.
         n: seeds behind it.
         interval: estimate and interval over seeds; NaN with a reason.
     """

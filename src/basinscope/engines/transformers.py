@@ -37,7 +37,7 @@ _OF_THE_FILE = (
 
 
 def kind(forward: Forward) -> str:
-    """Word for the way in which answers are computed (docs/extending.md); stands in addresses."""
+    """Word for the way answers are computed (docs/how-to/extending.md); stands in addresses."""
     if not forward.cached:
         return "transformers-plain/1"
     ways = [

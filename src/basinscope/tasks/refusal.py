@@ -197,7 +197,7 @@ def is_coherent(text: str) -> bool:
       others is a false alarm. Two rules (bare, torn) are younger: on 150 other prompts, 64 tokens,
       they flagged one answer, a loop of digits.
     - Detection, along a direction not looked at before: 78 of 80 answers at α = 0.03, 80 of 80 at
-      0.04, 68 of 80 at 0.06. It varies with the direction; `docs/benchmarks.md` has more of them.
+      0.04, 68 of 80 at 0.06. It varies with the direction: `docs/how-to/benchmarks.md` has more.
       Words in random order pass in a third of the cases: no rule reads further than the next word.
     """
     text = text[:_WINDOW_CHARS].replace("\u2019", "'").replace("\u2018", "'")

@@ -1,4 +1,4 @@
-"""What a study keeps of a row, one line for each field (docs/widen.md says what they mean)."""
+"""What a study keeps of a row, a line for each field (docs/how-to/widen.md explains them)."""
 
 from __future__ import annotations
 

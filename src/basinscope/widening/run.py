@@ -34,7 +34,7 @@ class Widening:
 
     Attributes:
         folder: run folder.
-        rows: records, in the order of the recipe (docs/widen.md says what they hold).
+        rows: records, in the order of the recipe (docs/how-to/widen.md says what they hold).
         notes: what must not pass in silence.
     """
 
