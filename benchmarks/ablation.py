@@ -35,14 +35,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from basinscope.runs.measure import Bench, Unit
 
 import basinscope as bs
 from basinscope.engines import generation
 from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 from basinscope.runs import executor
-from basinscope.runs.spec import model_spec, task_spec
+from basinscope.runs.bench import Bench, Unit
 from basinscope.tasks.base import Answer, Generate, Ranking, Request
 from benchmarks.meter import pages
 from benchmarks.same_work import cell, spread
@@ -215,8 +214,7 @@ def own_bytes(model: str, dtype: str, copied: bool) -> int:
 
 def shared_out(engine: Any, work: Slice, n: int, step: float, rounds: int) -> Row:
     """Two workers against two threads: the same items at both sides of 0."""
-    specs = tuple(task_spec(task) for task in work.tasks)
-    bench = Bench(engine, (DIRECTION,), work.tasks, model_spec(engine), specs)
+    bench = Bench.of(engine, (DIRECTION,), work.tasks)
     ids: dict[int, list[str]] = {}
     for task, item in work.items[:n]:
         ids.setdefault(work.tasks.index(task), []).append(item.id)

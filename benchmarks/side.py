@@ -22,13 +22,11 @@ class Ours:
         import basinscope as bs
         from basinscope.runs import executor
         from basinscope.runs.bench import Bench, Unit
-        from basinscope.runs.spec import model_spec, task_spec
         from benchmarks.slices import tasks_of
 
         self.unit = Unit
         engine, tasks = bs.load(folder), tasks_of(name, limit)
-        specs = tuple(task_spec(task) for task in tasks)
-        self.bench = Bench(engine, (bs.Random(0),), tasks, model_spec(engine), specs)
+        self.bench = Bench.of(engine, (bs.Random(0),), tasks)
         self.team = executor.Processes(self.bench, cores)
 
     def start(self) -> dict[str, Any]:

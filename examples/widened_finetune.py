@@ -32,6 +32,7 @@ from basinscope.finetuning.data import pair
 from basinscope.finetuning.examples import Example, tokenize
 from basinscope.finetuning.recipes import REFUSALS
 from basinscope.tasks.base import limited
+from basinscope.widening.rows import TuningPoint
 
 MAX_TOKENS = 160  # of an example: a few long ones would cost most of the time
 
@@ -150,11 +151,17 @@ def merged(engine: Any, adapter: bs.Adapter, folder: Path) -> Path:
     return folder
 
 
+def points(curve: pd.DataFrame) -> list[TuningPoint]:
+    """Losses along one run; scores are not measured there."""
+    losses = curve[["step", "new_nll", "old_nll"]].to_dict("records")
+    return [TuningPoint(**row, new_score=None, old_score=None) for row in losses]
+
+
 def forgetting(curves: pd.DataFrame) -> pd.DataFrame:
     """Old NLL minus that before, where each run first reaches targets of the one without noise."""
     rows = []
     for method, runs in curves.groupby("method", sort=False):
-        by_sigma = {s: c.to_dict("records") for s, c in runs.groupby("sigma", sort=True)}
+        by_sigma = {sigma: points(curve) for sigma, curve in runs.groupby("sigma", sort=True)}
         for share, target in targets([by_sigma[0.0]]).items():
             base = arrival(by_sigma[0.0], target).forgetting
             for sigma, curve in by_sigma.items():

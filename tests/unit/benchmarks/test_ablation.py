@@ -11,12 +11,13 @@ import basinscope as bs
 from basinscope.engines import attention, generation, kernels
 from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
+from basinscope.tasks.base import Choices, Generate
 
 SHARED = "Say what it is, and say it well: "
 REQUESTS = (
-    bs.Choices("is it so", (" yes", " no"), prefix=SHARED),
-    bs.Choices("or not", (" yes", " no"), prefix=SHARED),
-    bs.Generate("Now: ", 24, prefix=SHARED),
+    Choices("is it so", (" yes", " no"), prefix=SHARED),
+    Choices("or not", (" yes", " no"), prefix=SHARED),
+    Generate("Now: ", 24, prefix=SHARED),
 )
 
 
