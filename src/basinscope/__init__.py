@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from basinscope.engines import load as load
     from basinscope.errors import BasinscopeError as BasinscopeError
     from basinscope.finetuning import finetune as finetune
+    from basinscope.folders import load_run as load_run
     from basinscope.geometries import geometry as geometry
     from basinscope.landscape import Landscape as Landscape
     from basinscope.landscape import landscape as landscape
-    from basinscope.landscape import load_run as load_run
     from basinscope.landscape.surface import surface as surface
     from basinscope.optim import GaussianAugmented as GaussianAugmented
     from basinscope.tasks import CallableTask as CallableTask
@@ -53,8 +53,9 @@ _NAMES = {
     "engines": ("Engine", "load"),
     "errors": ("BasinscopeError",),
     "finetuning": ("finetune",),
+    "folders": ("load_run",),
     "geometries": ("geometry",),
-    "landscape": ("Landscape", "landscape", "load_run", "surface"),
+    "landscape": ("Landscape", "landscape", "surface"),
     "optim": ("GaussianAugmented",),
     "tasks": ("CallableTask", "tasks"),
     "weights": ("normals",),

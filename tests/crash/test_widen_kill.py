@@ -14,7 +14,6 @@ import yaml
 
 import basinscope as bs
 from basinscope import cli
-from basinscope.widening.run import read_widening
 
 STEPS, EVERY, KILL_AT, PATIENCE_S = 120, 5, 30, 120.0
 TIMES = {"train_s", "step_s", "finetune_s"}
@@ -74,7 +73,7 @@ def test_killed_it_resumes_to_the_same_row(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     cli.main(line)
     printed = json.loads(capsys.readouterr().out)
-    again = read_widening(run)
+    again = bs.load_run(run)
     for one, other in zip(whole.rows, again.rows, strict=True):
         assert one.model_dump(exclude=TIMES) == other.model_dump(exclude=TIMES)
     assert printed["rows"][0]["nll"] == whole.rows[0].nll

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from basinscope.errors import BasinscopeError
 from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.models import Model, engine_of
 from basinscope.runs.plan import check
-from basinscope.runs.session import Progress, Session, open_session
+from basinscope.runs.session import Progress, open_session
 from basinscope.runs.spec import RunSpec, displacements
+from basinscope.runs.store import Store
 from basinscope.tasks.base import Task
 from basinscope.tasks.words import tasks as tasks_of
 
@@ -128,66 +130,91 @@ def collapse_radius(
         kind="landscape", model=bench.model, tasks=bench.task_specs, directions=(direction.label,),
         draws=draw + 1, steps=None, level=level, displacements=displacements(engine, [direction]),
     )  # fmt: skip
-    scale = bench.model.rms or 1.0
     with open_session(bench, spec, run, progress=progress) as session:
-        search = _Search(session, draw, level)
-        return tuple(
-            search.edge(t, sign, near or _FIRST * scale, tolerance * scale, scale)
-            for t in range(len(many))
-            for sign in (1, -1)
-        )
+
+        def correct(task: int, step: float) -> tuple[int, int]:
+            unit = Unit(0, draw, step, (task,)) if step else Unit(None, 0, 0.0, (task,))
+            session.measure([unit])
+            trial = session.trial(unit, task)
+            assert trial is not None
+            return sum(trial.correct), trial.n
+
+        return _brackets(spec, correct, near or _FIRST * (spec.model.rms or 1.0), tolerance)
 
 
-class _Search:
-    """Scores along one direction, measured where they are asked for."""
+def read_collapse(store: Store, radius: float) -> tuple[Collapse, ...]:
+    """Brackets along an attack's direction, from the points that were measured, without the model.
 
-    def __init__(self, session: Session, draw: int, level: float) -> None:
-        self.session, self.draw, self.level = session, draw, level
+    Args:
+        store: run folder of `collapse_radius`.
+        radius: norm of the displacement that the search began at.
 
-    def correct(self, task: int, step: float) -> tuple[int, int]:
-        """Number of right items, and of items."""
-        unit = Unit(0, self.draw, step, (task,)) if step else Unit(None, 0, 0.0, (task,))
-        self.session.measure([unit])
-        trial = self.session.trial(unit, task)
-        assert trial is not None
-        return sum(trial.correct), trial.n
+    Raises:
+        BasinscopeError: a point is missing.
+    """
+    spec = store.spec
+    tasks = [task.name for task in spec.tasks]
+    counts = {(tasks.index(t.task), t.step): (sum(t.correct), t.n) for t in store.trials()}
+    near = radius / math.sqrt(spec.model.d)
+    try:
+        return _brackets(spec, lambda task, step: counts[task, step], near, TOLERANCE)
+    except KeyError:
+        raise BasinscopeError(
+            f"the collapse radii in {store.folder} are not finished",
+            "a bracket needs every point of its search",
+            "run the same line again: it resumes",
+        ) from None
 
-    def edge(self, task: int, sign: int, near: float, tolerance: float, scale: float) -> Collapse:
-        bench = self.session.bench
-        spec = bench.task_specs[task]
-        right, n = self.correct(task, 0.0)
-        threshold = stats.threshold(right / n, spec.chance, self.level)
 
-        def found(low: float, high: float, reason: str = "") -> Collapse:
-            label, model = bench.directions[0].label, bench.model
-            return Collapse(spec.name, label, sign, low, high, right / n, threshold, n, model.d,
-                            model.rms, reason)  # fmt: skip
+def _brackets(
+    spec: RunSpec, correct: Callable[[int, float], tuple[int, int]], near: float, tolerance: float
+) -> tuple[Collapse, ...]:
+    """Both brackets of every task; ``correct`` says how many items of a task are right, of all."""
+    return tuple(
+        _bracket(spec, t, sign, partial(correct, t), near, tolerance)
+        for t in range(len(spec.tasks))
+        for sign in (1, -1)
+    )
 
-        if not stats.lower_proportion(right, n, 0.95).low > spec.chance:
-            why = f"the score at zero, {right}/{n}, is not above chance ({spec.chance:g})"
-            return found(math.nan, math.nan, why)
 
-        def fallen(step: float) -> bool:
-            good, _ = self.correct(task, sign * step)
-            return good / n < threshold
+def _bracket(
+    spec: RunSpec, task: int, sign: int, correct: Callable[[float], tuple[int, int]],
+    near: float, tolerance: float,
+) -> Collapse:  # fmt: skip
+    task_spec, model = spec.tasks[task], spec.model
+    scale = model.rms or 1.0
+    tolerance *= scale
+    right, n = correct(0.0)
+    threshold = stats.threshold(right / n, task_spec.chance, spec.level)
 
-        low, high = 0.0, near
-        if fallen(high):
-            while high > _LEAST * scale:
-                if not fallen(high / 2):
-                    low = high / 2
-                    break
-                high /= 2
+    def bracket(low: float, high: float, reason: str = "") -> Collapse:
+        return Collapse(task_spec.name, spec.directions[0], sign, low, high, right / n, threshold,
+                        n, model.d, model.rms, reason)  # fmt: skip
+
+    if not stats.lower_proportion(right, n, 0.95).low > task_spec.chance:
+        why = f"the score at zero, {right}/{n}, is not above chance ({task_spec.chance:g})"
+        return bracket(math.nan, math.nan, why)
+
+    def fallen(step: float) -> bool:
+        return correct(sign * step)[0] / n < threshold
+
+    low, high = 0.0, near
+    if fallen(high):
+        while high > _LEAST * scale:
+            if not fallen(high / 2):
+                low = high / 2
+                break
+            high /= 2
+    else:
+        while not fallen(2 * high):
+            high *= 2
+            if high > _LAST * scale:
+                return bracket(high, math.nan, f"no collapse up to step {high:.4g}")
+        low, high = high, 2 * high
+    while high - low > min(tolerance, RELATIVE * high) and high > _LEAST * scale:
+        middle = (low + high) / 2
+        if fallen(middle):
+            high = middle
         else:
-            while not fallen(2 * high):
-                high *= 2
-                if high > _LAST * scale:
-                    return found(high, math.nan, f"no collapse up to step {high:.4g}")
-            low, high = high, 2 * high
-        while high - low > min(tolerance, RELATIVE * high) and high > _LEAST * scale:
-            middle = (low + high) / 2
-            if fallen(middle):
-                high = middle
-            else:
-                low = middle
-        return found(low, high)
+            low = middle
+    return bracket(low, high)

@@ -8,65 +8,62 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from basinscope import files
 from basinscope.attack.ascent import State
 from basinscope.attack.vectors import norm
+from basinscope.directions.saved import Saved
 from basinscope.errors import BasinscopeError
 from basinscope.runs import header
-from basinscope.runs.spec import sha256
+from basinscope.runs.spec import Frozen, Number, sha256
 
 SPEC, STATE, DIRECTION, COLLAPSE = "attack.json", "state.safetensors", "worst.safetensors", "radius"
 
 
-@dataclass(frozen=True)
-class Start:
-    """What one start came to.
+class Start(Frozen):
+    """What one start came to."""
 
-    Attributes:
-        start: its number; 0 is the gradient at theta0, where that is not zero.
-        radius: norm of the displacement: as given, or the least at which the score was seen
-            collapsed.
-        loss: the objective's at that point.
-        score: its 0-1 score there; NaN where it has none.
-        collapsed: whether the score was below its threshold there, where a radius was looked for.
-        steps: gradients that it took.
-        ended: why it ended before its steps were used up; empty if it did not.
-        trace: (step, radius, loss, score) of every gradient.
-    """
-
-    start: int
-    radius: float
-    loss: float
-    score: float
-    collapsed: bool
-    steps: int
-    ended: str
-    trace: tuple[tuple[int, float, float, float], ...] = field(repr=False)
+    start: int  # its number; 0 is the gradient at theta0, where that is not zero
+    radius: float  # norm of the displacement: as given, or the least at which it had collapsed
+    loss: Number  # the objective's at that point
+    score: Number  # its 0-1 score there; NaN where it has none
+    collapsed: bool  # whether that was below its threshold, where a radius was looked for
+    steps: int  # gradients that it took
+    ended: str  # why it ended before its steps were used up; empty if it did not
+    # step, radius, loss and score of every gradient
+    trace: tuple[tuple[int, float, Number, Number], ...] = Field(repr=False)
 
     @property
     def rank(self) -> tuple[bool, bool, float, float]:
         """Sorts the best first: a collapse at a small radius, then a high loss that was seen."""
         return not self.collapsed, math.isnan(self.loss), self.radius, -self.loss
 
-    def to_json(self) -> dict[str, Any]:
-        """In JSON's types; a score that is not there is None."""
-        rows = [[step, r, _or_none(loss), _or_none(score)] for step, r, loss, score in self.trace]
-        ends = {"loss": _or_none(self.loss), "score": _or_none(self.score)}
-        return {**asdict(self), **ends, "trace": rows}
 
-    @classmethod
-    def from_json(cls, body: dict[str, Any]) -> Start:
-        """Start of `to_json`."""
-        rows = tuple((n, r, _or_nan(loss), _or_nan(score)) for n, r, loss, score in body["trace"])
-        ends = {"loss": _or_nan(body["loss"]), "score": _or_nan(body["score"])}
-        return cls(**{**body, **ends, "trace": rows})
+class AttackRecord(Frozen):
+    """What stands with the direction in its file: where it comes from."""
+
+    spec: dict[str, Any]  # that of `AttackHeader`
+    model: str  # as the user named it
+    objective: str  # name
+    zero: tuple[float, Number]  # the objective's loss and score at theta0
+    best: int  # number of the start that the direction is from
+    starts: tuple[Start, ...]
+    versions: dict[str, str]
+
+
+class AttackHeader(header.Header):
+    """``attack.json``: everything that determines the direction, and its hash."""
+
+    kind: Literal["attack"] = "attack"
+    spec: dict[str, Any]
+    hash: str
 
 
 def read_header(file: Path) -> AttackHeader:
@@ -77,12 +74,28 @@ def read_header(file: Path) -> AttackHeader:
     return body
 
 
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def steps_done(folder: Path) -> int:
+    """Gradients that an attack has taken, as far as it has kept them."""
+    if (folder / DIRECTION).exists():
+        return sum(start.steps for start in read_record(Saved(str(folder / DIRECTION))).starts)
+    try:
+        with safe_open(folder / STATE, framework="pt") as shelf:
+            body = json.loads(shelf.metadata()["state"])
+        return sum(start["steps"] for start in [*body["done"], body["scalars"] or {"steps": 0}])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return 0  # none was kept yet, or what was kept cannot be gone on from
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def read_record(direction: Saved) -> AttackRecord:
+    """What stands with the direction of an attack in its file."""
+    try:
+        return AttackRecord.model_validate(direction.metadata)
+    except ValidationError as error:
+        raise BasinscopeError(
+            f"{direction.file} is no direction of an attack ({header.malformed(error)})",
+            "its metadata says how it was found",
+            "delete that file: the attack then begins anew",
+        ) from None
 
 
 @dataclass
@@ -103,20 +116,14 @@ class Kept:
         if size < 1 - 1e-6:  # inside a ball
             at = (at[0] * size, *at[1:])
         start = Start(
-            state.start, *at, state.best is not None, state.steps, state.ended, tuple(state.trace)
-        )
+            start=state.start, radius=at[0], loss=at[1], score=at[2],
+            collapsed=state.best is not None, steps=state.steps, ended=state.ended,
+            trace=tuple(state.trace),
+        )  # fmt: skip
         self.done.append(start)
         self.state = None
         if self.winner is None or start.rank < self.done[self.best].rank:
             self.winner, self.best = x, len(self.done) - 1
-
-
-class AttackHeader(header.Header):
-    """``attack.json``: everything that determines the direction, and its hash."""
-
-    kind: Literal["attack"] = "attack"
-    spec: dict[str, Any]
-    hash: str
 
 
 class Folder:
@@ -170,7 +177,7 @@ class Folder:
         if kept.winner is not None:
             vectors["winner"] = kept.winner
         scalars = None if kept.state is None else kept.state.scalars()
-        done = [start.to_json() for start in kept.done]
+        done = [start.model_dump(mode="json") for start in kept.done]
         text = json.dumps({"scalars": scalars, "best_is_x": same, "done": done, "best": kept.best,
                            "hash": sha256(self.spec)})  # fmt: skip
         with files.whole(self.path / STATE) as draft:
@@ -197,7 +204,7 @@ class Folder:
                 state.trace = [(n, r, loss, score) for n, r, loss, score in state.trace]
                 if body["best_is_x"]:
                     state.best = state.x
-            done = [Start.from_json(start) for start in body["done"]]
+            done = [Start.model_validate(start) for start in body["done"]]
             return Kept(state, winner, body["best"], done)
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             raise BasinscopeError(

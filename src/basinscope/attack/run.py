@@ -20,20 +20,31 @@ from torch import nn
 
 from basinscope import stats
 from basinscope.attack.ascent import Rules, State, Terrain, begin, climb
-from basinscope.attack.collapse import Collapse, collapse_radius
+from basinscope.attack.collapse import Collapse, collapse_radius, read_collapse
 from basinscope.attack.objective import Loss, Objective, Value, check, of, target
 from basinscope.attack.proxy import Proxy, descend
-from basinscope.attack.record import Folder, Kept, Start
+from basinscope.attack.record import (
+    COLLAPSE,
+    DIRECTION,
+    SPEC,
+    AttackRecord,
+    Folder,
+    Kept,
+    Start,
+    read_header,
+    read_record,
+)
 from basinscope.attack.vectors import InMemory, norm, views
 from basinscope.directions.planes import Drawn
 from basinscope.directions.saved import Saved, save_direction
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError
+from basinscope.runs import header
 from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress
 from basinscope.runs.spec import sha256
-from basinscope.runs.store import versions
+from basinscope.runs.store import Store, versions
 from basinscope.tasks.base import Task
 from basinscope.tasks.words import tasks as tasks_of
 from basinscope.weights import noise
@@ -54,6 +65,7 @@ class Attack:
         direction: normalised to sqrt(d); a file if there is a run folder, else in memory.
         method: ``pga`` or ``proxy``.
         objective: name of what was attacked.
+        level: fraction of the way down to chance that counts as collapse.
         loss_at_zero: the objective at theta0, in nats for tasks and texts.
         score_at_zero: its 0-1 score there; NaN where it has none.
         starts: what every start came to, with its trace.
@@ -64,6 +76,7 @@ class Attack:
     direction: Saved | InMemory
     method: str
     objective: str
+    level: float
     loss_at_zero: float
     score_at_zero: float
     starts: tuple[Start, ...]
@@ -96,7 +109,7 @@ class Attack:
             "radius": self.radius,
             "loss": self.loss if math.isfinite(self.loss) else None,
             "best": self.best,
-            "starts": [start.to_json() for start in self.starts],
+            "starts": [start.model_dump(mode="json") for start in self.starts],
             "collapse": [edge.to_json() for edge in self.collapse],
         }
 
@@ -214,24 +227,23 @@ def attack(
         else:
             rules = _rules(work, goal, zero, radius, inside, level)
             kept = _ascend(terrain, rules, total, starts, seed, folder, after)
-        story: dict[str, Any] = {
-            "spec": spec,
-            "model": engine.source,
-            "objective": goal.name,
-            "zero": [zero.loss, None if math.isnan(zero.score) else zero.score],
-            "best": kept.best,
-            "starts": [start.to_json() for start in kept.done],
-            "versions": versions(),
-        }
-        direction: Saved | InMemory = _kept(kept, work, method, story, folder)
+        record = AttackRecord(
+            spec=spec,
+            model=engine.source,
+            objective=goal.name,
+            zero=(zero.loss, zero.score),
+            best=kept.best,
+            starts=tuple(kept.done),
+            versions=versions(),
+        )
+        direction: Saved | InMemory = _kept(kept, work, method, record, folder)
     else:
         direction = Saved(str(folder.direction))
-        story = direction.metadata
-    done = tuple(Start.from_json(start) for start in story["starts"])
+        record = read_record(direction)
     many = (*goal.tasks, *further)
     edges: tuple[Collapse, ...] = ()
     if many:
-        near = done[story["best"]].radius / math.sqrt(work.d)
+        near = record.starts[record.best].radius / math.sqrt(work.d)
         edges = collapse_radius(
             work,
             Drawn(direction, name="attack"),
@@ -241,16 +253,48 @@ def attack(
             run=folder.trials,
             progress=progress,
         )
-    loss, score = story["zero"]
+    return _attack(direction, record, edges)
+
+
+def read_attack(folder: str | Path) -> Attack:
+    """A finished attack from its run folder, without its model.
+
+    The brackets are those that the search finds in the points that were measured.
+
+    Raises:
+        BasinscopeError: no attack there, or one that is not finished.
+    """
+    path = Path(folder)
+    if not header.exists(path / SPEC):
+        raise header.missing(path, "attack")
+    read_header(path / SPEC)
+    if not (path / DIRECTION).exists():
+        raise BasinscopeError(
+            f"the attack in {folder} is not finished",
+            "its direction is written when the ascent ends",
+            "run the same line again: it resumes",
+        )
+    direction = Saved(str(path / DIRECTION))
+    record = read_record(direction)
+    edges: tuple[Collapse, ...] = ()
+    if header.exists(path / COLLAPSE):
+        edges = read_collapse(Store(path / COLLAPSE), record.starts[record.best].radius)
+    return _attack(direction, record, edges)
+
+
+def _attack(
+    direction: Saved | InMemory, record: AttackRecord, collapse: tuple[Collapse, ...]
+) -> Attack:
     return Attack(
         direction=direction,
-        method=method,
-        objective=goal.name,
-        loss_at_zero=loss,
-        score_at_zero=math.nan if score is None else score,
-        starts=done,
-        best=story["best"],
-        collapse=edges,
+        method=record.spec["method"],
+        objective=record.objective,
+        level=record.spec["level"],
+        loss_at_zero=record.zero[0],
+        score_at_zero=record.zero[1],
+        starts=record.starts,
+        best=record.best,
+        collapse=collapse,
     )
 
 
@@ -286,7 +330,7 @@ def _ascend(
 
 
 def _kept(
-    kept: Kept, engine: Engine, method: str, story: dict[str, Any], folder: Folder
+    kept: Kept, engine: Engine, method: str, record: AttackRecord, folder: Folder
 ) -> Saved | InMemory:
     """The best direction, in the run folder where there is one."""
     assert kept.winner is not None
@@ -300,7 +344,7 @@ def _kept(
     save_direction(
         folder.direction,
         kept_tensors,
-        story,
+        record.model_dump(mode="json"),
         displacement=displacement,
         zero=[name for name in tensors if name not in kept_tensors],
     )

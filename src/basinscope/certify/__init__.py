@@ -2,9 +2,9 @@
 
 from basinscope.certify.certificate import Certificate
 from basinscope.certify.embeddings import untied
-from basinscope.certify.sampling import certify, load_certificate
+from basinscope.certify.sampling import certify
 from basinscope.certify.smoothed import Smoothed, smoothed
-from basinscope.certify.strict import StrictBasin, load_strict_basin, strict_basin
+from basinscope.certify.strict import StrictBasin, strict_basin
 from basinscope.certify.tokens import TokenCertificate, certify_tokens
 from basinscope.certify.verdict import Verdict, bound_to
 
@@ -17,8 +17,6 @@ __all__ = [
     "bound_to",
     "certify",
     "certify_tokens",
-    "load_certificate",
-    "load_strict_basin",
     "smoothed",
     "strict_basin",
     "untied",

@@ -155,14 +155,14 @@ def draw(session: Session, plan: Plan, ids: Sequence[str]) -> None:
                 return
 
 
-def load_certificate(run: str | Path, *, target: float | None = None) -> Certificate:
+def read_certificate(run: str | Path, target: float | None = None) -> Certificate:
     """Certificate of a run folder, recomputed from its raw counts, without its model.
 
     Raises:
         BasinscopeError: it is no run folder of a certificate, or draws are missing that its bound
             needs.
     """
-    return read(Store(run), target)
+    return read(Store(run).of_kind(KIND), target)
 
 
 def read(store: Store, target: float | None, **more: object) -> Certificate:
@@ -172,15 +172,10 @@ def read(store: Store, target: float | None, **more: object) -> Certificate:
     record, one of other weights, items or noise, or one more draw cannot be counted.
     """
     spec = store.spec
-    if spec.kind != KIND:
-        raise BasinscopeError(
-            f"{store.folder} holds a {spec.kind}, not a certificate",
-            "allowed: the folder given to --run of certify",
-        )
     plan = Plan.model_validate({k: v for k, v in spec.plan.items() if k != "noise"})
     zero = store.get(sha256(trial_key(spec.model, spec.tasks[0], None, 0, 0.0)))
     if zero is None:
-        raise _unfinished(store, 0)
+        raise unfinished(store, 0)
     units, counts = [], dict.fromkeys(zero.items if plan.per_item else (), 0)
     for unit, trials in counted(store, plan, zero.items, range(spec.draws)):
         units.append(unit)
@@ -188,7 +183,7 @@ def read(store: Store, target: float | None, **more: object) -> Certificate:
             for item, correct in zip(trials[0].items, trials[0].correct, strict=True):
                 counts[item] += correct
     if not units or (plan.draws is not None and len(units) < plan.draws):
-        raise _unfinished(store, len(units))
+        raise unfinished(store, len(units))
     return certificate(
         plan, spec.model, spec.tasks[0], zero.correct, units, counts, target,
         set_aside=tuple(store.set_aside), **more,
@@ -213,7 +208,8 @@ def counted(
         yield Unit(sum(sum(t.correct) for t in trials), sum(t.n for t in trials)), trials
 
 
-def _unfinished(store: Store, have: int) -> BasinscopeError:
+def unfinished(store: Store, have: int) -> BasinscopeError:
+    """What to say of a certificate that cannot be computed yet."""
     return BasinscopeError(
         f"{store.folder} has {have} of {store.spec.draws} draws without a gap",
         "a bound for draws fixed beforehand needs all of them, any other at least one",

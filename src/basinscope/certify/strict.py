@@ -193,18 +193,13 @@ def strict_basin(
     return read_strict(session.store)
 
 
-def load_strict_basin(run: str | Path) -> StrictBasin:
+def read_strict_basin(run: str | Path) -> StrictBasin:
     """Strict-basin test of a run folder, recounted from its records, without its model."""
-    return read_strict(Store(run))
+    return read_strict(Store(run).of_kind(KIND))
 
 
 def read_strict(store: Store) -> StrictBasin:
     """Strict-basin test of the records of a store: only those that its plan asks for count."""
-    if store.spec.kind != KIND:
-        raise BasinscopeError(
-            f"{store.folder} holds a {store.spec.kind}, not a strict-basin test",
-            "allowed: the folder given to --run of strict-basin",
-        )
     plan, levels = store.spec.plan, []
     for sigma in plan["sigmas"]:
         levels.append(_level(store, sigma))

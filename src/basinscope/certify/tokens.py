@@ -25,56 +25,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from basinscope import files
 from basinscope.certify.certificate import Certificate
 from basinscope.certify.embeddings import distances, embedding, embedding_noise, near_duplicates
 from basinscope.certify.plan import check
 from basinscope.certify.sampling import KIND as CERTIFICATE
-from basinscope.certify.sampling import certify
+from basinscope.certify.sampling import certify, unfinished
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.geometries.base import selected
 from basinscope.runs.bench import Bench, outcome
 from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress, open_session
-from basinscope.runs.spec import RunSpec, sha256, trial_key
-from basinscope.runs.store import Trial
+from basinscope.runs.spec import Frozen, Number, RunSpec, sha256, trial_key
+from basinscope.runs.store import Store, Trial
 from basinscope.stats import smoothing as formulas
-from basinscope.stats.rounded import finite
 from basinscope.tasks.base import Answer, Corpus, Generate, Item, Task, without_references
 from basinscope.tasks.words import one
 from basinscope.weights import noise, selection
 
-KIND = "token-certificate"
+KIND, TABLE = "token-certificate", "replacements.json"
+_NO_TABLE = '{"target": 0.5, "replacements": []}'
 Mode = Literal["position", "row"]
 
 
-@dataclass(frozen=True)
-class Replacement:
-    """One token of a prompt replaced by another, wherever it stands in it.
+class Replacement(Frozen):
+    """One token of a prompt replaced by another, wherever it stands in it."""
 
-    Attributes:
-        item: id of the item whose prompt it is.
-        old: token id in the prompt.
-        new: token id in its place.
-        texts: both as the vocabulary spells them.
-        places: how often ``old`` stands in the prompts of the item.
-        r: distance, float32, position-wise over all places, row-wise once.
-        radius: what the item's certificate covers; NaN where it covers nothing.
-        covered: r <= radius.
-        reason: why a replacement is not covered though it is near; empty otherwise.
-    """
+    item: str  # id of the item whose prompt it is
+    old: int  # token id in the prompt
+    new: int  # token id in its place
+    texts: tuple[str, str]  # both as the vocabulary spells them
+    places: int  # how often ``old`` stands in the prompts of the item
+    r: float  # distance, float32, position-wise over all places, row-wise once
+    radius: Number  # what the item's certificate covers; NaN where it covers nothing
+    covered: bool  # r <= radius
+    reason: str = ""  # why a replacement is not covered though it is near; empty otherwise
 
-    item: str
-    old: int
-    new: int
-    texts: tuple[str, str]
-    places: int
-    r: float
-    radius: float
-    covered: bool
-    reason: str = ""
+
+class ReplacementTable(Frozen):
+    """``replacements.json``: what of a certificate no record holds."""
+
+    target: float
+    replacements: tuple[Replacement, ...]
 
 
 @dataclass(frozen=True)
@@ -123,10 +116,7 @@ class TokenCertificate:
         return {
             "mode": self.mode, "sigma": self.sigma, "confidence": self.confidence,
             "draws": self.draws, "target": self.target, "p_items": dict(self.p_items),
-            "replacements": [
-                {key: finite(value) for key, value in vars(one).items()}
-                for one in self.replacements
-            ],
+            "replacements": [one.model_dump(mode="json") for one in self.replacements],
             "does_not_cover": list(self.does_not_cover),
         }  # fmt: skip
 
@@ -211,8 +201,45 @@ def certify_tokens(
     radii = {
         item: float(formulas.radius(p, target, sigma)) for item, p in bounds.items()
     }  # fmt: skip
-    table = list(_replacements(engine, task, mode, radii))
-    return TokenCertificate(mode, sigma, confidence, draws, target, bounds, tuple(table))
+    table = tuple(_replacements(engine, task, mode, radii))
+    if run is not None and mode == "position":
+        kept = ReplacementTable(target=target, replacements=table)
+        files.write(Path(run) / TABLE, kept.model_dump_json(indent=1))
+    return TokenCertificate(mode, sigma, confidence, draws, target, bounds, table)
+
+
+def read_tokens(run: str | Path) -> TokenCertificate:
+    """Position-wise certificate of a run folder, recomputed from its raw counts.
+
+    The near-duplicates and the target are those that its last run found there; none, and 0.5, where
+    it was interrupted before. What is covered follows from the counts.
+
+    Raises:
+        BasinscopeError: no such run folder, or a draw is missing.
+    """
+    store = Store(run).of_kind(KIND)
+    path, plan = Path(run) / TABLE, store.spec.plan
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else _NO_TABLE
+        table = ReplacementTable.model_validate_json(text)
+    except (OSError, ValueError) as error:
+        raise BasinscopeError(
+            f"{path} cannot be read ({type(error).__name__})",
+            "the counts beside it are kept",
+            "run the same line again: it is written anew",
+        ) from error
+    sigma, bounds = plan["sigma"], _bounds(store)
+    radii = {item: float(formulas.radius(p, table.target, sigma)) for item, p in bounds.items()}
+    rows = tuple(
+        Replacement.model_validate(
+            {**dict(row), "radius": radius, "covered": not row.reason and row.r <= radius}
+        )
+        for row in table.replacements
+        if (radius := radii.get(row.item)) is not None
+    )
+    return TokenCertificate(
+        "position", sigma, plan["confidence"], plan["draws"], table.target, bounds, rows
+    )
 
 
 def kind(mode: str) -> str:
@@ -258,7 +285,6 @@ def _position_bounds(
         kind=KIND, model=model, tasks=(described,), directions=("position-wise",), draws=draws,
         steps=(sigma,), level=0.5, plan=plan,
     )  # fmt: skip
-    counts = np.zeros(len(task.items))
     with open_session(bench, spec, run) as session:
         for draw in range(draws):
             key = trial_key(model, described, words, draw, sigma)
@@ -266,11 +292,24 @@ def _position_bounds(
             if trial is None:
                 trial = _trial(engine, task, sigma, seed, draw, key)
                 session.store.put(trial)
-            counts += trial.correct
             if progress is not None:
                 progress(draw + 1, draws, f"draw {draw}")
-    bounds = formulas.item_lower_bounds(counts, draws, confidence)
-    return dict(zip((item.id for item in task.items), map(float, bounds), strict=True))
+    return _bounds(session.store)
+
+
+def _bounds(store: Store) -> dict[str, float]:
+    """Lower bound of each item's score, by id, from the counts of all draws."""
+    spec, plan = store.spec, store.spec.plan
+    counts: dict[str, int] = {}
+    for draw in range(plan["draws"]):
+        key = trial_key(spec.model, spec.tasks[0], plan["noise"], draw, plan["sigma"])
+        trial = store.get(sha256(key))
+        if trial is None:
+            raise unfinished(store, draw)
+        for item, correct in zip(trial.items, trial.correct, strict=True):
+            counts[item] = counts.get(item, 0) + correct
+    bounds = formulas.item_lower_bounds(list(counts.values()), plan["draws"], plan["confidence"])
+    return dict(zip(counts, map(float, bounds), strict=True))
 
 
 def _trial(
@@ -342,8 +381,8 @@ def _replacements(
                     reason = "one of the two stands in a continuation"
                 texts = engine.tokenizer.convert_ids_to_tokens([old, other])
                 yield Replacement(
-                    item.id, old, other, (texts[0], texts[1]), places, r, radius,
-                    not reason and r <= radius, reason,
+                    item=item.id, old=old, new=other, texts=(texts[0], texts[1]), places=places,
+                    r=r, radius=radius, covered=not reason and r <= radius, reason=reason,
                 )  # fmt: skip
 
 

@@ -91,19 +91,19 @@ def attack(
     file = folder / "worst.safetensors"
     if output.json:
         return print_json({**worst.summary(), "run": str(folder), "direction": str(file)})
-    _show(worst, level)
+    show(worst)
     print(f"direction: {file}")
     print(f"to draw it: basinscope landscape {model} -d saved:{file} --dtype float32")
 
 
-def _show(worst: Attack, level: float) -> None:
+def show(worst: Attack) -> None:
     """Print the table of collapse radii and what the ascent came to."""
     from basinscope.report.text import collapse_table
 
     best, edges = worst.starts[worst.best], worst.summary()["collapse"]
     loss = "not seen (one more step)" if math.isnan(best.loss) else f"{best.loss:.4g}"
     if edges:
-        Console(width=max(screen.width, 106)).print(collapse_table(edges, level))
+        Console(width=max(screen.width, 106)).print(collapse_table(edges, worst.level))
     print(
         f"- {worst.objective}: loss {worst.loss_at_zero:.4g} at theta0, {loss} at norm "
         f"{best.radius:.4g} (start {best.start} of {len(worst.starts)})"

@@ -218,13 +218,13 @@ def verdict(
         json: print one JSON object instead of text.
     """
     import basinscope as bs
-    from basinscope.certify import load_certificate
+    from basinscope.certify.sampling import read_certificate
     from basinscope.directions.words import direction_of
     from basinscope.errors import BasinscopeError
     from basinscope.report.certificates import plot_bounds, plot_measured
     from basinscope.tasks.words import one
 
-    cert = load_certificate(run, target=target)
+    cert = read_certificate(run, target=target)
     if draws < 0 or not others:
         raise BasinscopeError(
             f"draws={draws}, {len(others)} others", "allowed: draws of at least 0, others to judge"

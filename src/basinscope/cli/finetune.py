@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -24,6 +24,9 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
     "lora_targets": str,
 }
 """Arguments of `basinscope.finetune` that ``--set`` takes."""
+
+if TYPE_CHECKING:
+    from basinscope.finetuning import FineTune
 
 
 @app.command
@@ -77,7 +80,7 @@ def finetune(
         resume: go on from the last checkpoint; --no-resume starts over.
     """
     import basinscope as bs
-    from basinscope.certify import load_certificate
+    from basinscope.certify.sampling import read_certificate
     from basinscope.finetuning.record import dtype_of
     from basinscope.finetuning.run import checked
 
@@ -91,7 +94,7 @@ def finetune(
     settings: dict[str, Any] = {
         "recipe": recipe, "method": method, "epochs": epochs, "steps": steps, "batch": batch,
         "lr": lr, "seed": seed, "limit": limit, "target": target,
-        "stay_within": None if stay_within is None else load_certificate(stay_within), **chosen,
+        "stay_within": None if stay_within is None else read_certificate(stay_within), **chosen,
     }  # fmt: skip
     checked(data, run=folder, **settings)
     engine = loaded.engine(model, dtype=dtype_of(folder) or "")
@@ -101,7 +104,12 @@ def finetune(
         )
     if output.json:
         return print_json(tuned.summary())
-    print(f"{tuned.method} fine-tune of {model}: {tuned.steps} steps, {tuned.folder}")
+    show(tuned)
+
+
+def show(tuned: FineTune) -> None:
+    """Print what a fine-tune came to."""
+    print(f"{tuned.method} fine-tune of {tuned.model}: {tuned.steps} steps, {tuned.folder}")
     print(f"displacement {tuned.displacement:.4g}, loss {tuned.losses[0]:.3f} -> "
           f"{tuned.losses[-1]:.3f}")  # fmt: skip
     if tuned.guarantee is not None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from basinscope.cli.app import app, print_json
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
-    from basinscope.landscape import Landscape
-    from basinscope.landscape.surface import Surface
-
-KINDS = ("certificate", "strict-basin")
-"""Kinds of runs that `report` describes again from their raw counts."""
+    from basinscope.runs.store import Store
 
 
 @app.command
@@ -35,37 +31,54 @@ def report(
         rms: the axis is alpha / RMS(theta0) of each run's model, for models of different scale.
     """
     import basinscope as bs
-    from basinscope.landscape import Surface
-    from basinscope.widening.record import FILE as WIDENING
+    from basinscope.landscape.record import read_landscape
+    from basinscope.runs.header import KINDS, kind_of
 
-    if (run / WIDENING).is_file():
-        if figure or rms:
-            raise BasinscopeError(
-                f"--figure or --rms for {run}, a run of widen",
-                "its figures are drawn all, in alpha / RMS",
-                f"basinscope compare {run} --output FOLDER --figure NAME",
-            )
+    kind = kind_of(run)
+    drawn = kind in ("landscape", "certificate") or (kind == "surface" and not rms and not figure)
+    if (figure or rms or (others and kind != "widen")) and not drawn:
+        raise BasinscopeError(
+            f"--figure, --rms or further runs for {KINDS[kind].noun} ({run})",
+            "allowed: for landscapes; --figure also for a certificate",
+            f"basinscope compare {run} --figure NAME" if kind == "widen" else "leave it out",
+        )
+    if kind == "widen":
         print(*bs.compare(run, *others).save(run / "figures"), sep="\n")
-        return
-    first = _load(run)
-    if first.spec.kind in KINDS:
-        _certified(run, first.spec.kind, figure)
-    elif others or figure or rms:
-        path = figure or run / "figures" / "overlay.png"
+    elif kind == "landscape" and (others or figure or rms):
         folders = (run, *others)
         names = [folder.resolve().name for folder in folders]
         if len(set(names)) < len(names):
             names = [str(folder) for folder in folders]
-        land, *rest = (bs.load_run(folder) for folder in folders)
+        land, *rest = map(read_landscape, folders)
+        path = figure or run / "figures" / "overlay.png"
         print(land.plot(path, *rest, names=names, per_rms=rms))
-    elif isinstance(first, Surface):
-        from basinscope.report.surfaces import write_surface
-
-        print(*filter(None, write_surface(first, run)), sep="\n")
     else:
-        from basinscope.report.page import write_report
+        _print(bs.load_run(run), run, level, figure)
 
-        print(write_report(first, run, level))
+
+def _print(record: object, run: Path, level: float, figure: Path | None) -> None:
+    """Say what a record says, and draw its page or figure where it has one."""
+    from basinscope.attack import Attack
+    from basinscope.certify import Certificate
+    from basinscope.cli import attack, finetune
+    from basinscope.finetuning import FineTune
+    from basinscope.landscape import Landscape, Surface
+    from basinscope.report.certificates import plot_bounds
+    from basinscope.report.page import write_report
+    from basinscope.report.surfaces import write_surface
+
+    if isinstance(record, Landscape):
+        print(write_report(record, run, level))
+    elif isinstance(record, Surface):
+        print(*filter(None, write_surface(record, run)), sep="\n")
+    elif isinstance(record, Attack):
+        attack.show(record)
+    elif isinstance(record, FineTune):
+        finetune.show(record)
+    else:
+        print(record)
+    if isinstance(record, Certificate):
+        print(f"picture: {plot_bounds(figure or run / 'figures' / 'certificate.png', [record])}")
 
 
 @app.command
@@ -76,23 +89,44 @@ def status(run: Path, /, *, json: bool = False) -> None:
         run: run folder.
         json: print one JSON object.
     """
-    from basinscope.landscape import Surface
+    from basinscope.folders import progress
+    from basinscope.landscape import Landscape
+    from basinscope.landscape.surface import read_surface
     from basinscope.report.text import summary, surface_summary
+    from basinscope.runs.header import KINDS, kind_of
+    from basinscope.runs.store import Store
 
-    found = _load(run)
+    kind = kind_of(run)
+    if KINDS[kind].header != "run.json":
+        _say(progress(run), json)
+    elif not json:
+        _count(Store(run))
+    elif kind == "surface":
+        print_json(surface_summary(read_surface(run)))
+    else:
+        store = Store(run)
+        trials = Landscape(store.spec, store.trials(), store.set_aside)
+        print_json(summary(trials, store.spec.level))
+
+
+def _say(state: dict[str, Any], json: bool) -> None:
     if json:
-        if isinstance(found, Surface):
-            print_json(surface_summary(found))
-        else:
-            print_json(summary(found, found.spec.level))
+        print_json(state)
         return
-    spec = found.spec
+    rows = state.pop("rows", {})
+    for key, value in {**state, **rows}.items():
+        print(f"{key}: {value}")
+
+
+def _count(store: Store) -> None:
+    """Say what was planned, and how much of it is there."""
+    spec, trials = store.spec, tuple(store.trials())
     print(f"{spec.kind} of {spec.model.source} ({spec.model.d:,} parameters, {spec.model.dtype})")
     print(f"weights {spec.model.fingerprint}")
-    if isinstance(found, Surface):
-        print(f"plane of {found.plane.x} and {found.plane.y}")
+    if spec.plane:
+        print(f"plane of {spec.plane.x} and {spec.plane.y}")
     for task in spec.tasks:
-        own = [t for t in found.trials if t.task == task.name]
+        own = [t for t in trials if t.task == task.name]
         places = len({(t.direction, t.step) if spec.plane else t.step for t in own})
         where = "points" if spec.plane else "steps"
         some = "" if all(t.whole for t in own) else "up to "
@@ -109,17 +143,17 @@ def strata(run: Path, task: str, /, *, step: float = 0.0, json: bool = False) ->
         step: position on the slice, in every direction and draw measured there.
         json: print one JSON object.
     """
-    import basinscope as bs
+    from basinscope.landscape.record import read_landscape
 
-    rows = bs.load_run(run).strata(task)
-    found = rows[rows["step"] == step]
-    if found.empty:
+    rows = read_landscape(run).strata(task)
+    there = rows[rows["step"] == step]
+    if there.empty:
         steps = ", ".join(f"{s:g}" for s in sorted(set(rows["step"])))
         raise BasinscopeError(f"nothing of {task!r} was measured at step {step:g}", f"at: {steps}")
     if json:
-        print_json({"task": task, "strata": found.to_dict(orient="records")})
+        print_json({"task": task, "strata": there.to_dict(orient="records")})
     else:
-        print(found.to_string(index=False, float_format="{:.3f}".format))
+        print(there.to_string(index=False, float_format="{:.3f}".format))
 
 
 @app.command
@@ -129,37 +163,13 @@ def verify(run: Path, /) -> None:
     Args:
         run: run folder.
     """
-    found = _load(run)
-    if found.set_aside:
+    from basinscope.folders import verify as verified
+
+    good, bad = verified(run)
+    if bad:
         raise BasinscopeError(
-            f"{len(found.set_aside)} records did not verify ({found.set_aside[0]})",
-            f"{len(found.trials)} did; the bad ones are set aside as .bad",
-            "run the line again: they are measured anew",
+            f"{len(bad)} records did not verify ({bad[0]})",
+            f"{good} did; bad trials are set aside as .bad",
+            "run the line again: they are measured anew; other files must be deleted before",
         )
-    print(f"{getattr(found, 'records', len(found.trials))} records verified")
-
-
-def _load(run: Path) -> Landscape | Surface:
-    """Landscape or surface, whichever the folder holds."""
-    import basinscope as bs
-    from basinscope.landscape import load_surface
-    from basinscope.runs.store import Store
-
-    return bs.load_run(run) if Store(run).spec.plane is None else load_surface(run)
-
-
-if TYPE_CHECKING:
-    pass
-
-
-def _certified(run: Path, kind: str, figure: Path | None) -> None:
-    """Print what a run folder certifies, and draw its figure."""
-    from basinscope.certify import load_certificate, load_strict_basin
-    from basinscope.report.certificates import plot_bounds
-
-    if kind == "strict-basin":
-        print(load_strict_basin(run))
-        return
-    found = load_certificate(run)
-    print(found)
-    print(f"picture: {plot_bounds(figure or run / 'figures' / 'certificate.png', [found])}")
+    print(f"{good} records verified")

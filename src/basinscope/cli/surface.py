@@ -109,14 +109,14 @@ def cosines(
         figure: where to draw; default RUN/figures/cosines.png, without --run nowhere.
         json: print one JSON object instead of the table.
     """
-    import basinscope as bs
     from basinscope.directions.words import directions
+    from basinscope.landscape.record import read_landscape
     from basinscope.landscape.surface import cosines, labels_of
     from basinscope.report.cosines import plot_cosines
 
     words = list(direction or [])
     if run is not None:
-        words += [word for word in bs.load_run(run).spec.directions if word not in words]
+        words += [word for word in read_landscape(run).spec.directions if word not in words]
         figure = figure or run / "figures" / "cosines.png"
     lines = directions(words)
     labels_of(lines)

@@ -47,6 +47,7 @@ class FineTune:
 
     Attributes:
         folder: model folder (float32), or adapter folder for LoRA; ``training.json`` beside it.
+        model: what it began from, as the user named it.
         method: ``full`` or ``lora``.
         displacement: ``||theta' - theta0||`` over the trained parameters, of a LoRA the norm of
             its merged BA; summed in float64.
@@ -60,6 +61,7 @@ class FineTune:
     """
 
     folder: Path
+    model: str
     method: str
     displacement: float
     steps: int
@@ -427,6 +429,7 @@ def _result(folder: Path, training: TrainingRecord) -> FineTune | None:
         return None
     return FineTune(
         folder=folder,
+        model=training.model,
         method=training.spec["method"],
         displacement=training.displacement,
         steps=training.steps,

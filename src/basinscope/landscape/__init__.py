@@ -4,9 +4,9 @@
 everything in it is computed from the records alone.
 """
 
-from basinscope.landscape.record import Landscape, load_run
+from basinscope.landscape.record import Landscape
 from basinscope.landscape.run import interpolation_steps, landscape
-from basinscope.landscape.surface import Surface, cosines, load_surface, surface, trajectory
+from basinscope.landscape.surface import Surface, cosines, surface, trajectory
 
 __all__ = [
     "Landscape",
@@ -14,8 +14,6 @@ __all__ = [
     "cosines",
     "interpolation_steps",
     "landscape",
-    "load_run",
-    "load_surface",
     "surface",
     "trajectory",
 ]

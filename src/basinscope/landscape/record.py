@@ -21,20 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def load_run(run: str | Path) -> Landscape:
-    """Landscape of a run folder, without its model.
-
-    Raises:
-        BasinscopeError: if it is not a run folder, its ``run.json`` is corrupt, or it holds a
-            surface.
-    """
-    store = Store(run)
-    if store.spec.plane is not None:
-        raise BasinscopeError(
-            f"{run} holds a {store.spec.kind}",
-            "allowed: the folder of a landscape",
-            "bs.load_surface reads it; basinscope report draws it, one at a time",
-        )
+def read_landscape(run: str | Path) -> Landscape:
+    """Landscape of a run folder, without its model; see `basinscope.load_run`."""
+    store = Store(run).of_kind("landscape")
     return Landscape(store.spec, store.trials(), store.set_aside)
 
 

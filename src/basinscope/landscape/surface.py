@@ -114,17 +114,9 @@ def surface(
     return Surface(store.spec, store.trials(), store.set_aside)
 
 
-def load_surface(run: str | Path) -> Surface:
-    """Surface of a run folder, without its model.
-
-    Raises:
-        BasinscopeError: if it is not the run folder of a surface, or ``run.json`` is corrupt.
-    """
-    store = Store(run)
-    if store.spec.plane is None:
-        raise BasinscopeError(
-            f"{run} holds a {store.spec.kind}", "allowed: the run folder of a surface", "load_run"
-        )
+def read_surface(run: str | Path) -> Surface:
+    """Surface of a run folder, without its model; see `basinscope.load_run`."""
+    store = Store(run).of_kind("surface")
     return Surface(store.spec, store.trials(), store.set_aside)
 
 

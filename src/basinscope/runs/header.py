@@ -135,11 +135,7 @@ def parse(path: Path, model: type[AnyHeader]) -> AnyHeader:
 
 def corrupt(path: Path, error: Exception) -> BasinscopeError:
     """What to say of a header that cannot be understood."""
-    if isinstance(error, ValidationError):
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        reason = f"{place!r} is missing or malformed"
-    else:
-        reason = str(error) or "empty"
+    reason = malformed(error) if isinstance(error, ValidationError) else str(error) or "empty"
     return BasinscopeError(
         f"{path} is corrupt ({reason.splitlines()[0]})",
         "what lies beside it is kept",
@@ -147,15 +143,23 @@ def corrupt(path: Path, error: Exception) -> BasinscopeError:
     )
 
 
+def malformed(error: ValidationError) -> str:
+    """The first field that is not as it should be, in words."""
+    place = ".".join(map(str, error.errors()[0]["loc"]))
+    return f"{place!r} is missing or malformed"
+
+
 def missing(folder: Path, kind: str) -> BasinscopeError:
-    """What to say of a folder in which a header of this kind was looked for."""
-    name = KINDS[kind].header
+    """What to say of a folder that does not hold a run of this kind."""
+    if header_of(folder) is None:
+        return BasinscopeError(
+            f"{folder} is not a run folder (it has no {KINDS[kind].header})",
+            "allowed: what --run named",
+        )
     return BasinscopeError(
-        f"{folder} is not a run folder (it has no {name})"
-        if header_of(folder) is None
-        else f"{folder} holds {KINDS[kind_of(folder)].noun}, not {KINDS[kind].noun}",
-        f"allowed: the folder of a run that left {name} there",
-        "basinscope status FOLDER says what a folder holds",
+        f"{folder} holds {KINDS[kind_of(folder)].noun}, not {KINDS[kind].noun}",
+        f"allowed: the folder of {KINDS[kind].noun}",
+        "bs.load_run and basinscope report read every kind",
     )
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from basinscope.directions.base import Direction
 from basinscope.engines.base import Engine
@@ -29,6 +29,7 @@ class Frozen(BaseModel):
 Number = Annotated[
     float,
     BeforeValidator(lambda value: math.nan if value is None else value),
+    AfterValidator(lambda value: math.nan if math.isnan(value) else value),  # one NaN: == holds
     PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
 ]
 """A float that is null in JSON where it is not finite."""

@@ -21,7 +21,7 @@ from basinscope.files import disk_error, write
 from basinscope.runs import header
 from basinscope.runs.spec import MODEL, Frozen, RunSpec, canonical, conflicts, merged, sha256
 
-OWN = ("trials", "figures", "report.html")  # beside run.json
+OWN = ("trials", "figures", "report.html", "replacements.json")  # beside run.json
 
 
 class Trial(Frozen):
@@ -137,6 +137,13 @@ class Store:
                 machine=platform.machine(),
             )
             write(path, json.dumps(body.model_dump(mode="json"), indent=1, sort_keys=True))
+
+    def of_kind(self, kind: str) -> Store:
+        """The store itself, if it holds a run of this kind."""
+        if self.spec.kind != kind:
+            assert self.folder is not None
+            raise header.missing(self.folder, kind)
+        return self
 
     def get(self, address: str) -> Trial | None:
         """Verified record at an address, or None; one that fails is set aside."""

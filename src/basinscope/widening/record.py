@@ -121,8 +121,7 @@ def read_row(folder: Path, name: str) -> RowRecord | None:
     try:
         return RowRecord.model_validate(_read(path))
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise _unreadable(path, f"{place!r} is missing or malformed") from None
+        raise _unreadable(path, header.malformed(error)) from None
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 import basinscope as bs
-from basinscope.certify import load_certificate
 from basinscope.certify.plan import Plan
+from basinscope.certify.sampling import read_certificate
 from basinscope.runs.spec import canonical, sha256
 from basinscope.stats import lower_mean
 from basinscope.stats import smoothing as formulas
@@ -56,7 +56,7 @@ class TestBound:
         scores = [sum(r["correct"]) / len(r["items"]) for r, _ in records(tmp_path / "x")]
         plan = json.loads((tmp_path / "x" / "run.json").read_text())["spec"]["plan"]
         assert cert.p_lower == lower_mean(scores, 1 - plan["confidence"])
-        assert load_certificate(tmp_path / "x") == cert
+        assert bs.load_run(tmp_path / "x") == cert
 
     def test_draws_are_answered_by_fresh_uniform_samples_of_the_items(self, engine, task, tmp_path):
         bs.certify(engine, task, sigma=0.5, draws=300, items_per_draw=3, run=tmp_path / "x")
@@ -169,7 +169,7 @@ class TestClaims:
         team.workers = 50
         sample(Session(bench, store, team, None, str), plan, ids)
         assert len(records(tmp_path / "x")) > first.draws
-        assert load_certificate(tmp_path / "x") == first
+        assert bs.load_run(tmp_path / "x") == first
 
 
 class TestLies:
@@ -181,27 +181,27 @@ class TestLies:
         return tmp_path / "x"
 
     def test_edited_record_is_set_aside_and_measured_again(self, engine, task, run):
-        honest = load_certificate(run)
+        honest = bs.load_run(run)
         record, path = next((r, p) for r, p in records(run) if 0 in r["correct"])
         path.write_text(canonical({**record, "correct": [1] * 4}))
         # what lies before the gap is all that counts, or nothing
         if record["draw"] == 0:
             with pytest.raises(bs.BasinscopeError, match="0 of 40 draws"):
-                load_certificate(run)
+                bs.load_run(run)
         else:
-            assert load_certificate(run).units == honest.units[: record["draw"]]
+            assert bs.load_run(run).units == honest.units[: record["draw"]]
         assert list((run / "trials").glob("*.bad"))
         again = bs.certify(engine, task, **OPTIONS, items_per_draw=4, run=run)
         assert again.units == honest.units
 
     def test_copied_record_cannot_count_twice(self, engine, task, run):
-        honest = load_certificate(run)
+        honest = bs.load_run(run)
         good, bad = (
             next((r, p) for r, p in records(run) if all(r["correct"]) is keep)
             for keep in (True, False)
         )
         shutil.copy(good[1], run / "trials" / f"{'0' * 64}.json")  # one more
-        assert load_certificate(run).units == honest.units
+        assert bs.load_run(run).units == honest.units
         shutil.copy(good[1], bad[1])  # and in a bad one's place
         again = bs.certify(engine, task, **OPTIONS, items_per_draw=4, run=run)
         assert again.units == honest.units
@@ -209,14 +209,14 @@ class TestLies:
         assert "another's address" in again.set_aside[0]
 
     def test_record_renumbered_with_all_its_hashes_is_looked_up_nowhere(self, run):
-        honest = load_certificate(run)
+        honest = bs.load_run(run)
         record, _ = records(run)[0]
         body = {k: v for k, v in record.items() if k != "checksum"}
         key = {**body["key"], "draw": 1000}
         body |= {"key": key, "draw": 1000, "address": sha256(key)}
         path = run / "trials" / f"{body['address']}.json"
         path.write_text(canonical({**body, "checksum": sha256(body)}))
-        assert load_certificate(run) == honest
+        assert bs.load_run(run) == honest
 
     def test_deleted_bad_draws_leave_a_gap(self, run):
         first_bad = next(r["draw"] for r, _ in records(run) if 0 in r["correct"])
@@ -225,9 +225,9 @@ class TestLies:
                 path.unlink()
         if first_bad == 0:
             with pytest.raises(bs.BasinscopeError, match="0 of 40 draws without a gap"):
-                load_certificate(run)
+                bs.load_run(run)
         else:
-            assert load_certificate(run).draws == first_bad
+            assert bs.load_run(run).draws == first_bad
 
     def test_another_checkpoint_is_refused(self, other_engine, task, run):
         with pytest.raises(bs.BasinscopeError, match=r"holds another run .*fingerprint"):
@@ -240,7 +240,7 @@ class TestLies:
         for path in (tmp_path / "y" / "trials").glob("*.json"):
             shutil.copy(path, run / "trials")
         with pytest.raises(bs.BasinscopeError, match="0 of 40 draws"):
-            load_certificate(run)
+            bs.load_run(run)
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -272,7 +272,7 @@ class TestLies:
         with pytest.raises(bs.BasinscopeError, match="one plan"):
             bs.certify(engine, task, **OPTIONS, run=tmp_path / "land")
         with pytest.raises(bs.BasinscopeError, match="holds a landscape, not a certificate"):
-            load_certificate(tmp_path / "land")
+            read_certificate(tmp_path / "land")
 
 
 class TestPeeking:
@@ -285,7 +285,7 @@ class TestPeeking:
         bs.certify(engine, task, **OPTIONS, items_per_draw=1, run=tmp_path / "x")
         records(tmp_path / "x")[-1][1].unlink()
         with pytest.raises(bs.BasinscopeError, match=r"39 of 40 draws .* needs all of them"):
-            load_certificate(tmp_path / "x")
+            bs.load_run(tmp_path / "x")
 
     def test_an_anytime_plan_can_be_extended_and_read_unfinished(self, engine, task, tmp_path):
         bs.certify(engine, task, **OPTIONS, items_per_draw=4, run=tmp_path / "x")
@@ -296,7 +296,7 @@ class TestPeeking:
         back = bs.certify(engine, task, **OPTIONS, items_per_draw=4, run=tmp_path / "x")
         assert back.draws == 80
         records(tmp_path / "x")[60][1].unlink()
-        assert load_certificate(tmp_path / "x").draws == 60
+        assert bs.load_run(tmp_path / "x").draws == 60
 
 
 class TestWorkers:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import basinscope as bs
-from basinscope.certify import load_strict_basin
-from basinscope.certify.strict import _is_clean
+from basinscope.certify.strict import _is_clean, read_strict_basin
 from basinscope.runs.store import Trial
 
 
@@ -55,7 +54,7 @@ class TestSweep:
         assert [level.draws for level in found.levels][:2] == [44, 44]
         assert found.levels[2].draws < 44, "left as soon as a draw failed"
         assert found.planned == 44
-        assert load_strict_basin(tmp_path / "x") == found
+        assert bs.load_run(tmp_path / "x") == found
 
     def test_claims_no_more_than_was_claimed(self, engine, task):
         found = bs.strict_basin(engine, task, sigmas=0.01)
@@ -141,5 +140,5 @@ class TestBadInput:
     def test_a_certificate_is_no_strict_basin(self, engine, task, tmp_path):
         bs.certify(engine, task, sigma=0.1, run=tmp_path / "x")
         with pytest.raises(bs.BasinscopeError, match="not a strict-basin test"):
-            load_strict_basin(tmp_path / "x")
+            read_strict_basin(tmp_path / "x")
         assert torch.isfinite(engine.module.weight).all()

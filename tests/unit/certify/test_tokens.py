@@ -74,6 +74,7 @@ class TestPositionWise:
         assert "Not covered:" in str(found)
         assert "insertion, deletion" in str(found)
         json.dumps(found.to_json(), allow_nan=False)
+        assert bs.load_run(tmp_path / "x") == found
         records = list((tmp_path / "x" / "trials").glob("*.json"))
         assert len(records) == 60
         records[0].unlink()

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 import basinscope as bs
-from basinscope.certify import load_certificate
 from basinscope.directions import save_direction
 
 OPTIONS = {"sigma": 0.5, "draws": 60, "items_per_draw": 12}
@@ -128,7 +127,7 @@ class TestGeometries:
     def test_loaded_from_its_folder_it_judges_the_same(self, engine, task, displaced, tmp_path):
         made = bs.certify(engine, task, **OPTIONS, geometry="rms", run=tmp_path / "x")
         word = displaced([0.1] * 8)
-        loaded = load_certificate(tmp_path / "x")
+        loaded = bs.load_run(tmp_path / "x")
         assert loaded.verdict(word, engine) == made.verdict(word)
         with pytest.raises(bs.BasinscopeError, match="a certificate without its model"):
             loaded.verdict(word)
@@ -190,4 +189,4 @@ class TestProject:
     def test_needs_the_model(self, engine, task, tmp_path):
         bs.certify(engine, task, **OPTIONS, run=tmp_path / "x")
         with pytest.raises(bs.BasinscopeError, match="a certificate without its model"):
-            load_certificate(tmp_path / "x").project({})
+            bs.load_run(tmp_path / "x").project({})

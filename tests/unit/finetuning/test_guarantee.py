@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import basinscope as bs
-from basinscope.certify import bound_to, load_certificate
+from basinscope.certify import bound_to
 from basinscope.finetuning.guarantee import StayWithin
 from basinscope.geometries import subspace_from_trajectory
 
@@ -95,7 +95,7 @@ def test_a_subspace_is_not_left(tune, engine, task, tmp_path):
 
 
 def test_a_certificate_read_from_its_folder_serves_as_well(tune, certificate, tmp_path):
-    read = load_certificate(tmp_path / "cert")
+    read = bs.load_run(tmp_path / "cert")
     assert read.engine is None
     kept = tune(stay_within=read, target=0.6)
     assert kept.guarantee.bound >= 0.6

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import basinscope as bs
-from basinscope.certify import load_certificate
 from basinscope.directions import save_direction
 from basinscope.geometries import random_subspace, subspace_from_gradients, subspace_from_trajectory
 
@@ -62,7 +61,7 @@ class TestTrajectory:
         path = tmp_path / "u.safetensors"
         basis = subspace_from_trajectory(engine, [went("a", vector(1))], 1, path)
         bs.certify(engine, task, sigma=0.2, draws=60, geometry=basis, run=tmp_path / "x")
-        loaded = load_certificate(tmp_path / "x")
+        loaded = bs.load_run(tmp_path / "x")
         assert loaded.verdict(went("b", vector(0.1)), engine).r == pytest.approx(0.1, rel=1e-5)
         subspace_from_trajectory(engine, [went("a", vector(0, 1))], 1, path)
         with pytest.raises(bs.BasinscopeError, match="not the one that the certificate was made"):

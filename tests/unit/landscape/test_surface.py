@@ -16,7 +16,9 @@ import basinscope as bs
 from basinscope import stats
 from basinscope.directions import Direction
 from basinscope.directions.planes import Drawn
-from basinscope.landscape import cosines, interpolation_steps, load_surface, trajectory
+from basinscope.landscape import cosines, interpolation_steps, trajectory
+from basinscope.landscape.record import read_landscape
+from basinscope.landscape.surface import read_surface
 from basinscope.runs.store import Store
 
 XS, YS = (-1.0, 0.0, 0.5), (0.0, 2.0)
@@ -132,7 +134,7 @@ def test_resumed_it_measures_what_is_missing_and_may_grow(tmp_path):
     wider = bs.surface(engine, task, A, B, xs=[*XS, 1], ys=YS, run=tmp_path / "run")
     assert len(asked) == 8
     assert len(wider.trials) == 8
-    loaded = load_surface(tmp_path / "run")
+    loaded = bs.load_run(tmp_path / "run")
     assert loaded.trials == wider.trials
     assert loaded.spec == wider.spec
     assert again.spec.hash != wider.spec.hash
@@ -168,11 +170,11 @@ def test_a_folder_holds_one_plane(tmp_path):
         bs.landscape(engine, near(), directions=[A], steps=[1], run=run)
     with pytest.raises(bs.BasinscopeError, match=r"holds another direction called"):
         bs.surface(engine, near(), A, Axis(1, scale=2.0), xs=[1], ys=[1], run=run)
-    with pytest.raises(bs.BasinscopeError, match=r"holds a surface; .*; load_surface"):
-        bs.load_run(run)
+    with pytest.raises(bs.BasinscopeError, match=r"holds a surface, not a landscape; allowed"):
+        read_landscape(run)
     bs.landscape(engine, near(), directions=[A], steps=[1], run=tmp_path / "line")
-    with pytest.raises(bs.BasinscopeError, match=r"holds a landscape; .*; load_run"):
-        load_surface(tmp_path / "line")
+    with pytest.raises(bs.BasinscopeError, match=r"holds a landscape, not a surface; allowed"):
+        read_surface(tmp_path / "line")
     header = json.loads((run / "run.json").read_text())
     assert header["spec"]["plane"]["xs"] == [1.0]
 
@@ -358,7 +360,7 @@ def test_random_directions_are_orthogonal_up_to_chance():
 def test_a_surface_is_read_without_its_model(tmp_path):
     bs.surface(linear(0.0, 0.0), near(), A, B, xs=[1], ys=[1], run=tmp_path / "run")
     (tmp_path / "run" / "trials" / "x.json").write_text("{}")
-    found = load_surface(tmp_path / "run")
+    found = bs.load_run(tmp_path / "run")
     assert len(found.trials) == 1
     assert len(found.set_aside) == 1
     assert Store(tmp_path / "run").spec.plane == found.plane

@@ -14,7 +14,6 @@ import yaml
 
 import basinscope as bs
 from basinscope.widening.loop import Job, factor, log_spaced, shares, windows_of
-from basinscope.widening.run import read_widening
 
 
 def job(**changes):
@@ -100,7 +99,7 @@ def test_two_processes_train_as_one_up_to_rounding(tiny, texts, tmp_path):
     one, two = (tmp_path / f"two.rank{rank}" for rank in (0, 1))
     assert one.read_text() == two.read_text()
     alone = bs.widen(made, run=tmp_path / "one", data_dir=texts)
-    both = read_widening(tmp_path / "two")
+    both = bs.load_run(tmp_path / "two")
     for a, b in zip(alone.rows, both.rows, strict=True):
         assert a.losses[0][1] == pytest.approx(b.losses[0][1], rel=1e-5)
         assert a.nll == pytest.approx(b.nll, rel=2e-3)

@@ -14,7 +14,6 @@ from accelerate.state import AcceleratorState
 import basinscope as bs
 from basinscope.optim import methods
 from basinscope.widening import loop, record
-from basinscope.widening.run import read_widening
 
 TIMES = {"train_s", "step_s", "finetune_s"}
 
@@ -106,7 +105,7 @@ def test_a_finished_study_is_read_not_run(study, folder, tiny, texts, monkeypatc
     monkeypatch.setattr(loop, "train", None)
     again = bs.widen(tiny(), run=folder, data_dir=texts)
     assert again.rows == study.rows
-    assert read_widening(folder).rows == study.rows
+    assert bs.load_run(folder).rows == study.rows
 
 
 def test_the_table_has_a_line_for_each_row(study):
@@ -262,7 +261,7 @@ def test_rows_may_be_added_and_chosen(tiny, texts, tmp_path):
     one = bs.widen(tiny(methods=["adamw"], finetune=None), run=run, data_dir=texts)
     more = bs.widen(tiny(finetune=None), run=run, data_dir=texts, only=["go"])
     assert [row.label for row in more.rows] == ["go sigma=0.01"]
-    both = read_widening(run)
+    both = bs.load_run(run)
     assert both.rows == (one.rows[0], more.rows[0])
 
 
@@ -405,7 +404,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny, texts, tmp_path):
     with pytest.raises(bs.BasinscopeError, match=r"letter.txt is a file"):
         bs.widen(tiny(), run=tmp_path / "mine" / "letter.txt", data_dir=texts)
     with pytest.raises(bs.BasinscopeError, match="is not a run folder"):
-        read_widening(tmp_path / "mine")
+        bs.load_run(tmp_path / "mine")
 
 
 def test_a_corrupt_record_is_told(study, folder, tiny, texts, tmp_path):

@@ -1,0 +1,323 @@
+"""Run folders of every kind: read back, counted, verified; from before, from later, damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from toys import tiny_model, tiny_tokenizer
+
+import basinscope as bs
+from basinscope import cli
+from basinscope.certify import certify_tokens
+from basinscope.folders import READERS, progress, verify
+from basinscope.runs.header import KINDS
+
+ITEMS = 12
+
+
+def layer() -> bs.Engine:
+    module = torch.nn.Linear(ITEMS, 1, bias=False)
+    torch.nn.init.constant_(module.weight, 1.0)
+    return bs.load(module)
+
+
+def positive() -> bs.CallableTask:
+    return bs.CallableTask("positive", lambda m: (m.weight[0] > 0).int(), n_items=ITEMS)
+
+
+def landscape(run):
+    return bs.landscape(layer(), positive(), steps=[0.5], draws=2, run=run)
+
+
+def surface(run):
+    a, b = bs.Random(0), bs.Random(1)
+    return bs.surface(layer(), positive(), a, b, xs=[0.0, 0.5], ys=[0.0], run=run)
+
+
+def certificate(run):
+    return bs.certify(layer(), positive(), sigma=0.3, draws=60, items_per_draw=4, run=run)
+
+
+def strict_basin(run):
+    return bs.strict_basin(layer(), positive(), sigmas=[0.01, 3.0], run=run)
+
+
+def token_certificate(run):
+    engine = bs.load(tiny_model(), tokenizer=tiny_tokenizer())
+    (task,) = bs.tasks("basic", limit=2)
+    return certify_tokens(engine, task, sigma=0.02, draws=7, confidence=0.5, run=run)
+
+
+def attack(run):
+    loss = {"loss": lambda module: -module.weight.sum()}["loss"]
+    return bs.attack(layer(), loss, measure=[positive()], steps=6, radius=1.0, run=run)
+
+
+def finetune(run):
+    engine = bs.load(tiny_model(), tokenizer=tiny_tokenizer())
+    rows = [{"instruction": f"add {i}", "output": f"{i + 1}"} for i in range(4)]
+    return bs.finetune(engine, rows, run=run, steps=2, batch=2, save_every=1)
+
+
+def widen(run):
+    numbers = {"nll": 3.0, "rms": 0.1, "score": 0.3, "nll_at_zero": 3.0}
+    row = {
+        "method": {"name": "adamw"}, "label": "adamw", "seed": 0, "state": "done", "stopped": "",
+        "size": 10, "tokens": 100, "steps": 5, "passes": 1.0, "train_s": 1.0, "step_s": None,
+        "losses": [[5, 3.0]], "over_training": [], "finetune": [], **numbers,
+    }  # fmt: skip
+    spec = {"recipe": {"equal": "tokens"}, "text": "a", "rows": {"adamw-s0": {}, "go-s0": {}}}
+    (run / "rows").mkdir(parents=True)
+    (run / "rows" / "adamw-s0.json").write_text(json.dumps(row))
+    header = {"kind": "widen", "format": 1, "spec": spec, "versions": {}, "threads": 1}
+    (run / "widen.json").write_text(json.dumps(header))
+    return bs.load_run(run)
+
+
+MAKE = {
+    "landscape": landscape, "surface": surface, "certificate": certificate,
+    "strict-basin": strict_basin, "token-certificate": token_certificate, "attack": attack,
+    "finetune": finetune, "widen": widen,
+}  # fmt: skip
+GOOD = {
+    "landscape": 3, "surface": 2, "certificate": 61, "strict-basin": 46, "token-certificate": 7,
+    "finetune": 3, "widen": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One run of every kind, made when it is first asked for."""
+    folders = {}
+
+    def make(kind):
+        if kind not in folders:
+            run = tmp_path_factory.mktemp(kind) / "run"
+            folders[kind] = run, MAKE[kind](run)
+        return folders[kind]
+
+    return make
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A copy of the folder of a kind, to be damaged."""
+    return lambda kind: Path(shutil.copytree(made(kind)[0], tmp_path / kind))
+
+
+@pytest.fixture
+def run_cli(capsys):
+    def run(*words):
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def edit(path: Path, change) -> None:
+    body = json.loads(path.read_text())
+    change(body)
+    path.write_text(json.dumps(body))
+
+
+def test_every_kind_has_a_reader():
+    assert READERS.keys() == KINDS.keys() == MAKE.keys()
+
+
+def same(kind, record, other):
+    if kind in ("landscape", "surface"):
+        return (record.spec, record.trials) == (other.spec, other.trials)
+    if kind == "certificate":
+        return record.to_json() == other.to_json()
+    return record == other
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_what_is_read_is_what_was_returned(kind, made):
+    run, record = made(kind)
+    read = bs.load_run(str(run))
+    assert type(read) is type(record)
+    if kind == "attack":
+        assert read.collapse
+        assert read.summary() == record.summary()
+    elif kind == "finetune":
+        assert read.checkpoints
+        assert read == record
+    else:
+        assert same(kind, read, record)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_folders_from_before_headers_had_a_kind_are_read(kind, made, copy):
+    run, old = made(kind)[0], copy(kind)
+
+    def undo(body):
+        del body["kind"]
+        if kind == "finetune":  # which had no version of its format either
+            del body["format"]
+
+    edit(old / KINDS[kind].header, undo)
+    (old / "replacements.json").unlink(missing_ok=True)  # which came with the kind
+    read, now = bs.load_run(old), bs.load_run(run)
+    if kind == "token-certificate":
+        assert read.p_items == now.p_items
+        assert read.replacements == ()
+    elif kind in ("attack", "finetune", "widen"):
+        assert str(read.summary()).replace(str(old), str(run)) == str(now.summary())
+    else:
+        assert same(kind, read, now)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("command", ["status", "verify", "report"])
+def test_a_later_format_is_told_on_the_command_line(kind, command, copy, run_cli):
+    run = copy(kind)
+    edit(run / KINDS[kind].header, lambda body: body.update(format=2))
+    code, out, err = run_cli(command, run)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "written by a later version" in err
+    assert "update" in err
+    assert "delete" not in err
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_header_with_a_field_missing_is_told(kind, copy):
+    run = copy(kind)
+    edit(run / KINDS[kind].header, lambda body: body.pop("spec"))
+    with pytest.raises(bs.BasinscopeError, match=r"is corrupt \("):
+        bs.load_run(run)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_verify_counts_every_record(kind, made, run_cli):
+    run, _ = made(kind)
+    good, bad = verify(run)
+    assert bad == []
+    if kind == "attack":  # the direction, and the points along it
+        points = len(list((run / "radius" / "trials").glob("*.json")))
+        assert good == 1 + points
+        assert points > 5
+    else:
+        assert good == GOOD[kind]
+    assert run_cli("verify", run)[:2] == (0, f"{good} records verified\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [("landscape", "trials/*.json"), ("attack", "radius/trials/*.json"),
+     ("attack", "worst.safetensors"), ("finetune", "model.safetensors"),
+     ("finetune", "checkpoints/*/model.safetensors"), ("widen", "rows/*.json")],
+)  # fmt: skip
+def test_verify_finds_damage(kind, file, made, copy, run_cli):
+    good, run = verify(made(kind)[0])[0], copy(kind)
+    path = next(run.glob(file))
+    path.write_bytes(path.read_bytes()[:-9])
+    code, out, err = run_cli("verify", run)
+    assert (code, out) == (2, "")
+    assert "1 records did not verify" in err
+    assert path.name in err
+    assert f"; {good - 1} did" in err
+
+
+SAID = {
+    "landscape": "report.html", "surface": "surface.png", "certificate": "p >= ",
+    "strict-basin": "true up to 0.01", "token-certificate": "position-wise noise",
+    "attack": "Collapse radius at level 0.5", "finetune": "direction: to:", "widen": "table.md",
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_figure")
+@pytest.mark.parametrize("kind", MAKE)
+def test_report_says_what_the_run_said(kind, copy, run_cli):
+    code, out, err = run_cli("report", copy(kind))
+    assert (code, err) == (0, "")
+    assert SAID[kind] in out
+
+
+@pytest.mark.parametrize(
+    "kind", ["strict-basin", "token-certificate", "attack", "finetune", "widen"]
+)
+@pytest.mark.parametrize("option", ["--figure=x.png", "--rms"])
+def test_report_refuses_options_that_would_do_nothing(kind, option, made, run_cli):
+    code, out, err = run_cli("report", made(kind)[0], option)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert KINDS[kind].noun in err
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_status_says_the_kind(kind, made, run_cli):
+    run, _ = made(kind)
+    code, out, _ = run_cli("status", run)
+    assert code == 0
+    assert kind in out.splitlines()[0]
+    code, out, _ = run_cli("status", run, "--json")
+    assert code == 0
+    assert isinstance(json.loads(out), dict)
+
+
+def test_progress_of_what_is_done(made):
+    assert progress(made("attack")[0]) == {
+        "kind": "attack", "method": "pga", "state": "done", "steps": 6, "planned": 6,
+    }  # fmt: skip
+    tuned = progress(made("finetune")[0])
+    assert (tuned["state"], tuned["steps"], tuned["planned"]) == ("done", 2, 2)
+    assert progress(made("widen")[0])["rows"] == {"adamw-s0": "done", "go-s0": "missing"}
+
+
+def test_what_is_not_finished_says_so_and_how_far_it_is(copy):
+    run = copy("attack")
+    (run / "worst.safetensors").unlink()
+    with pytest.raises(bs.BasinscopeError, match=r"attack in .* is not finished; .*resumes"):
+        bs.load_run(run)
+    assert progress(run) | {"method": ""} == {
+        "kind": "attack", "method": "", "state": "running", "steps": 0, "planned": 6,
+    }  # fmt: skip
+    run = copy("finetune")
+    edit(run / "training.json", lambda body: body.update(state="running", steps=0))
+    with pytest.raises(bs.BasinscopeError, match=r"fine-tune in .* is not finished; .*resumes"):
+        bs.load_run(run)
+    assert progress(run)["steps"] == 1, "its newest checkpoint"
+    run = copy("certificate")
+    shutil.rmtree(run / "trials")
+    with pytest.raises(bs.BasinscopeError, match=r"draws without a gap; .*resumes"):
+        bs.load_run(run)
+    run = copy("token-certificate")
+    next((run / "trials").glob("*.json")).unlink()
+    with pytest.raises(bs.BasinscopeError, match=r"draws without a gap; .*resumes"):
+        bs.load_run(run)
+
+
+def test_collapse_radii_that_lack_a_point_are_not_finished(copy):
+    run = copy("attack")
+    next((run / "radius" / "trials").glob("*.json")).unlink()
+    with pytest.raises(bs.BasinscopeError, match=r"the collapse radii in .* are not finished"):
+        bs.load_run(run)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"target": 0.5, "replacements": [{"item": "a"}]}'])
+def test_a_damaged_table_of_replacements_is_told(text, copy):
+    run = copy("token-certificate")
+    (run / "replacements.json").write_text(text)
+    with pytest.raises(
+        bs.BasinscopeError, match=r"replacements.json cannot be read .*run the same"
+    ):
+        bs.load_run(run)
+
+
+def test_a_diverged_fine_tune_without_weights_gives_its_reason(copy):
+    run = copy("finetune")
+    edit(
+        run / "training.json",
+        lambda body: body.update(state="diverged", diverged="loss nan", steps=0, displacement=None),
+    )
+    with pytest.raises(bs.BasinscopeError, match=r"diverged before a checkpoint \(loss nan\)"):
+        bs.load_run(run)
