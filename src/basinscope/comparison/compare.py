@@ -261,29 +261,29 @@ def _notes(
 
 
 def _cell(one: Number) -> str:
-    found = one.interval
-    if math.isnan(found.estimate):
+    interval = one.interval
+    if math.isnan(interval.estimate):
         return "–"
     percent = one.quantity.startswith("reduction")
 
     def show(value: float) -> str:
         return f"{100 * value:.1f}%" if percent else f"{value:.4g}"
 
-    if math.isnan(found.low) or found.low == found.high:
-        return show(found.estimate)
-    return f"{show(found.estimate)} [{show(found.low)}, {show(found.high)}]"
+    if math.isnan(interval.low) or interval.low == interval.high:
+        return show(interval.estimate)
+    return f"{show(interval.estimate)} [{show(interval.low)}, {show(interval.high)}]"
 
 
 def _json(one: Number) -> dict[str, Any]:
-    found = one.interval
-    ends = {"estimate": found.estimate, "low": found.low, "high": found.high}
+    interval = one.interval
+    ends = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
     kept = {k: v if math.isfinite(v) else None for k, v in ends.items()}
-    return {"n": one.n} | kept | ({"reason": found.reason} if found.reason else {})
+    return {"n": one.n} | kept | ({"reason": interval.reason} if interval.reason else {})
 
 
 def _reasons(own: Sequence[Number]) -> str:
-    found: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = {}
     for one in own:
         if one.interval.reason:
-            found.setdefault(one.interval.reason, []).append(one.quantity)
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in found.items())
+            by_reason.setdefault(one.interval.reason, []).append(one.quantity)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())

@@ -59,15 +59,15 @@ def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[
     """
     if not folders:
         raise BasinscopeError("no run folder", "allowed: one or more run folders of widen")
-    found: dict[str, tuple[dict[str, Any], dict[str, dict[int, RowRecord]]]] = {}
+    studies: dict[str, tuple[dict[str, Any], dict[str, dict[int, RowRecord]]]] = {}
     for folder in folders:
         rows = record.rows(folder)
         spec = record.read_header(folder).spec
         key = _key(spec)
-        _, by_label = found.setdefault(key, (spec, {}))
+        _, by_label = studies.setdefault(key, (spec, {}))
         for row in rows:
             _add(by_label.setdefault(row.label, {}), row, folder)
-    groups = [_group(spec, by_label, reference) for spec, by_label in found.values() if by_label]
+    groups = [_group(spec, by_label, reference) for spec, by_label in studies.values() if by_label]
     if not groups:
         raise BasinscopeError(
             f"no rows in {', '.join(str(f) for f in folders)}",

@@ -38,17 +38,17 @@ def numbers(group: Group, confidence: float) -> list[Number]:
     absolute = _absolute(group)
     relative = {f"{name}_ratio": absolute[name] for name in _RATIOS}
     relative["step_cost"] = absolute["step_s"]
-    found = []
+    all_numbers = []
     for label, seeds in group.rows.items():
         for name, read in absolute.items():
-            found.append(Number(label, name, len(seeds), _mean(seeds, read, confidence)))
+            all_numbers.append(Number(label, name, len(seeds), _mean(seeds, read, confidence)))
         for name, read in relative.items():
             n, ratio = _against(group, label, read, confidence)
-            found.append(Number(label, name, n, ratio))
+            all_numbers.append(Number(label, name, n, ratio))
         for share in SHARES:
             n, ratio = _against(group, label, absolute[_at("forgetting", share)], confidence)
-            found.append(Number(label, _at("reduction", share), n, _less(ratio)))
-    return found
+            all_numbers.append(Number(label, _at("reduction", share), n, _less(ratio)))
+    return all_numbers
 
 
 _RATIOS = ("nll", "width", "width_rms", "nll_width", "nll_width_rms")
@@ -61,9 +61,9 @@ def _absolute(group: Group) -> dict[str, Read]:
                                         "train_s")
     }  # fmt: skip
     losses: tuple[tuple[str, Loss], ...] = (("width", "score"), ("nll_width", "nll"))
-    for name, what in losses:
-        reads[name] = _width(what, lambda row: 1.0)
-        reads[f"{name}_rms"] = _width(what, lambda row: row.rms)
+    for name, loss in losses:
+        reads[name] = _width(loss, lambda row: 1.0)
+        reads[f"{name}_rms"] = _width(loss, lambda row: row.rms)
     for tensors in _tensor_groups(group):
         reads[f"width_rms:{tensors}"] = _width("score", partial(_rms_of, tensors))
     reads["new_nll_before"] = _tuned(lambda curve: (curve[0].new_nll, ""))
@@ -91,11 +91,11 @@ def _field(name: str) -> Read:
     return read
 
 
-def _width(what: Loss, scale: Callable[[RowRecord], float | None]) -> Read:
+def _width(loss: Loss, scale: Callable[[RowRecord], float | None]) -> Read:
     def read(row: RowRecord) -> tuple[float, str]:
         if row.width is None:
             return _number(None, row, "no width")
-        value, reason = _number(row.width[what].estimate, row, row.width[what].reason)
+        value, reason = _number(row.width[loss].estimate, row, row.width[loss].reason)
         unit = scale(row)
         return (value / unit, reason) if unit else (math.nan, "weights that are all zero")
 

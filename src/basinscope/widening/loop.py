@@ -244,7 +244,7 @@ def save(folder: Path, module: nn.Module, method: Method, done: Progressed) -> N
     with files.whole_folder(target) as draft:
         save_file(tensors, draft / TENSORS)
         (draft / REST).write_text(json.dumps(rest), encoding="utf-8")
-    for older in _found(folder):
+    for older in _checkpoints(folder):
         if older != target:
             shutil.rmtree(older, ignore_errors=True)
 
@@ -254,12 +254,12 @@ def _resumed(folder: Path, module: nn.Module, method: Method) -> Progressed | No
     from safetensors.torch import load_file
 
     files.remove_drafts(folder)
-    found = _found(folder)
-    if not found:
+    checkpoints = _checkpoints(folder)
+    if not checkpoints:
         return None
     try:
-        rest = json.loads((found[-1] / REST).read_text(encoding="utf-8"))
-        tensors = load_file(found[-1] / TENSORS)
+        rest = json.loads((checkpoints[-1] / REST).read_text(encoding="utf-8"))
+        tensors = load_file(checkpoints[-1] / TENSORS)
         live = selection.tensors(module)
         with torch.no_grad():
             for name, tensor in live.items():
@@ -271,13 +271,13 @@ def _resumed(folder: Path, module: nn.Module, method: Method) -> Progressed | No
         raise
     except Exception as error:  # whatever the file was cut to
         raise BasinscopeError(
-            f"{found[-1]} cannot be resumed from ({' '.join(str(error).split())[:160]})",
+            f"{checkpoints[-1]} cannot be resumed from ({' '.join(str(error).split())[:160]})",
             "a checkpoint is read as it was written",
             "delete it: the row then begins at the one before, or anew",
         ) from error
 
 
-def _found(folder: Path) -> list[Path]:
+def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 

@@ -13,10 +13,11 @@ import torch
 
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.widening import loop, measure, recipe, study
+from basinscope.widening import loop, measure, study
 from basinscope.widening.loop import Alone, Job
 from basinscope.widening.recipe import Recipe
-from basinscope.widening.study import Row, Study
+from basinscope.widening.recipe import read as read_recipe
+from basinscope.widening.study import Study, StudyRow
 
 TIMED_STEPS = 6
 _STATE_BYTES = 16  # float32 weight, gradient, and two moments of AdamW
@@ -60,18 +61,19 @@ class Plan:
 
     def text(self) -> str:
         """The plan in words, for a person."""
-        what, lines = self.recipe, []
-        lines.append(f"{self.parameters:,} parameters, context {what.context}")
+        recipe, lines = self.recipe, []
+        hardware = recipe.hardware
+        lines.append(f"{self.parameters:,} parameters, context {recipe.context}")
         lines.append(
             f"{self.tokens:,} tokens a row ({self.tokens / self.parameters:.3g} a parameter): "
-            f"{self.steps:,} steps of {what.batch * what.context:,}"
+            f"{self.steps:,} steps of {recipe.batch * recipe.context:,}"
         )
         if self.text_tokens is not None:
             over = self.tokens / self.text_tokens
             lines.append(f"text: {self.text_tokens:,} tokens, read {over:.2f} times")
         lines.append(f"memory of a process: about {_size(self.memory_bytes)}")
-        if what.hardware is not None and self.memory_bytes > what.hardware.memory_gb * 1e9:
-            lines.append(f"- more than the {what.hardware.memory_gb:g} GB of the recipe's hardware")
+        if hardware is not None and self.memory_bytes > hardware.memory_gb * 1e9:
+            lines.append(f"- more than the {hardware.memory_gb:g} GB of the recipe's hardware")
         lines.append("")
         lines.append(f"{'row':<32} {'steps':>9} {'passes':>7} {'time':>10}")
         for row in self.rows:
@@ -116,53 +118,53 @@ def plan(given: Any, data_dir: str | Path | None = None, only: Sequence[str] | N
         BasinscopeError: a bad recipe, a row that it does not have; without ``hardware``, bad or
             small texts.
     """
-    what, beside = recipe.read(given)
-    rows = study.select(study.rows(what), only)
-    study.check_methods(what)
-    if what.hardware is None:
-        return _timed(study.prepare(what, data_dir, beside), rows)
-    vocabulary = what.tokenizer if isinstance(what.tokenizer, int) else what.vocabulary
+    recipe, beside = read_recipe(given)
+    rows = study.select(study.rows(recipe), only)
+    study.check_methods(recipe)
+    if recipe.hardware is None:
+        return _timed(study.prepare(recipe, data_dir, beside), rows)
+    vocabulary = recipe.tokenizer if isinstance(recipe.tokenizer, int) else recipe.vocabulary
     if vocabulary is None:
         raise BasinscopeError(
-            f"a dry run with the tokenizer {what.tokenizer!r}, which is not loaded for it",
+            f"a dry run with the tokenizer {recipe.tokenizer!r}, which is not loaded for it",
             "allowed: a recipe that says its vocabulary",
             "add a line such as vocabulary: 50257",
         )
-    return _reckoned(what, rows, vocabulary)
+    return _reckoned(recipe, rows, vocabulary)
 
 
-def _reckoned(what: Recipe, rows: tuple[Row, ...], vocabulary: int) -> Plan:
-    hardware = what.hardware
+def _reckoned(recipe: Recipe, rows: tuple[StudyRow, ...], vocabulary: int) -> Plan:
+    hardware = recipe.hardware
     assert hardware is not None
-    parameters = what.model.parameters(vocabulary, what.context)
-    steps = study.steps_of(what, parameters)
+    parameters = recipe.model.parameters(vocabulary, recipe.context)
+    steps = study.steps_of(recipe, parameters)
     rate = hardware.flops * hardware.utilisation * hardware.gpus
     described = []
     for row in rows:
-        passes = study.passes(row, what)
-        own = study.equal_steps(what, row, steps, pace=passes)
-        tokens = own * what.batch * what.context
-        flops = tokens * passes * flops_of_token(what, parameters)
-        if what.finetune is not None:
-            tuned = what.finetune.steps * what.finetune.batch * what.context
-            flops += tuned * flops_of_token(what, parameters)
+        passes = study.passes(row, recipe)
+        own = study.equal_steps(recipe, row, steps, pace=passes)
+        tokens = own * recipe.batch * recipe.context
+        flops = tokens * passes * flops_of_token(recipe, parameters)
+        if recipe.finetune is not None:
+            tuned = recipe.finetune.steps * recipe.finetune.batch * recipe.context
+            flops += tuned * flops_of_token(recipe, parameters)
         described.append(_row(row, own, passes, flops / rate))
     seconds = sum(row["seconds"] for row in described)
-    micro = max(1, what.batch // (what.accumulate * hardware.gpus))
+    micro = max(1, recipe.batch // (recipe.accumulate * hardware.gpus))
     notes = ["measuring is not counted"]
-    if what.text.about_tokens is not None:
-        over = steps * what.batch * what.context / what.text.about_tokens
+    if recipe.text.about_tokens is not None:
+        over = steps * recipe.batch * recipe.context / recipe.text.about_tokens
         notes.append(f"about {over:.2g} times over the text (the recipe's about_tokens)")
-        if over > what.repeat:
-            raise study.too_small("the text", what.text.about_tokens, over, what.repeat)
+        if over > recipe.repeat:
+            raise study.too_small("the text", recipe.text.about_tokens, over, recipe.repeat)
     return Plan(
-        recipe=what,
+        recipe=recipe,
         parameters=parameters,
         steps=steps,
-        tokens=steps * what.batch * what.context,
+        tokens=steps * recipe.batch * recipe.context,
         text_tokens=None,
         rows=tuple(described),
-        memory_bytes=memory_bytes(what, parameters, vocabulary, micro),
+        memory_bytes=memory_bytes(recipe, parameters, vocabulary, micro),
         seconds=seconds,
         gpu_hours=seconds * hardware.gpus / 3600,
         basis=f"{hardware.gpus} GPUs of {hardware.flops:.3g} FLOP/s at "
@@ -171,33 +173,33 @@ def _reckoned(what: Recipe, rows: tuple[Row, ...], vocabulary: int) -> Plan:
     )
 
 
-def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
-    what = ready.recipe
+def _timed(ready: Study, rows: tuple[StudyRow, ...]) -> Plan:
+    recipe = ready.recipe
     look_s = _evaluation_s(ready)
-    first, pace = study.rows(what)[0], {}
+    first, pace = study.rows(recipe)[0], {}
     for row in (first, *rows):
         if row.label not in pace:
             pace[row.label] = step_s(ready, row)
     reference = pace[first.label]
     described = []
     for row in rows:
-        passes = study.passes(row, what)
-        own = study.equal_steps(what, row, ready.steps, pace[row.label] / reference)
-        study.check_size(row.name, ready.pretraining, what, own, what.batch, what.repeat)
+        passes = study.passes(row, recipe)
+        own = study.equal_steps(recipe, row, ready.steps, pace[row.label] / reference)
+        study.check_size(row.name, ready.pretraining, recipe, own, recipe.batch, recipe.repeat)
         seconds = own * pace[row.label] + look_s
-        if what.finetune is not None:
-            seconds += what.finetune.steps * reference * what.finetune.batch / what.batch
+        if recipe.finetune is not None:
+            seconds += recipe.finetune.steps * reference * recipe.finetune.batch / recipe.batch
         described.append(_row(row, own, passes, seconds))
     threads = torch.get_num_threads()
     return Plan(
-        recipe=what,
+        recipe=recipe,
         parameters=ready.parameters,
         steps=ready.steps,
-        tokens=ready.steps * what.batch * what.context,
+        tokens=ready.steps * recipe.batch * recipe.context,
         text_tokens=len(ready.pretraining.train),
         rows=tuple(described),
         memory_bytes=memory_bytes(
-            what, ready.parameters, len(ready.tokenizer), what.batch // what.accumulate
+            recipe, ready.parameters, len(ready.tokenizer), recipe.batch // recipe.accumulate
         ),
         seconds=sum(row["seconds"] for row in described),
         gpu_hours=None,
@@ -207,63 +209,63 @@ def _timed(ready: Study, rows: tuple[Row, ...]) -> Plan:
     )
 
 
-def step_s(ready: Study, row: Row) -> float:
+def step_s(ready: Study, row: StudyRow) -> float:
     """Median seconds of a step of a row on this machine's CPU, of a model that is thrown away."""
-    what = ready.recipe
+    recipe = ready.recipe
     module = ready.module(0)
     method = study.build(
-        row.entry, what, module,
-        betas=what.betas, seed=0, steps=TIMED_STEPS, backward=torch.Tensor.backward,
+        row.entry, recipe, module,
+        betas=recipe.betas, seed=0, steps=TIMED_STEPS, backward=torch.Tensor.backward,
     )  # fmt: skip
     job = Job(
-        tokens=ready.pretraining.train, context=what.context, batch=what.batch,
-        accumulate=what.accumulate, steps=TIMED_STEPS, lr=what.lr, lr_schedule="constant",
-        warmup=0.0, clip=what.clip, compute=what.compute, seed=0, every=TIMED_STEPS, marks={},
+        tokens=ready.pretraining.train, context=recipe.context, batch=recipe.batch,
+        accumulate=recipe.accumulate, steps=TIMED_STEPS, lr=recipe.lr, lr_schedule="constant",
+        warmup=0.0, clip=recipe.clip, compute=recipe.compute, seed=0, every=TIMED_STEPS, marks={},
     )  # fmt: skip
     return statistics.median(loop.train(module, module, method, job, Alone(), None).step_s[1:])
 
 
 def _evaluation_s(ready: Study) -> float:
     """Seconds of all measuring of a row."""
-    what = ready.recipe
+    recipe = ready.recipe
     module = ready.module(0)
-    cast = loop.autocast(torch.device("cpu"), what.compute)
-    seen = measure.windows(ready.pretraining, what.context, what.measure.windows)
+    cast = loop.autocast(torch.device("cpu"), recipe.compute)
+    seen = measure.windows(ready.pretraining, recipe.context, recipe.measure.windows)
     engine = Engine(module, source="timing")
     took = []
     for _ in range(3):
         start = time.perf_counter()
         measure.evaluate(engine.module, seen, cast)
         took.append(time.perf_counter() - start)
-    times = what.measure
+    times = recipe.measure
     looks = _EVALUATIONS * (times.draws + times.over_draws * len(times.over_training))
     looks += (1 + len(times.over_training)) * times.validation // times.windows
-    looks += 2 * what.finetune.points if what.finetune is not None else 0
+    looks += 2 * recipe.finetune.points if recipe.finetune is not None else 0
     return statistics.median(took) * looks
 
 
-def flops_of_token(what: Recipe, parameters: int) -> float:
+def flops_of_token(recipe: Recipe, parameters: int) -> float:
     """Floating-point operations of a token's forward and backward pass.
 
     6 N + 12 layers x width x context: arXiv 2204.02311, appendix B.
     """
-    return 6.0 * parameters + 12.0 * what.model.layers * what.model.width * what.context
+    return 6.0 * parameters + 12.0 * recipe.model.layers * recipe.model.width * recipe.context
 
 
-def memory_bytes(what: Recipe, parameters: int, vocabulary: int, windows: int) -> int:
+def memory_bytes(recipe: Recipe, parameters: int, vocabulary: int, windows: int) -> int:
     """Bytes of one process with ``windows`` in a micro-batch: states and activations.
 
     States are 16 bytes a parameter and 4 for each copy that a method keeps (the clean weights of
     GO, an average). Activations are 34 bytes a token, layer and unit of width in bfloat16, the
     scores of eager attention, and the logits.
     """
-    copies = max((study.copies(row) for row in study.rows(what)), default=0)
+    copies = max((study.copies(row) for row in study.rows(recipe)), default=0)
     states = parameters * (_STATE_BYTES + _COPY_BYTES * copies)
-    shape, tokens = what.model, windows * what.context
+    shape, tokens = recipe.model, windows * recipe.context
     of_layer = _LAYER_BYTES * shape.width
-    if what.attention == "eager":
-        of_layer += 5 * shape.heads * what.context
-    wide = 2 if what.compute == "float32" else 1
+    if recipe.attention == "eager":
+        of_layer += 5 * shape.heads * recipe.context
+    wide = 2 if recipe.compute == "float32" else 1
     return states + tokens * (wide * shape.layers * of_layer + _LOGIT_BYTES * vocabulary)
 
 
@@ -277,7 +279,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _row(row: Row, steps: int, passes: float, seconds: float) -> dict[str, Any]:
+def _row(row: StudyRow, steps: int, passes: float, seconds: float) -> dict[str, Any]:
     return {
         "label": row.label, "seed": row.seed, "steps": steps, "passes": passes, "seconds": seconds,
     }  # fmt: skip

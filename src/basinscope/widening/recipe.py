@@ -24,13 +24,13 @@ TOKENS_PER_PARAMETER = 20
 OWN_RECIPES = Path(__file__).parent / "recipes"
 
 
-class Part(BaseModel):
+class RecipePart(BaseModel):
     """A part of a recipe: fixed, and knows no other keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Shape(Part):
+class Shape(RecipePart):
     """Shape of a GPT-2: its context is the recipe's, its vocabulary the tokenizer's."""
 
     layers: Count
@@ -56,7 +56,7 @@ class Shape(Part):
         return (vocabulary + context) * w + self.layers * (12 * w * w + 13 * w) + 2 * w
 
 
-class Text(Part):
+class Text(RecipePart):
     """A text, from files of the data folder or from a data set of the Hugging Face hub."""
 
     files: tuple[str, ...] = ()  # paths or patterns, in the data folder or beside the recipe
@@ -77,7 +77,7 @@ class Text(Part):
         return self
 
 
-class Measure(Part):
+class Measure(RecipePart):
     """What is measured of trained weights (`basinscope.widening.measure`)."""
 
     windows: Count = 64  # of validation text, for width and score
@@ -89,7 +89,7 @@ class Measure(Part):
     over_draws: Count = 4
 
 
-class Entry(Part):
+class Entry(RecipePart):
     """One method of a recipe; settings that are not given are the recipe's own."""
 
     name: str
@@ -114,7 +114,7 @@ class Entry(Part):
         return None if word is None else check_schedule(word)
 
 
-class Training(Part):
+class Training(RecipePart):
     """Settings of one stage of training."""
 
     context: Annotated[int, Field(ge=2)]
@@ -140,7 +140,7 @@ class Training(Part):
         return self
 
 
-class Tuning(Part):
+class Tuning(RecipePart):
     """Fine-tuning of every trained row on another text, to see what it forgets."""
 
     text: Text
@@ -165,7 +165,7 @@ class Tuning(Part):
         return entry(given)
 
 
-class Hardware(Part):
+class Hardware(RecipePart):
     """What the dry run reckons with."""
 
     flops: Positive = 312e12  # peak of one GPU at the recipe's precision, a second
@@ -207,9 +207,9 @@ class Recipe(Training):
             raise ValueError("methods is empty: give at least one, for example adamw")
         if not self.seeds:
             raise ValueError("seeds is empty: give at least one, for example 0")
-        for what, many in (("seeds", self.seeds), ("methods", self.methods)):
+        for key, many in (("seeds", self.seeds), ("methods", self.methods)):
             if len({str(one) for one in many}) < len(many):
-                raise ValueError(f"{what} names one twice")
+                raise ValueError(f"{key} names one twice")
         return self
 
 
@@ -290,11 +290,11 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
     return _validated(content, f"recipe {path.name}"), path.absolute().parent
 
 
-def _validated(content: dict[str, Any], what: str) -> Recipe:
+def _validated(content: dict[str, Any], name: str) -> Recipe:
     try:
         return Recipe.model_validate(_tuples(content))
     except ValidationError as error:
-        raise _first_wrong(error, what) from None
+        raise _first_wrong(error, name) from None
 
 
 def _tuples(value: Any) -> Any:
@@ -311,7 +311,7 @@ def _tuples(value: Any) -> Any:
 _EXPONENT = re.compile(r"\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 wants 1.0e-3 for 1e-3
 
 
-def _first_wrong(error: ValidationError, what: str) -> BasinscopeError:
+def _first_wrong(error: ValidationError, name: str) -> BasinscopeError:
     """The first fault of a recipe in one line; unknown keys before all others."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
@@ -319,15 +319,15 @@ def _first_wrong(error: ValidationError, what: str) -> BasinscopeError:
     if fault["type"] == "extra_forbidden":
         fields = _fields_at(fault["loc"][:-1])
         return BasinscopeError(
-            f"{what}: unknown key {place!r}",
+            f"{name}: unknown key {place!r}",
             f"allowed: {', '.join(fields)}",
             did_you_mean(str(fault["loc"][-1]), fields),
         )
     if fault["type"] == "missing":
-        return BasinscopeError(f"{what}: the key {place!r} is missing", "it has no default")
+        return BasinscopeError(f"{name}: the key {place!r} is missing", "it has no default")
     message = fault["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
-    given = "" if isinstance(fault["input"], (dict, Part)) else f" {fault['input']!r:.80}:"
-    return BasinscopeError(f"{what}: {place}{given} {message[:1].lower()}{message[1:]}".strip())
+    given = "" if isinstance(fault["input"], (dict, RecipePart)) else f" {fault['input']!r:.80}:"
+    return BasinscopeError(f"{name}: {place}{given} {message[:1].lower()}{message[1:]}".strip())
 
 
 def _fields_at(place: tuple[int | str, ...]) -> list[str]:
@@ -341,7 +341,7 @@ def _fields_at(place: tuple[int | str, ...]) -> list[str]:
     return list(here.model_fields)
 
 
-_PARTS: dict[str, type[Part]] = {
+_PARTS: dict[str, type[RecipePart]] = {
     "model": Shape,
     "text": Text,
     "measure": Measure,

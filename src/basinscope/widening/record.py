@@ -20,7 +20,7 @@ from basinscope.files import disk_error, write
 from basinscope.runs import header
 from basinscope.widening.plan import step_s
 from basinscope.widening.rows import RowRecord
-from basinscope.widening.study import Row, Study
+from basinscope.widening.study import Study, StudyRow
 
 FILE: Final = "widen.json"
 PACE, PACE_TURNS = "pace.json", 3
@@ -32,7 +32,7 @@ class StudyHeader(header.TrainingHeader):
     kind: Literal["widen"] = "widen"
 
 
-def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> tuple[str, ...]:
+def begin(folder: Path, study: Study, all_rows: Sequence[StudyRow]) -> tuple[str, ...]:
     """Claim a folder for a study, or find it claimed by the same one.
 
     Rows may be added to a study; nothing else of it may change.
@@ -76,7 +76,7 @@ def begin(folder: Path, study: Study, all_rows: Sequence[Row]) -> tuple[str, ...
     return old.changes(new)
 
 
-def paces(folder: Path, study: Study, all_rows: Sequence[Row]) -> dict[str, float]:
+def paces(folder: Path, study: Study, all_rows: Sequence[StudyRow]) -> dict[str, float]:
     """Seconds of a method's step over those of the recipe's first method, by label.
 
     Timed once, in turns with the first method, and kept: a row that is resumed has the length that
@@ -92,7 +92,7 @@ def paces(folder: Path, study: Study, all_rows: Sequence[Row]) -> dict[str, floa
         os.close(handle)
 
 
-def _paces(path: Path, study: Study, all_rows: Sequence[Row]) -> dict[str, float]:
+def _paces(path: Path, study: Study, all_rows: Sequence[StudyRow]) -> dict[str, float]:
     known: dict[str, float] = _read(path) if path.exists() else {}
     first = all_rows[0]
     missing = [r for r in all_rows if r.seed == first.seed and r.label not in known]
@@ -225,7 +225,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _flat(value: Any, at: str = "") -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         return {at: value}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, one in value.items():
-        found |= _flat(one, f"{at}.{key}".lstrip("."))
-    return found
+        flat |= _flat(one, f"{at}.{key}".lstrip("."))
+    return flat

@@ -19,13 +19,14 @@ from basinscope.engines import sources
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning import checkpoint
 from basinscope.runs.session import Progress
-from basinscope.widening import loop, measure, recipe, record, study
+from basinscope.widening import loop, measure, record, study
 from basinscope.widening.loop import Job
 from basinscope.widening.measure import Windows, evaluate
 from basinscope.widening.plan import Plan, plan, step_s
 from basinscope.widening.recipe import Recipe
+from basinscope.widening.recipe import read as read_recipe
 from basinscope.widening.rows import LOSSES, Basins, RowRecord, TrainingPoint, TuningPoint
-from basinscope.widening.study import Row, Study
+from basinscope.widening.study import Study, StudyRow
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def widen(
         return plan(given, data_dir, only)
     if run is None and not isinstance(given, str | Path):
         raise BasinscopeError("a recipe without a name, and no run", "allowed: a run folder", "")
-    chosen, beside = recipe.read(given)
+    chosen, beside = read_recipe(given)
     everything = study.rows(chosen)
     todo = study.select(everything, only)
     folder = Path("runs") / f"widen-{Path(str(given)).stem}" if run is None else Path(run)
@@ -217,7 +218,7 @@ def _prepared(accelerator: Any, module: nn.Module) -> tuple[nn.Module, Callable[
 class _Bar:
     """Steps done over all rows."""
 
-    def __init__(self, progress: Progress | None, ready: Study, todo: Sequence[Row]) -> None:
+    def __init__(self, progress: Progress | None, ready: Study, todo: Sequence[StudyRow]) -> None:
         self.progress = progress
         tuned = ready.recipe.finetune.steps if ready.recipe.finetune is not None else 0
         self.each = ready.steps + tuned
@@ -230,15 +231,15 @@ class _Bar:
             self.line += f", about {max(minutes, 0.1):.1f} min and what measuring takes"
         self._say(0, self.line)
 
-    def _say(self, done: int, what: str) -> None:
+    def _say(self, done: int, line: str) -> None:
         if self.progress is not None:
-            self.progress(done, self.total, what)
+            self.progress(done, self.total, line)
 
-    def step(self, done: int, what: str) -> None:
+    def step(self, done: int, line: str) -> None:
         """``done`` steps of the row under way."""
-        self._say(min(self.before + done, self.total), what)
+        self._say(min(self.before + done, self.total), line)
 
-    def finished(self, row: Row) -> None:
+    def finished(self, row: StudyRow) -> None:
         """A row is there."""
         self.before += self.each
         self._say(self.before, row.name)
@@ -246,7 +247,7 @@ class _Bar:
 
 def _row(
     ready: Study,
-    row: Row,
+    row: StudyRow,
     steps: int,
     folder: Path,
     accelerator: Any,
@@ -279,7 +280,7 @@ def _row(
 
 def _pretrain(
     ready: Study,
-    row: Row,
+    row: StudyRow,
     steps: int,
     own: Path,
     accelerator: Any,
@@ -287,36 +288,36 @@ def _pretrain(
     bar: _Bar,
 ) -> RowRecord:
     """First stage: the record, and in ``module`` the evaluated weights."""
-    what = ready.recipe
-    cast = loop.autocast(accelerator.device, what.compute)
-    seen = measure.windows(ready.pretraining, what.context, what.measure.windows)
-    held_out = measure.windows(ready.pretraining, what.context, what.measure.validation)
+    recipe = ready.recipe
+    cast = loop.autocast(accelerator.device, recipe.compute)
+    seen = measure.windows(ready.pretraining, recipe.context, recipe.measure.windows)
+    held_out = measure.windows(ready.pretraining, recipe.context, recipe.measure.validation)
     wrapped, backward = _prepared(accelerator, module)
 
     def along(step: int) -> dict[str, Any]:
         # where they are not finite the loss of the next step will end the row
-        basins = _basins(module, held_out, seen, what, what.measure.over_draws, cast)
-        tokens = step * what.batch * what.context
+        basins = _basins(module, held_out, seen, recipe, recipe.measure.over_draws, cast)
+        tokens = step * recipe.batch * recipe.context
         return TrainingPoint(step=step, tokens=tokens, **dict(basins)).model_dump(mode="json")
 
     method = study.build(
-        row.entry, what, module,
-        betas=what.betas, seed=row.seed, steps=steps, backward=backward,
+        row.entry, recipe, module,
+        betas=recipe.betas, seed=row.seed, steps=steps, backward=backward,
     )  # fmt: skip
     job = Job(
         tokens=ready.pretraining.train,
-        context=what.context,
-        batch=what.batch,
-        accumulate=what.accumulate,
+        context=recipe.context,
+        batch=recipe.batch,
+        accumulate=recipe.accumulate,
         steps=steps,
-        lr=study.setting(row.entry, what, "lr"),
-        lr_schedule=study.setting(row.entry, what, "lr_schedule"),
-        warmup=study.setting(row.entry, what, "warmup"),
-        clip=what.clip,
-        compute=what.compute,
+        lr=study.setting(row.entry, recipe, "lr"),
+        lr_schedule=study.setting(row.entry, recipe, "lr_schedule"),
+        warmup=study.setting(row.entry, recipe, "warmup"),
+        clip=recipe.clip,
+        compute=recipe.compute,
         seed=row.seed,
-        every=what.checkpoint_every,
-        marks=dict.fromkeys(loop.shares(steps, what.measure.over_training), along),
+        every=recipe.checkpoint_every,
+        marks=dict.fromkeys(loop.shares(steps, recipe.measure.over_training), along),
     )
     done = loop.train(
         module, wrapped, method, job, accelerator, own / "training",
@@ -329,7 +330,7 @@ def _pretrain(
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 parameter.copy_(kept[name])
-        basins = _basins(module, held_out, seen, what, what.measure.draws, cast)
+        basins = _basins(module, held_out, seen, recipe, recipe.measure.draws, cast)
         if basins.nll is None:
             stopped = "the validation NLL was not finite after the last step"
     return RowRecord.model_validate({
@@ -340,7 +341,7 @@ def _pretrain(
         "state": "trained",
         "stopped": stopped,
         "size": ready.parameters,
-        "tokens": done.step * what.batch * what.context,
+        "tokens": done.step * recipe.batch * recipe.context,
         "steps": done.step,
         "passes": method.passes,
         "train_s": done.seconds,
@@ -355,7 +356,7 @@ def _basins(
     module: nn.Module,
     held_out: Windows,
     seen: Windows,
-    what: Recipe,
+    recipe: Recipe,
     draws: int,
     cast: Callable[[], Any],
 ) -> Basins:
@@ -363,20 +364,20 @@ def _basins(
     nll, _ = evaluate(module, held_out, cast)
     if not math.isfinite(nll):
         return Basins()
-    basins = measure.measure(module, seen, what.measure, draws, cast)
+    basins = measure.measure(module, seen, recipe.measure, draws, cast)
     return basins.model_copy(update={"nll": nll})
 
 
 def _tune(
-    ready: Study, row: Row, own: Path, accelerator: Any, module: nn.Module, bar: _Bar
+    ready: Study, row: StudyRow, own: Path, accelerator: Any, module: nn.Module, bar: _Bar
 ) -> dict[str, Any]:
     """Fine-tuning stage: what is learnt and what is forgotten along the way."""
-    what, stage = ready.recipe, ready.recipe.finetune
+    recipe, stage = ready.recipe, ready.recipe.finetune
     assert stage is not None
     assert ready.tuning is not None
-    cast = loop.autocast(accelerator.device, what.compute)
-    old = measure.windows(ready.pretraining, what.context, what.measure.windows)
-    new = measure.windows(ready.tuning, what.context, what.measure.windows)
+    cast = loop.autocast(accelerator.device, recipe.compute)
+    old = measure.windows(ready.pretraining, recipe.context, recipe.measure.windows)
+    new = measure.windows(ready.tuning, recipe.context, recipe.measure.windows)
     wrapped, backward = _prepared(accelerator, module)
 
     def forgotten(step: int) -> dict[str, Any]:
@@ -391,21 +392,21 @@ def _tune(
     start = forgotten(0)
     method = study.build(
         stage.method, stage, module,
-        betas=what.betas, seed=row.seed, steps=stage.steps, backward=backward,
+        betas=recipe.betas, seed=row.seed, steps=stage.steps, backward=backward,
     )  # fmt: skip
     job = Job(
         tokens=ready.tuning.train,
-        context=what.context,
+        context=recipe.context,
         batch=stage.batch,
         accumulate=1,
         steps=stage.steps,
         lr=study.setting(stage.method, stage, "lr"),
         lr_schedule=study.setting(stage.method, stage, "lr_schedule"),
         warmup=study.setting(stage.method, stage, "warmup"),
-        clip=what.clip,
-        compute=what.compute,
+        clip=recipe.clip,
+        compute=recipe.compute,
         seed=row.seed,
-        every=what.checkpoint_every,
+        every=recipe.checkpoint_every,
         marks=dict.fromkeys(loop.log_spaced(stage.steps, stage.points), forgotten),
     )
     done = loop.train(

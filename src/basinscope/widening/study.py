@@ -21,7 +21,7 @@ from basinscope.widening.tokens import Stream
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One training run of a study: a method and a seed."""
 
     entry: Entry
@@ -115,7 +115,7 @@ def gpt2(recipe: Recipe, vocabulary: int, end: int, device: str = "cpu") -> nn.M
     return module
 
 
-def rows(recipe: Recipe) -> tuple[Row, ...]:
+def rows(recipe: Recipe) -> tuple[StudyRow, ...]:
     """Every method with every seed.
 
     Raises:
@@ -124,23 +124,23 @@ def rows(recipe: Recipe) -> tuple[Row, ...]:
     specs = [(one, MethodSpec(one.name, one.options)) for one in recipe.methods]
     if recipe.finetune is not None:
         MethodSpec(recipe.finetune.method.name, recipe.finetune.method.options)
-    found = tuple(Row(one, spec, seed) for seed in recipe.seeds for one, spec in specs)
-    names = [row.name for row in found]
-    twice = next((row for row in found if names.count(row.name) > 1), None)
+    all_rows = tuple(StudyRow(one, spec, seed) for seed in recipe.seeds for one, spec in specs)
+    names = [row.name for row in all_rows]
+    twice = next((row for row in all_rows if names.count(row.name) > 1), None)
     if twice is not None:
         raise BasinscopeError(
             f"two methods are called {twice.label!r}",
             "allowed: a label of its own for each",
             "leave out the second, or give it a `label`",
         )
-    longest = max(found, key=lambda row: len(row.name))
+    longest = max(all_rows, key=lambda row: len(row.name))
     if len(longest.name) > LONGEST_NAME:
         raise BasinscopeError(
             f"a method is called {longest.label[:40]!r}... ({len(longest.name)} characters)",
             f"allowed: at most {LONGEST_NAME}, since files are called so",
             "give it a shorter `label`",
         )
-    return found
+    return all_rows
 
 
 def check_methods(recipe: Recipe) -> None:
@@ -179,7 +179,7 @@ def steps_of(recipe: Recipe, parameters: int) -> int:
     return math.ceil(total_tokens(recipe, parameters) / (recipe.batch * recipe.context))
 
 
-def equal_steps(recipe: Recipe, row: Row, steps: int, pace: float) -> int:
+def equal_steps(recipe: Recipe, row: StudyRow, steps: int, pace: float) -> int:
     """Optimiser steps of a row, so that rows are equal in what the recipe says.
 
     One that stops early takes its share of them; its learning rate's schedule is fitted to it.
@@ -194,7 +194,7 @@ def equal_steps(recipe: Recipe, row: Row, steps: int, pace: float) -> int:
     return max(1, round((row.entry.stop or 1.0) * steps / cost))
 
 
-def passes(row: Row, recipe: Recipe) -> float:
+def passes(row: StudyRow, recipe: Recipe) -> float:
     """Forward and backward passes of a step of a row, found without any weights."""
     return _weightless(row.entry, recipe, recipe).passes
 
@@ -206,7 +206,7 @@ def _weightless(entry: Entry, stage: Training | Tuning, recipe: Recipe) -> Metho
     )  # fmt: skip
 
 
-def copies(row: Row) -> int:
+def copies(row: StudyRow) -> int:
     """Float32 copies of the weights that a method keeps beside the optimiser's own state."""
     own = {"adamw": 0, "averaged": 0, "dropout": 0}.get(row.spec.name, 1)
     return own + int(row.spec.complete()["average"] is not None)
@@ -220,9 +220,9 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, beside: Path | None) ->
     """
     rows(recipe)
     check_methods(recipe)
-    found = text.parts(recipe.text, data_dir, beside)
-    tokenizer = tokens.tokenizer_of(recipe.tokenizer, found)
-    stream = tokens.stream(tokenizer, found)
+    parts = text.parts(recipe.text, data_dir, beside)
+    tokenizer = tokens.tokenizer_of(recipe.tokenizer, parts)
+    stream = tokens.stream(tokenizer, parts)
     parameters = recipe.model.parameters(len(tokenizer), recipe.context)
     steps = steps_of(recipe, parameters)
     check_size("the text", stream, recipe, steps, recipe.batch, recipe.repeat)
@@ -235,7 +235,7 @@ def prepare(recipe: Recipe, data_dir: str | Path | None, beside: Path | None) ->
 
 
 def check_size(
-    what: str,
+    name: str,
     stream: Stream,
     recipe: Training,
     steps: int,
@@ -251,19 +251,19 @@ def check_size(
     there, wanted = stream.windows(context), steps * batch
     if there == 0 or (len(stream.validation) - 1) // context == 0:
         raise BasinscopeError(
-            f"{what} has {len(stream.train):,} tokens to train on and "
+            f"{name} has {len(stream.train):,} tokens to train on and "
             f"{len(stream.validation):,} held out",
             f"allowed: at least one window of {context} + 1 tokens in each",
             "a longer text, a larger hold_out, or a smaller context",
         )
     if wanted > repeat * there:
-        raise too_small(what, there * context, wanted / there, repeat)
+        raise too_small(name, there * context, wanted / there, repeat)
 
 
-def too_small(what: str, there: int, times: float, repeat: float) -> BasinscopeError:
+def too_small(name: str, there: int, times: float, repeat: float) -> BasinscopeError:
     """Refusal of a text that would have to be read too often."""
     return BasinscopeError(
-        f"{what} has {there:,} tokens for the {times * there:,.0f} that are asked for "
+        f"{name} has {there:,} tokens for the {times * there:,.0f} that are asked for "
         f"({times:.2f} times over it)",
         f"allowed: at most {repeat:g} times (repeat)",
         f"a longer text, fewer tokens, or repeat: {math.ceil(times)}",
@@ -299,7 +299,7 @@ def setting(entry: Entry, stage: Training | Tuning, name: str) -> Any:
     return getattr(stage, name) if own is None else own
 
 
-def select(all_rows: Sequence[Row], only: Sequence[str] | None) -> tuple[Row, ...]:
+def select(all_rows: Sequence[StudyRow], only: Sequence[str] | None) -> tuple[StudyRow, ...]:
     """Rows whose label, method or name is one of the words; all of them without words.
 
     Raises:
@@ -307,7 +307,7 @@ def select(all_rows: Sequence[Row], only: Sequence[str] | None) -> tuple[Row, ..
     """
     if not only:
         return tuple(all_rows)
-    found = []
+    chosen = []
     for word in only:
         named = [row for row in all_rows if word in (row.label, row.spec.name, row.name)]
         if not named:
@@ -315,5 +315,5 @@ def select(all_rows: Sequence[Row], only: Sequence[str] | None) -> tuple[Row, ..
                 f"no row {word!r}",
                 f"allowed: {', '.join(row.name for row in all_rows)}, or the label of a method",
             )
-        found += named
-    return tuple(row for row in all_rows if row in found)
+        chosen += named
+    return tuple(row for row in all_rows if row in chosen)

@@ -42,12 +42,12 @@ class Files:
     @cached_property
     def digest(self) -> str:
         """Sha256 of both parts."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for part in (self.train, self.validation):
             for passage in part:
-                found.update(f"{len(passage)}\0{passage}".encode())
-            found.update(b"\0\0")
-        return found.hexdigest()
+                digest.update(f"{len(passage)}\0{passage}".encode())
+            digest.update(b"\0\0")
+        return digest.hexdigest()
 
     def passages(self) -> Iterator[tuple[bool, str]]:
         """Every passage, and whether it is held out."""
@@ -93,22 +93,22 @@ def parts(text: Text, data_dir: str | Path | None, beside: Path | None) -> Parts
             hub that cannot be asked.
     """
     if text.files:
-        found = [
+        pieces = [
             passage
             for path in _paths(text.files, data_dir, beside)
             for passage in passages(_read(path)[: text.characters])
         ]
-        return split(found, text.hold_out)
+        return split(pieces, text.hold_out)
     return Documents(_from_hub(text), text)
 
 
-def split(found: Sequence[str], hold_out: float) -> Files:
+def split(pieces: Sequence[str], hold_out: float) -> Files:
     """Passages with the least hashes go to validation until it holds that share of characters.
 
     Raises:
         BasinscopeError: fewer than two different passages.
     """
-    ranked = sorted({(hashlib.sha256(p.encode()).hexdigest(), p) for p in found})
+    ranked = sorted({(hashlib.sha256(p.encode()).hexdigest(), p) for p in pieces})
     if len(ranked) < 2:
         raise BasinscopeError(
             f"a text of {len(ranked)} passages", "allowed: at least 2, one to be held out",
@@ -123,8 +123,8 @@ def split(found: Sequence[str], hold_out: float) -> Files:
         held += len(passage)
     chosen = {p: d in kept for d, p in ranked}
     return Files(
-        tuple(p for p in found if not chosen[p]),
-        tuple(dict.fromkeys(p for p in found if chosen[p])),
+        tuple(p for p in pieces if not chosen[p]),
+        tuple(dict.fromkeys(p for p in pieces if chosen[p])),
     )
 
 
@@ -140,14 +140,14 @@ def passages(text: str) -> list[str]:
     text = text[start:end].replace("\r\n", "\n")
     if SEPARATOR in text:
         return [p for part in text.split(SEPARATOR) if (p := part.strip())]
-    found: list[str] = []
+    pieces: list[str] = []
     held = ""
     for paragraph in re.split(r"\n\s*\n", text):
         held = f"{held}\n\n{paragraph}" if held else paragraph.lstrip("\n")
         if len(held) >= PASSAGE_CHARACTERS:
-            found.append(held.rstrip())
+            pieces.append(held.rstrip())
             held = ""
-    return [*found, held.rstrip()] if held.strip() else found
+    return [*pieces, held.rstrip()] if held.strip() else pieces
 
 
 def _paths(

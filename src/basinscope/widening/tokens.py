@@ -93,11 +93,12 @@ def order(windows: int, first: int, count: int, seed: int) -> np.ndarray[Any, np
     >>> sorted(order(4, 4, 4, seed=0).tolist())
     [0, 1, 2, 3]
     """
-    found: list[int] = []
-    while len(found) < count:
-        turn, place = divmod(first + len(found), windows)
-        found.extend(_shuffled(windows, seed, turn)[place : place + count - len(found)].tolist())
-    return np.array(found, dtype=np.int64)
+    ordered: list[int] = []
+    while len(ordered) < count:
+        turn, place = divmod(first + len(ordered), windows)
+        missing = count - len(ordered)
+        ordered.extend(_shuffled(windows, seed, turn)[place : place + missing].tolist())
+    return np.array(ordered, dtype=np.int64)
 
 
 @lru_cache(maxsize=2)  # between two passes
