@@ -111,12 +111,12 @@ def branches(seen: Sequence[torch.Tensor], held: int) -> Plan:
         seen: for each of them what its new tokens see, (1, L, held + L) bool.
         held: slots in use.
     """
-    found, start = [], 0
+    rows, start = [], 0
     for own_1LS in seen:
         stop = start + own_1LS.shape[1]
-        found.append(Branch(start, stop, plan(own_1LS, held).blocks))
+        rows.append(Branch(start, stop, plan(own_1LS, held).blocks))
         start = stop
-    return Plan((), tuple(found), held)
+    return Plan((), tuple(rows), held)
 
 
 @contextmanager
@@ -205,8 +205,8 @@ def _fill(
             scores = scores.view(some, heads, n, end)
             scores[..., block.free :].add_(block.bias_BLS[own, None])
             weights = scores.softmax(-1).to(v.dtype).view(some * kinds, -1, end)
-            found = torch.bmm(weights, v).view(some, heads, n, size)
-            out_BLHE[own, new] = found.transpose(1, 2)
+            mixed = torch.bmm(weights, v).view(some, heads, n, size)
+            out_BLHE[own, new] = mixed.transpose(1, 2)
 
 
 @contextmanager

@@ -71,17 +71,17 @@ class Guess:
 
     def next(self, most: int) -> list[int]:
         """At most so many tokens that may come next."""
-        found: list[int] = []
+        guesses: list[int] = []
         if self._at is None:
-            return found
-        while len(found) < most:
-            i = self._at + len(found)
+            return guesses
+        while len(guesses) < most:
+            i = self._at + len(guesses)
             # a text that repeats itself is guessed to go on doing so
-            token = self._source[i] if i < len(self._source) else found[i - len(self._source)]
+            token = self._source[i] if i < len(self._source) else guesses[i - len(self._source)]
             if token < 0:
                 break
-            found.append(token)
-        return found
+            guesses.append(token)
+        return guesses
 
     def take(self, token: int) -> None:
         """Follow the text by one token."""

@@ -1,10 +1,9 @@
 """Rows of tokens through a causal model, with a key-value cache that rows can branch from.
 
-Rows are padded on the right and told apart by a mask over the cache's slots. A row's numbers do not
-depend on which rows share its batch: attention adds exact zeros for slots that are not the row's
-(see `cache`), and matrix products of a multiple of ``least_rows`` rows sum over features in one
-order, where this processor has such an order for layers of this size (`orders`); elsewhere, and on
-a GPU, numbers of other company are alike up to rounding.
+Rows are padded on the right and told apart by a mask over the cache's slots. Attention adds exact
+zeros for slots that are not the row's (see `cache`). On a CPU that sums every product of a multiple
+of ``least_rows`` rows in one order (`orders` tries it), a row's numbers do not depend on which rows
+share its batch. On other processors, and on a GPU, they may differ by rounding.
 
 Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocabulary.
 """
@@ -287,20 +286,20 @@ class Forward:
             # the same two rows as tails behind one token
             hidden, _ = self.extend(None, [rows[1][:1]], [[rows[0][1:3], rows[1][1:]]])
             second = self.logits(hidden[:, 6])
-            found, expected = [fast, second], [0, 1]
+            logits, expected = [fast, second], [0, 1]
             if self.attends:
                 # and the first one beside the other behind its own start
                 _, past = self.extend(None, [rows[0][:4]])
                 hidden = self.beside(past, [rows[1], rows[0][4:]], [[], []])
-                found, expected = [*found, self.logits(hidden[1:, 4])], [0, 1, 0]
+                logits, expected = [*logits, self.logits(hidden[1:, 4])], [0, 1, 0]
         except (TypeError, AttributeError, RuntimeError, ValueError, IndexError):
             return False
         slow = [self.plain([row])[:, -1].float() for row in rows]
-        return self.alike(torch.stack(found), torch.stack([slow[i] for i in expected]))
+        return self.alike(torch.stack(logits), torch.stack([slow[i] for i in expected]))
 
-    def alike(self, found: torch.Tensor, expected: torch.Tensor) -> bool:
+    def alike(self, logits: torch.Tensor, expected: torch.Tensor) -> bool:
         """Whether logits are those of the module's own forward, up to rounding (see `agrees`)."""
-        error = (found - expected).square().mean().sqrt()
+        error = (logits - expected).square().mean().sqrt()
         tolerance = 0.3 if self.head.weight.element_size() == 2 else 0.01
         return float(error) <= tolerance * float(expected.std()) + 1e-6
 

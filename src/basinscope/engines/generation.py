@@ -99,15 +99,15 @@ def _read(
     forward: Forward, past: Past | None, head: int, bodies: list[Sequence[int]], budget: int
 ) -> list[tuple[list[int], torch.Tensor, Past]]:
     """Indices, last hidden states and cache of the prompts of every batch."""
-    found = []
+    prompts = []
     for batch in batches(
         range(len(bodies)), lambda i: len(bodies[i]), budget, forward.least_rows, head
     ):
         new = [bodies[i] for i in batch]
         hidden, held = forward.extend(past.repeated(len(new)) if past is not None else None, new)
         last = torch.tensor([len(row) - 1 for row in new], device=hidden.device)
-        found.append((batch, hidden[torch.arange(len(new)), last], held))
-    return found
+        prompts.append((batch, hidden[torch.arange(len(new)), last], held))
+    return prompts
 
 
 # --- with a pool -------------------------------------------------------------------------

@@ -48,16 +48,16 @@ def batches(forward: Forward, rows: Sequence[Row], budget_tokens: int) -> list[l
     A row of more tokens than the budget has a batch of its own. Depends on the rows alone.
     """
     cost = [cost_tokens(forward, row) for row in rows]
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     for i in sorted(range(len(rows)), key=lambda i: (-cost[i], i)):
         apart = forward.fits_cache(rows[i].longest)
-        last = found[-1] if found else []
+        last = groups[-1] if groups else []
         same = last and forward.fits_cache(rows[last[0]].longest) == apart
         if same and (len(last) + 1) * cost[last[0]] <= budget_tokens:
             last.append(i)
         else:
-            found.append([i])
-    return found
+            groups.append([i])
+    return groups
 
 
 def loglik(forward: Forward, rows: Sequence[Row]) -> list[Scored]:
@@ -74,12 +74,12 @@ def loglik(forward: Forward, rows: Sequence[Row]) -> list[Scored]:
         first = len(row.head) + len(row.body) + row.skips[c]
         target = _tensor(row.tails[c][row.skips[c] :], logits_BLV.device)
         own.append(_scored(logits_BLV[b, first - 1 : first - 1 + len(target)], target))
-    found, start = [], 0
+    scored, start = [], 0
     for row in rows:
         part = own[start : start + len(row.tails)]
         start += len(row.tails)
-        found.append(Scored(tuple(p for p, _ in part), tuple(h for _, h in part)))
-    return found
+        scored.append(Scored(tuple(p for p, _ in part), tuple(h for _, h in part)))
+    return scored
 
 
 def _packed(forward: Forward, rows: Sequence[Row]) -> list[Scored]:

@@ -125,9 +125,9 @@ def _exp(x):  # type: ignore[no-untyped-def]
     z = z * y + np.float32(1.6666665459e-1)
     z = z * y + np.float32(5.0000001201e-1)
     z = z * y * y + y + np.float32(1.0)
-    found = z * np.uint32((n + np.int32(127)) << np.int32(23)).view(np.float32)
-    found = np.float32(0.0) if x < np.float32(-87.0) else found
-    return found if x == x else x
+    power = z * np.uint32((n + np.int32(127)) << np.int32(23)).view(np.float32)
+    power = np.float32(0.0) if x < np.float32(-87.0) else power
+    return power if x == x else x
 
 
 @jit()

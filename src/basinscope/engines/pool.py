@@ -187,10 +187,10 @@ def probe(forward: Forward) -> None:
                 pool.put(r, read, r, 2)
         many = pools[0].extend([Span(r, row[4:], 2) for r, row in enumerate(rows)])
         one = [pools[1].extend([Span(1, [rows[1][k]], k - 2)]) for k in range(4, 9)]
-        found = forward.raw_logits(many[-1:]).float()[0]
+        logits = forward.raw_logits(many[-1:]).float()[0]
     except (TypeError, AttributeError, RuntimeError, ValueError, IndexError):
         return
-    forward.pooled = forward.alike(found, forward.plain(rows[1:])[0, -1].float())
+    forward.pooled = forward.alike(logits, forward.plain(rows[1:])[0, -1].float())
     forward.exact = forward.pooled and torch.equal(torch.cat(one), many[1:])
 
 

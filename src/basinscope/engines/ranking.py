@@ -49,13 +49,13 @@ def rank(forward: Forward, rows: Sequence[Row], budget: int) -> list[Ranking]:
     Beside it, whether greedy decoding would write them.
     """
     fitting, failures = split_fitting(rows, [0] * len(rows), forward.context)
-    found = {i: Ranking((), failure) for i, failure in failures.items()}
+    rankings = {i: Ranking((), failure) for i, failure in failures.items()}
     for i, tails in score_tails(forward, fitting, budget).items():
         loglik = tuple(float(tail.logp.sum()) for tail in tails)
         bad = not all(math.isfinite(x) for x in loglik)
         greedy = tuple(bool(tail.hit.all()) for tail in tails)
-        found[i] = Ranking(loglik, "non-finite logits" if bad else "", greedy)
-    return [found[i] for i in range(len(rows))]
+        rankings[i] = Ranking(loglik, "non-finite logits" if bad else "", greedy)
+    return [rankings[i] for i in range(len(rows))]
 
 
 def read(forward: Forward, texts: Sequence[Sequence[Row]], budget: int) -> list[Likelihood]:
@@ -94,7 +94,7 @@ def _cached(
     forward: Forward, rows: dict[int, Row], budget: int, margins: bool
 ) -> dict[int, list[Scored]]:
     """Each context once with all its continuations behind it, blind to each other."""
-    found: dict[int, list[Scored]] = {}
+    scored: dict[int, list[Scored]] = {}
 
     def width(key: int) -> int:
         return len(rows[key].body) + sum(len(tail) - 1 for tail in rows[key].tails)
@@ -106,7 +106,7 @@ def _cached(
                 own = [rows[k] for k in batch]
                 tails = [[tail[:-1] for tail in row.tails] for row in own]
                 hidden_BLD = forward.beside(past, [row.body for row in own], tails)
-                found.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
+                scored.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
             continue
         for batch in batches(keys, width, budget, forward.least_rows, len(head)):
             own = [rows[k] for k in batch]
@@ -115,8 +115,8 @@ def _cached(
                 [row.body for row in own],
                 [[tail[:-1] for tail in row.tails] for row in own],
             )
-            found.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
-    return found
+            scored.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
+    return scored
 
 
 def _score(
@@ -140,14 +140,14 @@ def _score(
         spans.append(own)
     index = torch.tensor(places, device=hidden_BLD.device)
     states_ND = hidden_BLD[index[:, 0], index[:, 1]]
-    found = Scored.empty(len(targets), margins)
+    scored = Scored.empty(len(targets), margins)
     wanted = torch.tensor(targets, device=hidden_BLD.device)
     for a in range(0, len(places), STATES):
         logits = forward.logits(states_ND[a : a + STATES])
         here = (wanted[:, 0] >= a) & (wanted[:, 0] < a + STATES)
         part = _of_tokens(logits, wanted[here, 0] - a, wanted[here, 1], margins)
-        found.put(here.cpu(), part)
-    return [[found.cut(a, b) for a, b in own] for own in spans]
+        scored.put(here.cpu(), part)
+    return [[scored.cut(a, b) for a, b in own] for own in spans]
 
 
 def _plain(
@@ -156,7 +156,7 @@ def _plain(
     """Every continuation as a row of its own through the module's forward."""
     flat = [(k, c) for k, row in rows.items() for c in range(len(row.tails))]
     full = [(*rows[k].head, *rows[k].body, *rows[k].tails[c]) for k, c in flat]
-    found: dict[int, dict[int, Scored]] = {k: {} for k in rows}
+    scored: dict[int, dict[int, Scored]] = {k: {} for k in rows}
     for batch in batches(range(len(flat)), lambda n: len(full[n]), budget, forward.least_rows):
         logits = forward.plain([full[n] for n in batch])
         for r, n in enumerate(batch):
@@ -165,8 +165,8 @@ def _plain(
             own = logits[r, start - 1 : len(full[n]) - 1].float()
             target = torch.tensor(full[n][start:], device=own.device)
             each = torch.arange(len(target), device=own.device)
-            found[k][c] = _of_tokens(own, each, target, margins)
-    return {k: [tails[c] for c in range(len(tails))] for k, tails in found.items()}
+            scored[k][c] = _of_tokens(own, each, target, margins)
+    return {k: [tails[c] for c in range(len(tails))] for k, tails in scored.items()}
 
 
 def _of_tokens(

@@ -245,8 +245,9 @@ class Tokens:
         own = encode(context)
         rows = [encode(context + c) for c in request.continuations]
         if not own or not _common(rows) or min(map(len, rows)) < 2:
-            # nothing that all of them share stands before what is scored (no context, or it melts
-            # into a continuation's first token), unless the tokenizer has put the start there
+            # the rows share no token that the first scored one could follow: there is no context,
+            # or the tokenizer merged it with a continuation. So each row gets the start token,
+            # unless the tokenizer has put it there
             start = self.checked([self._start()])
             own, *rows = (row if row[:1] == start else start + row for row in (own, *rows))
         if min(map(len, rows)) < 2:

@@ -80,7 +80,7 @@ def tokenize(tokens: Tokens, chat: Chat, ends: Collection[int]) -> Example:
 
 
 def fitting(
-    tokens: Tokens, found: Sequence[Chat], ends: Collection[int], most: int
+    tokens: Tokens, chats: Sequence[Chat], ends: Collection[int], most: int
 ) -> tuple[list[Chat], list[Example], list[Chat]]:
     """Chats of at most ``most`` tokens with their tokens, and those that are longer.
 
@@ -88,7 +88,7 @@ def fitting(
         BasinscopeError: if none fits.
     """
     kept, examples, dropped = [], [], []
-    for chat in found:
+    for chat in chats:
         example = tokenize(tokens, chat, ends)
         if len(example.tokens) > most:
             dropped.append(chat)
@@ -97,7 +97,7 @@ def fitting(
             examples.append(example)
     if not kept:
         raise BasinscopeError(
-            f"every one of the {len(found)} examples is longer than {most} tokens",
+            f"every one of the {len(chats)} examples is longer than {most} tokens",
             "allowed: prompt and answer together within max_tokens",
             "a larger max_tokens (--set max_tokens=N), or shorter examples",
         )
@@ -106,10 +106,10 @@ def fitting(
 
 def digest(examples: Iterable[Example]) -> str:
     """Sha256 over all tokens and boundaries, in order."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for example in examples:
-        found.update(f"{example.start}:{example.tokens};".encode())
-    return found.hexdigest()
+        sha.update(f"{example.start}:{example.tokens};".encode())
+    return sha.hexdigest()
 
 
 def order(n: int, total: int, seed: int) -> list[int]:
@@ -119,5 +119,5 @@ def order(n: int, total: int, seed: int) -> list[int]:
     comes next.
     """
     passes = range(-(-total // n))
-    found = [i for k in passes for i in np.random.default_rng([seed, k]).permutation(n).tolist()]
-    return found[:total]
+    indices = [i for k in passes for i in np.random.default_rng([seed, k]).permutation(n).tolist()]
+    return indices[:total]

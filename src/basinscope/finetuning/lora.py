@@ -62,8 +62,8 @@ def attach(
             "for example q_proj,v_proj",
         ) from error
     adapted.peft_config["default"].base_model_name_or_path = source
-    found: nn.Module = adapted
-    return found
+    adapter: nn.Module = adapted
+    return adapter
 
 
 @torch.no_grad()

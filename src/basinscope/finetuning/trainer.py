@@ -34,9 +34,9 @@ Report = Callable[[int, float], None]
 class NotFiniteError(Exception):
     """NaN or infinity in what the weights gave after ``step`` steps; the losses up to there."""
 
-    def __init__(self, what: str, step: int, losses: list[float]) -> None:
-        super().__init__(what)
-        self.what, self.step, self.losses = what, step, losses
+    def __init__(self, subject: str, step: int, losses: list[float]) -> None:
+        super().__init__(subject)
+        self.what, self.step, self.losses = subject, step, losses
 
 
 @contextmanager
@@ -171,8 +171,8 @@ class _Loop(Trainer):  # type: ignore[misc]
             made, options = self.plan.optimizer or (torch.optim.AdamW, {"fused": True})
             options = {"lr": self.plan.settings.lr, **options}
             self.optimizer = made([group for group in groups if group["params"]], **options)
-        found: torch.optim.Optimizer = self.optimizer
-        return found
+        optimizer: torch.optim.Optimizer = self.optimizer
+        return optimizer
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """One forward and backward pass; at noisy weights if the optimiser asks for it."""
@@ -227,9 +227,9 @@ class _Loop(Trainer):  # type: ignore[misc]
         loss = self.compute_loss(self.model, self._prepare_inputs(_collate([example])))
         self._check(bool(torch.isfinite(loss)), "the loss was")
 
-    def _check(self, good: bool, what: str) -> None:
+    def _check(self, good: bool, subject: str) -> None:
         if not good:
-            raise NotFiniteError(what, self.state.global_step, self.losses)
+            raise NotFiniteError(subject, self.state.global_step, self.losses)
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]

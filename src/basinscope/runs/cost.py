@@ -70,15 +70,15 @@ def cost(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        found = Cost(0, 0, _setting_s(engine, settings))
+        total = Cost(0, 0, _setting_s(engine, settings))
         for task in tasks:
             if isinstance(task, CallableTask):
                 start = time.perf_counter()
                 task.outcomes(engine.module)
-                found += Cost(0, 0, time.perf_counter() - start)
+                total += Cost(0, 0, time.perf_counter() - start)
             else:
-                found += _Probe(engine, task, probe_s).cost(settings)
-        return found
+                total += _Probe(engine, task, probe_s).cost(settings)
+        return total
     finally:
         torch.set_num_threads(before)
 
@@ -114,14 +114,14 @@ class _Probe:
 
     def cost(self, settings: Sequence[Setting]) -> Cost:
         """Of all items of the task."""
-        found = Cost(0, 0, 0.0)
+        total = Cost(0, 0, 0.0)
         if self.read:
             rate = self._reading_rate()
             tokens, flops = self._work(self.read)
-            found += Cost(tokens, 0, flops / rate)
+            total += Cost(tokens, 0, flops / rate)
         if self.written:
-            found += self._writing(settings)
-        return found + Cost(0, 0, self._oracle_s())
+            total += self._writing(settings)
+        return total + Cost(0, 0, self._oracle_s())
 
     def _work(self, requests: Sequence[Request]) -> tuple[int, float]:
         """Tokens that are run, and their floating-point operations; a common head once."""
@@ -180,21 +180,21 @@ class _Probe:
         each = runs[0].read_flops / runs[0].rows
         rows = int(min(BATCH, n, max(TEXTS, share / 2 * rate / each)))
         runs.append(self._write(self._spread(self.written, rows), share))
-        told = []
+        perturbed = []
         for direction, draw, step in settings:
             with self.engine.at(direction, step=step, draw=draw):
-                told.append(self._write(self._spread(self.written, TEXTS), share))
-        runs += told
+                perturbed.append(self._write(self._spread(self.written, TEXTS), share))
+        runs += perturbed
         a, b = _fit(runs)
         tokens, flops = self._work(self.written)
         read_s = flops * sum(r.read_s for r in runs[1:]) / sum(r.read_flops for r in runs[1:])
         written, write_s = 0.0, 0.0
-        for run in told or runs[-1:]:
+        for run in perturbed or runs[-1:]:
             alive = run.survival()
             batches = [min(BATCH, n - k) for k in range(0, n, BATCH)]
             steps = sum(np.minimum(1.0, rows * alive).sum() for rows in batches)
-            written += n * alive.sum() / len(told or [0])
-            write_s += (a * steps + b * n * alive.sum()) / len(told or [0])
+            written += n * alive.sum() / len(perturbed or [0])
+            write_s += (a * steps + b * n * alive.sum()) / len(perturbed or [0])
         return Cost(tokens, round(float(written)), float(read_s + write_s))
 
     def _write(self, requests: Sequence[Generate], most_s: float) -> _Run:
@@ -296,5 +296,5 @@ def _fit(runs: Sequence[_Run]) -> tuple[float, float]:
 
     passes = [max(run.lengths) - 1 for run in runs]
     tokens = [sum(run.lengths) - run.rows for run in runs]
-    found, _ = nnls(np.array([passes, tokens], float).T, np.array([run.write_s for run in runs]))
-    return float(found[0]), float(found[1])
+    seconds, _ = nnls(np.array([passes, tokens], float).T, np.array([run.write_s for run in runs]))
+    return float(seconds[0]), float(seconds[1])

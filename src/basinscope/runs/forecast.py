@@ -16,7 +16,9 @@ from basinscope.runs.executor import cores
 from basinscope.tasks.base import Task
 
 PROBED = 3  # settings of a plan under which texts are probed
-ROWS, PASSES = 64, 3  # of the work by which workers are seen to crowd each other
+# rows of a product, and passes over all matrices, in the work that shows how far workers slow
+# each other down
+ROWS, PASSES = 64, 3
 
 
 @dataclass(frozen=True)

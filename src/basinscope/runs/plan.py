@@ -20,12 +20,12 @@ def check(
     workers: int | None,
 ) -> None:
     """Refuse a plan that measures nothing, or whose names would not tell its rows apart."""
-    for what, names in (
+    for kind, names in (
         ("tasks", [t.name for t in tasks]),
         ("directions", [d.label for d in directions]),
     ):
         if not names or len(set(names)) != len(names):
-            raise BasinscopeError(f"{what}: {names}", "allowed: at least one, each named once")
+            raise BasinscopeError(f"{kind}: {names}", "allowed: at least one, each named once")
     if steps is not None and (not len(steps) or not all(math.isfinite(s) for s in steps)):
         raise BasinscopeError(f"steps={list(steps)}", "allowed: at least one, all finite")
     if draws < 1:

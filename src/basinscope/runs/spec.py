@@ -168,27 +168,27 @@ def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
     address. The model, the items of a task, and what a certificate fixed before sampling may not
     change.
     """
-    found = [] if old.kind == new.kind else [f"{old.kind} -> {new.kind}"]
+    reasons = [] if old.kind == new.kind else [f"{old.kind} -> {new.kind}"]
     for name in sorted(old.plan.keys() | new.plan.keys()):
         if old.plan.get(name) != new.plan.get(name):
-            found.append(f"{name} {old.plan.get(name)} -> {new.plan.get(name)}")
+            reasons.append(f"{name} {old.plan.get(name)} -> {new.plan.get(name)}")
     for field in (*MODEL, "noise"):
         was, now = getattr(old.model, field), getattr(new.model, field)
         if was != now:
-            found.append(f"{field} {was[:12]} -> {now[:12]}")
+            reasons.append(f"{field} {was[:12]} -> {now[:12]}")
     before = {task.name: task for task in old.tasks}
     for task in new.tasks:
         was_task = before.get(task.name)
         if was_task is not None and was_task != task:
-            found.append(f"items of {task.name!r} ({was_task.n_items} -> {task.n_items})")
+            reasons.append(f"items of {task.name!r} ({was_task.n_items} -> {task.n_items})")
     axes = [(spec.plane.x, spec.plane.y) for spec in (old, new) if spec.plane]
     if len(set(axes)) > 1:
-        found.append("plane of " + " -> ".join(" and ".join(pair) for pair in axes))
+        reasons.append("plane of " + " -> ".join(" and ".join(pair) for pair in axes))
     for label, norm in new.displacements.items():
         was_norm = old.displacements.get(label, norm)
         if not math.isclose(was_norm, norm, rel_tol=1e-6):
-            found.append(f"displacement of {label!r} {was_norm:.4g} -> {norm:.4g}")
-    return found
+            reasons.append(f"displacement of {label!r} {was_norm:.4g} -> {norm:.4g}")
+    return reasons
 
 
 def merged(old: RunSpec, new: RunSpec) -> RunSpec:

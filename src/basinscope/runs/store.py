@@ -184,14 +184,14 @@ class Store:
     def trials(self) -> Iterator[Trial]:
         """Every verified record of the spec's tasks, ordered by task, direction, draw and step."""
         if self.folder is None:
-            found = list(self._memory.values())
+            records = list(self._memory.values())
         else:
             names = sorted(path.stem for path in (self.folder / "trials").glob("*.json"))
-            found = [trial for name in names if (trial := self.get(name)) is not None]
+            records = [trial for name in names if (trial := self.get(name)) is not None]
         tasks = {task.name: (n, task.model_dump()) for n, task in enumerate(self.spec.tasks)}
         mine = [
             trial
-            for trial in found
+            for trial in records
             if trial.task in tasks
             and trial.key["task"] == tasks[trial.task][1]
             and all(trial.key.get(field) == getattr(self.spec.model, field) for field in MODEL)
@@ -247,10 +247,10 @@ def _read_spec(path: Path) -> RunSpec:
 
 def versions() -> dict[str, str]:
     """Versions of everything that outcomes may depend on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in ("basinscope", "torch", "transformers", "numpy", "numba"):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+            installed[package] = "unknown"
+    return installed

@@ -65,8 +65,8 @@ def rebuild(order: dict[str, Any]) -> Bench:
         raise BasinscopeError("a worker built other items than its parent", "please report it")
     words = tuple(direction(word) for word in order["directions"])
     bench = Bench(engine, words, tasks, expected, specs)
-    for d, found in enumerate(order["identities"]):
-        if bench.identity(d, 0) != found:
+    for d, identity in enumerate(order["identities"]):
+        if bench.identity(d, 0) != identity:
             raise BasinscopeError(
                 f"{words[d].label} is another direction than when the run began",
                 "its files may not change while it is measured",
