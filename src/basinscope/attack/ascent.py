@@ -59,8 +59,8 @@ class State:
 
     def vectors(self) -> dict[str, torch.Tensor]:
         """What of it is as long as the weights."""
-        found = {name: getattr(self, name) for name in ("x", "u", "r", "best")}
-        return {name: value for name, value in found.items() if value is not None}
+        tensors = {name: getattr(self, name) for name in ("x", "u", "r", "best")}
+        return {name: value for name, value in tensors.items() if value is not None}
 
     def scalars(self) -> dict[str, object]:
         """The rest of it."""

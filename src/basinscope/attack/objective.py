@@ -304,16 +304,16 @@ def _tokens_task(
     rows = [_row(block) for block in blocks]
 
     def hits(_: Any) -> list[int]:
-        found: dict[int, list[int]] = {}
+        by_row: dict[int, list[int]] = {}
         with torch.inference_mode():
             for batch in gradient.batches(engine.forward, rows, BATCH_TOKENS):
                 own = gradient.loglik(engine.forward, [rows[i] for i in batch])
                 # a likeliest token of logits that are not finite means nothing
-                found.update(
+                by_row.update(
                     (i, (s.hits[0] & s.logp[0].isfinite()).int().tolist())
                     for i, s in zip(batch, own, strict=True)
                 )
-        return [hit for i in range(len(rows)) for hit in found[i]]
+        return [hit for i in range(len(rows)) for hit in by_row[i]]
 
     version = hashlib.sha256(repr(blocks).encode()).hexdigest()
     return CallableTask(name, hits, sum(len(b) - 1 for b in blocks), version=f"tokens/1 {version}")

@@ -249,7 +249,7 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """Everything the certificate says, as JSON: numbers that are not finite are null."""
         gap, interval = self.gap, self.score_interval
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "model": self.model.source,
             "fingerprint": self.fingerprint,
             "task": self.task.name,
@@ -270,7 +270,7 @@ class Certificate:
             "does_not_cover": list(self.does_not_cover),
             "set_aside": list(self.set_aside),
         }
-        return {key: finite(value) for key, value in found.items()}
+        return {key: finite(value) for key, value in values.items()}
 
     @property
     def covers(self) -> str:

@@ -59,8 +59,8 @@ def distances(engine: TransformersEngine, old: int, new: Sequence[int]) -> torch
     with torch.inference_mode():
         tokens = torch.tensor([old, *new], device=next(table.parameters()).device)
         rows = table(tokens).to("cpu", torch.float32)
-    found: torch.Tensor = (rows[1:] - rows[0]).norm(dim=1)
-    return found
+    lengths: torch.Tensor = (rows[1:] - rows[0]).norm(dim=1)
+    return lengths
 
 
 def near_duplicates(tokenizer: Any) -> dict[int, tuple[int, ...]]:

@@ -100,9 +100,9 @@ def check(
     level = max(value for value in (claim, target, chance) if value is not None)
     needed = draws_needed(level, confidence, items_per_draw, claim, antithetic, per_item, len(ids))
     if draws < needed:
-        what = "the claim" if level == claim else "the target" if level == target else "chance"
+        role = "the claim" if level == claim else "the target" if level == target else "chance"
         raise BasinscopeError(
-            f"draws={draws} cannot certify more than {what}, p >= {level:g}, at confidence "
+            f"draws={draws} cannot certify more than {role}, p >= {level:g}, at confidence "
             f"{confidence:g}: not even if every answer is right",
             f"allowed: at least {needed} draws",
             "more draws, a lower confidence, or a lower level",

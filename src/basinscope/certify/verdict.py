@@ -72,16 +72,16 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, numbers that are not finite as null."""
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "label": self.label, "word": self.word, "reason": self.reason, "r": self.r,
             "outside": self.outside, "bound": self.bound, "radius": self.radius,
             "ratio": self.ratio, "target": self.target,
         }  # fmt: skip
         for name, interval in (("score", self.score), ("smoothed", self.smoothed)):
-            found[name] = interval and {
+            values[name] = interval and {
                 "low": interval.low, "estimate": interval.estimate, "high": interval.high
             }  # fmt: skip
-        return {key: finite(value) for key, value in found.items()}
+        return {key: finite(value) for key, value in values.items()}
 
     def __str__(self) -> str:
         """One line, and what was measured."""
@@ -169,9 +169,9 @@ def verdict(
             f"certify the whole model with geometry='params:{cert.model.params}'",
         )
     moves = direction.as_displacement(engine)
-    found = _judged(cert, direction.label, shape.distance(engine, moves), target)
+    judged = _judged(cert, direction.label, shape.distance(engine, moves), target)
     if task is None:
-        return found
+        return judged
     if task_spec(task) != cert.task:
         raise BasinscopeError(
             f"task {task.name!r} is not the certificate's ({cert.task.name!r} with its items)",
@@ -179,7 +179,7 @@ def verdict(
         )
     with restored(engine, cert.model.fingerprint):
         at, smoothed = _measured(cert, engine, task, moves, shape, draws)
-    return Verdict(**{**vars(found), "score": at, "smoothed": smoothed})
+    return Verdict(**{**vars(judged), "score": at, "smoothed": smoothed})
 
 
 def bound_to(cert: Certificate, engine: Engine, geometry: Geometry | None = None) -> Certificate:
@@ -236,7 +236,7 @@ def _measured(
     alone = at(None, 0)
     # draws of their own: those of the certificate would make the two agree
     noise = shape.noise(cert.plan.seed + 1)
-    means = [sum(found) / len(found) for found in (at(noise, draw) for draw in range(draws))]
+    means = [sum(correct) / len(correct) for correct in (at(noise, draw) for draw in range(draws))]
     smoothed = stats.mean_over_draws(means, cert.confidence) if draws else None
     return stats.clopper_pearson(sum(alone), len(alone), cert.confidence), smoothed
 
@@ -245,9 +245,9 @@ def _check_model(cert: Certificate, engine: Engine) -> None:
     now = model_spec(engine)
     wrong = [f for f in MODEL if getattr(now, f) != getattr(cert.model, f)]
     if wrong:
-        was, found = (str(getattr(m, wrong[0]))[:12] for m in (cert.model, now))
+        old, new = (str(getattr(m, wrong[0]))[:12] for m in (cert.model, now))
         raise BasinscopeError(
-            f"the certificate was made for other weights: {', '.join(wrong)} ({was} -> {found})",
+            f"the certificate was made for other weights: {', '.join(wrong)} ({old} -> {new})",
             "a certificate holds for the model that it was made for",
             f"load {cert.model.source!r} as it was loaded then, or certify this model",
         )

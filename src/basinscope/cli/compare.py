@@ -36,13 +36,13 @@ def compare(
     """
     import basinscope as bs
 
-    found = bs.compare(run, *others, confidence=confidence, reference=reference)
+    comparison = bs.compare(run, *others, confidence=confidence, reference=reference)
     written = []
     if output is not None:
-        written = found.save(output, figure) if figure else found.save(output)
+        written = comparison.save(output, figure) if figure else comparison.save(output)
     if json:
-        print_json(found.summary() | {"written": [str(path) for path in written]})
+        print_json(comparison.summary() | {"written": [str(path) for path in written]})
         return
-    print(found.text(brief=True))
+    print(comparison.text(brief=True))
     for path in written:
         print(path)

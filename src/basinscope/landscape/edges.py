@@ -115,10 +115,10 @@ def ladder(draws: int, outcomes: int = OUTCOMES) -> list[int]:
     ([16, 32, 64, 128, 256], [2, 4, 8, 16, 22], [4, 8, 16, 25])
     """
     most = math.ceil(outcomes / draws)
-    found = [min(math.ceil(FIRST / draws), most)]
-    while found[-1] < most:
-        found.append(min(2 * found[-1], most))
-    return found
+    counts = [min(math.ceil(FIRST / draws), most)]
+    while counts[-1] < most:
+        counts.append(min(2 * counts[-1], most))
+    return counts
 
 
 @dataclass(frozen=True)
@@ -199,11 +199,11 @@ def _decide(
         )
         still = []
         for side, t, step in wanted:
-            found = _judged(session, side, t, step, look, thresholds[t], level)
-            if found is None:
+            seen = _judged(session, side, t, step, look, thresholds[t], level)
+            if seen is None:
                 still.append((side, t, step))
             else:
-                side.seen[t][step] = found
+                side.seen[t][step] = seen
         wanted, look = still, look + 1
 
 
@@ -227,16 +227,16 @@ def _judged(
     before = [[at_zero[item] for item in row] for row in rows]
     n = len(correct[0])
     last = look + 1 == len(side.looks) or n == spec.n_items
-    found = stats.verdict(
+    verdict = stats.verdict(
         correct, before, n_items=spec.n_items, threshold=threshold, chance=spec.chance,
         level=level, error=POINT_ERROR, looks=len(side.looks),
     )  # fmt: skip
-    if not found and not last:
+    if not verdict and not last:
         return None
     total = n * side.draws
     right, right_before = sum(map(sum, correct)), sum(map(sum, before))
     margin = (right - (1 - level) * right_before) / total - level * spec.chance
-    return Seen(margin, found != 0, last and abs(margin) < 0.5 / math.sqrt(total))
+    return Seen(margin, verdict != 0, last and abs(margin) < 0.5 / math.sqrt(total))
 
 
 def _rounded(step: float) -> float:

@@ -14,15 +14,15 @@ MOST_REASONS, MOST_ITEMS = 2, 3  # that one line names
 
 def failures(run: Landscape) -> list[str]:
     """One line for each task whose items had no answer at step 0, and one for all other steps."""
-    found = []
+    lines = []
     for task in run.spec.tasks:
         own = [trial for trial in run.trials if trial.task == task.name]
         for where, trials in (
             ("at step 0", [t for t in own if t.direction is None]),
             ("at other steps", [t for t in own if t.direction is not None]),
         ):
-            found += _line(task.name, where, trials)
-    return found
+            lines += _line(task.name, where, trials)
+    return lines
 
 
 def _line(task: str, where: str, trials: list[Trial]) -> list[str]:

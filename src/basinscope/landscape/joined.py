@@ -33,14 +33,14 @@ def _join(parts: Sequence[Trial], order: dict[str, int]) -> Trial:
     if len(parts) == 1:
         return parts[0]
     tokens = all(trial.tokens for trial in parts)
-    found: dict[str, tuple[Any, ...]] = {}
+    by_item: dict[str, tuple[Any, ...]] = {}
     failed = set()
     for trial in parts:
         columns = [getattr(trial, name) for name in COLUMNS[: 6 if tokens else 5]]
-        found |= {row[0]: row for row in zip(*columns, strict=True)}
+        by_item |= {row[0]: row for row in zip(*columns, strict=True)}
         failed |= {trial.items[i] for i in trial.failed}
     # an order that is not known is that of the records
-    rows = sorted(found.values(), key=lambda row: order.get(row[0], len(order)))
+    rows = sorted(by_item.values(), key=lambda row: order.get(row[0], len(order)))
     values = dict(zip(COLUMNS, zip(*rows, strict=True), strict=False))
     first = parts[0]
     key = {name: value for name, value in first.key.items() if name != "items"}

@@ -174,8 +174,8 @@ def _thresholding(run: Landscape, task: str, confidence: float) -> list[tuple[An
         right = np.asarray(zero.correct, dtype=bool)[kept]
         for step, trials in curve.items():
             whole = [t for t in trials if t.direction is not None and t.whole]
-            found = [_draw(before, right, t, kept) for t in whole]
-            draws = [numbers for numbers in found if numbers is not None]
+            per_draw = [_draw(before, right, t, kept) for t in whole]
+            draws = [numbers for numbers in per_draw if numbers is not None]
             if draws:
                 head = (task, direction, step, len(draws), len(kept))
                 rows.append((*head, *_over_draws(draws, confidence)))
@@ -207,14 +207,14 @@ def _over_draws(draws: Sequence[tuple[float, ...]], confidence: float) -> tuple[
     table = np.array(draws)
     score, by_shift, by_spread, shift, spread, area = table.T
     defined = area[~np.isnan(area)]
-    found = [float(score.mean())]
+    numbers = [float(score.mean())]
     for predicted in (by_shift, by_spread):
         # an error lies in [-1, 1]
         half = stats.mean_over_draws((predicted - score + 1) / 2, confidence)
-        found += [
+        numbers += [
             float(predicted.mean()),
             *(2 * x - 1 for x in (half.estimate, half.low, half.high)),
         ]
     area_over = stats.mean_over_draws(defined, confidence)
-    return (*found, float(shift.mean()), float(spread.mean()), area_over.estimate, area_over.low,
+    return (*numbers, float(shift.mean()), float(spread.mean()), area_over.estimate, area_over.low,
             area_over.high, len(defined))  # fmt: skip

@@ -59,8 +59,8 @@ def _stopped(
     ]
     units = changes[0] if len(changes) == 1 else [sum(c) / len(c) for c in changes]
     each = confidence if len(changes) == 1 else 1 - (1 - confidence) / LOOKS
-    found = stats.mean_over_draws([(unit + 1) / 2 for unit in units], each)
-    low, mean, high = (2 * end - 1 for end in (found.low, found.estimate, found.high))
+    interval = stats.mean_over_draws([(unit + 1) / 2 for unit in units], each)
+    low, mean, high = (2 * end - 1 for end in (interval.low, interval.estimate, interval.high))
     gap = stats.Interval(low, mean, high, confidence)
     if len(changes) > 1:
         return gap, (math.nan, math.nan, math.nan)

@@ -369,9 +369,9 @@ class Landscape:
 
     def directions(self, task: str | None = None) -> list[str]:
         """Labels of the directions along which something (of a task) was measured."""
-        found = {label for name, label in self._points if task in (None, name)}
-        planned = [label for label in self.spec.directions if label in found]
-        return planned + sorted(found - set(planned))
+        measured = {label for name, label in self._points if task in (None, name)}
+        planned = [label for label in self.spec.directions if label in measured]
+        return planned + sorted(measured - set(planned))
 
     def curve(self, task: str, direction: str) -> dict[float, list[float]]:
         """Scores of each draw, by step in ascending order, step 0 included."""
@@ -382,10 +382,10 @@ class Landscape:
         """Trials of each draw in ascending order of the step, step 0 included."""
         points = self.at_steps(task, direction)
         zero = points.pop(0.0, [])
-        found: dict[int, list[Trial]] = {}
+        by_draw: dict[int, list[Trial]] = {}
         for trial in (t for trials in points.values() for t in trials):
-            found.setdefault(trial.draw, []).append(trial)
-        return {n: sorted(zero + found[n], key=lambda t: t.step) for n in sorted(found)}
+            by_draw.setdefault(trial.draw, []).append(trial)
+        return {n: sorted(zero + by_draw[n], key=lambda t: t.step) for n in sorted(by_draw)}
 
     @property
     def tasks(self) -> list[str]:

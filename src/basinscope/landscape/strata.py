@@ -45,9 +45,11 @@ def strata(run: Landscape, task: str, *, confidence: float = 0.95) -> pd.DataFra
     for point, group in points:
         counts = group.groupby("stratum", sort=False)["outcome"].agg(["sum", "count"])
         right, sizes = counts["sum"].tolist(), counts["count"].tolist()
-        found = [exact(k, n, confidence) for k, n in zip(right, sizes, strict=True)]
-        found.append(stats.mean_over_strata(right, sizes, confidence))
-        for name, n, score in zip([*counts.index, MACRO], [*sizes, sum(sizes)], found, strict=True):
+        intervals = [exact(k, n, confidence) for k, n in zip(right, sizes, strict=True)]
+        intervals.append(stats.mean_over_strata(right, sizes, confidence))
+        for name, n, score in zip(
+            [*counts.index, MACRO], [*sizes, sum(sizes)], intervals, strict=True
+        ):
             rows.append((*point, name, n, score.estimate, score.low, score.high))
     names = ["direction", "draw", "step", "stratum", "n", "score", "low", "high"]
     return pd.DataFrame(rows, columns=names)
