@@ -111,6 +111,8 @@ def thresholding_table(run: Landscape, task: str, confidence: float = 0.95) -> p
     Raises:
         BasinscopeError: for a task that was not measured, or has no margins.
     """
+    import pandas as pd
+
     run.task(task)
     rows = _thresholding(run, task, confidence)
     if not rows:

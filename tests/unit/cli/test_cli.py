@@ -472,7 +472,7 @@ WRONG = {
         {"load": "params=nothing"},
         ["selects no parameter", "named like"],
     ),
-    "expression": ({"params": "("}, [r"params='\(' is not a regular expression", "allowed"]),
+    "expression": ({"load": "params=("}, [r"params='\(' is not a regular expression", "allowed"]),
     "foreign folder": ({"run": "mine"}, ["mine is not empty", "give another --run"]),
     "file as folder": ({"run": "text.txt"}, ["text.txt is a file", "give another --run"]),
     "another run": ({"limit": 2}, ["x holds another run", "items of 'basic'", "another --run"]),
