@@ -24,7 +24,7 @@ def words(checkpoint, tmp_path):
     text.write_text("some words that repeat, some words that do not\n" * 60)
 
     def make(run: Path) -> list[str]:
-        return ["attack", str(checkpoint), "--on", str(text), "--radius", "1", "--steps", "48",
+        return ["attack", str(checkpoint), "-t", str(text), "--radius", "1", "--steps", "48",
                 "--starts", "12", "--limit", "2", "--run", str(run), "--json"]  # fmt: skip
 
     return make
