@@ -21,7 +21,8 @@ STEPS, EVERY, KILL_AT, PATIENCE_S = 60, 3, 21, 120.0
 def words(checkpoint: Path, data: Path, output: Path) -> list[str]:
     return [
         "finetune", str(checkpoint), "--data", str(data), "--run", str(output),
-        "--steps", str(STEPS), "--batch", "2", "--lr", "1e-3", "--set", f"save_every={EVERY}", "--json",
+        "--steps", str(STEPS), "--batch", "2", "--lr", "1e-3", "--set", f"save_every={EVERY}",
+        "--json",
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 import toys
 
 import basinscope as bs
-from basinscope.tasks import Choices, Corpus, Generate, Ranking
+from basinscope.tasks import Choices, Corpus, Generate, Generation, Likelihood, Ranking
 
 PREFIX = "Question: what is it? Answer: nobody knows.\n\nQuestion: who? Answer: they.\n\n" * 2
 EXACT = [(kind, dtype) for kind in ("gpt2", "llama") for dtype in (torch.float32, torch.bfloat16)]
@@ -90,22 +90,22 @@ def shuffled(items, seed):
 class TestAlike:
     """What stands for equality where sums are not in one order can fail."""
 
-    RANKED = (bs.Ranking((-3.0, -40.0), "", (False, True)), bs.Likelihood((-1.0,), (True,), (2.0,)))
+    RANKED = (Ranking((-3.0, -40.0), "", (False, True)), Likelihood((-1.0,), (True,), (2.0,)))
 
     def test_is_what_rounding_may_do(self, dtype):
-        rounded = bs.Ranking((-3.0 * (1 + toys.NEAR[dtype] / 2), -40.0), "", (False, True))
+        rounded = Ranking((-3.0 * (1 + toys.NEAR[dtype] / 2), -40.0), "", (False, True))
         assert toys.alike([rounded, self.RANKED[1]], self.RANKED, dtype)
 
     def test_is_no_more_than_that(self, dtype):
         for loglik in ((-3.3, -40.0), (-3.0, -43.0), (-3.0,)):
-            assert not toys.alike([bs.Ranking(loglik, ""), self.RANKED[1]], self.RANKED, dtype)
-        assert not toys.alike([bs.Ranking((), "too long"), self.RANKED[1]], self.RANKED, dtype)
+            assert not toys.alike([Ranking(loglik, ""), self.RANKED[1]], self.RANKED, dtype)
+        assert not toys.alike([Ranking((), "too long"), self.RANKED[1]], self.RANKED, dtype)
         assert not toys.alike(self.RANKED[::-1], self.RANKED, dtype)
 
     def test_is_a_share_of_the_texts(self, dtype):
-        written = [bs.Generation(str(n), True) for n in range(30)]
+        written = [Generation(str(n), True) for n in range(30)]
         for flips, expected in ((0, True), (3, True), (4, False)):
-            flipped = [bs.Generation("x", True)] * flips + written[flips:]
+            flipped = [Generation("x", True)] * flips + written[flips:]
             assert toys.alike(flipped, written, dtype) == expected
 
 

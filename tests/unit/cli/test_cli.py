@@ -472,7 +472,7 @@ WRONG = {
         {"load": "params=nothing"},
         ["selects no parameter", "named like"],
     ),
-    "expression": ({"load": "params=("}, [r"params='\(' is not a regular expression", "allowed"]),
+    "expression": ({"load": "params=("}, [r"'\(' is not a regular expression", "allowed"]),
     "foreign folder": ({"run": "mine"}, ["mine is not empty", "give another --run"]),
     "file as folder": ({"run": "text.txt"}, ["text.txt is a file", "give another --run"]),
     "another run": ({"limit": 2}, ["x holds another run", "items of 'basic'", "another --run"]),
@@ -482,7 +482,7 @@ WRONG = {
     "limit": ({"limit": 0}, ["limit=0", "allowed: at least 1"]),
     "level": ({"level": 2}, ["level=2", "allowed: between 0 and 1"]),
     "workers": ({"workers": 0}, ["workers=0", "allowed: at least 1"]),
-    "dtype": ({"dtype": "int4"}, ["dtype 'int4'", "allowed: bfloat16, float32, float16"]),
+    "dtype": ({"dtype": "int4"}, ["dtype 'int4'", "allowed: auto, bfloat16, float32, float16"]),
     "device": ({"device": "toaster"}, ["device 'toaster'", "allowed: auto, cpu, cuda"]),
     "option": ({"nosuch": 1}, ["Unknown option: --nosuch", "--help"]),
 }

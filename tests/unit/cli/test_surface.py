@@ -60,7 +60,7 @@ def test_surface_prints_and_writes(line, run_cli):
     assert [len(summary["points"]), summary["x"], summary["trials"]] == [4, "random", 4]
     code, _, err = run_cli("report", "x", "--rms")
     assert code == 2
-    assert "holds a surface" in err
+    assert "further runs for a surface" in err
 
 
 def test_a_path_of_checkpoints_on_an_orthogonal_plane(line, moved, run_cli):

@@ -354,7 +354,7 @@ class TestTokensWithoutAnEmbedding:
     def test_are_named_with_the_row_of_training_data(self, engine, tmp_path):
         rows = [{"prompt": "Where?", "completion": text} for text in ("Wien", "Budapest")]
         with pytest.raises(bs.BasinscopeError, match=r"row 1: .*'Budapest' \(259\) has no emb"):
-            bs.finetune(engine, rows, output=tmp_path / "out", steps=1)
+            bs.finetune(engine, rows, run=tmp_path / "out", steps=1)
 
     def test_may_be_the_end_or_the_start(self, tmp_path):
         tokenizer = byte_level()
@@ -364,7 +364,7 @@ class TestTokensWithoutAnEmbedding:
         with pytest.raises(bs.BasinscopeError, match=r"'<begin>' \(\d+\) has no embedding"):
             engine.answer([Generate("", 2)])
         with pytest.raises(bs.BasinscopeError, match=r"row 0: .*'<end>' \(\d+\) has no embedding"):
-            bs.finetune(engine, [{"prompt": "a", "answer": "b"}], output=tmp_path / "o", steps=1)
+            bs.finetune(engine, [{"prompt": "a", "answer": "b"}], run=tmp_path / "o", steps=1)
 
     def test_replace_no_token_of_a_certificate(self, engine):
         from basinscope.certify.tokens import _replacements
@@ -432,7 +432,7 @@ def test_a_template_that_fails_is_the_users_error(case, words, tmp_path):
     rows = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
     work = {
         "chat": lambda: engine.answer([Generate("Hello", 3, chat=True, turns=turns)]),
-        "training": lambda: bs.finetune(engine, rows, output=tmp_path / "out", steps=1),
+        "training": lambda: bs.finetune(engine, rows, run=tmp_path / "out", steps=1),
     }[words]
     with pytest.raises(
         bs.BasinscopeError, match=r"chat template refuses a chat of system, user.* \(.+\); allowed"
