@@ -7,22 +7,30 @@ from collections.abc import Iterable
 
 
 class BasinscopeError(Exception):
-    """What the user can mend: says what was given, what is allowed, and what to try.
+    """What the user can mend: what was given, what is allowed, and what to try.
 
     The command line prints it as one line and ends with exit code 2. Everything that is not the
     user's to mend (a broken invariant) is an ``assert`` or another exception, with its traceback.
     """
 
     def __init__(self, given: str, allowed: str = "", try_: str = "") -> None:
-        """Join the three parts to one line, ``given; allowed; try_``; empty parts are left out."""
-        super().__init__("; ".join(part for part in (given, allowed, try_) if part))
+        """Keep the three parts, of which no one says its label."""
+        super().__init__(given, allowed, try_)
+        self.given, self.allowed, self.try_ = given, allowed, try_
+
+    def __str__(self) -> str:
+        """``GIVEN; allowed: ALLOWED; try: TRY``."""
+        labelled = (("", self.given), ("allowed: ", self.allowed), ("try: ", self.try_))
+        return "; ".join(label + part for label, part in labelled if part)
 
 
-def did_you_mean(word: str, allowed: Iterable[str], n: int = 1) -> str:
-    """The allowed words nearest to a misspelt one, as a question; empty where none is near.
+def nearest(word: str, allowed: Iterable[str], n: int = 1) -> str:
+    """The allowed words nearest to a misspelt one.
 
-    >>> did_you_mean("frontie", ["curves", "frontier"])
-    'did you mean frontier?'
+    >>> nearest("frontie", ["curves", "frontier"])
+    'frontier'
+    >>> nearest("x", ["curves", "frontier"])
+    'one of these'
     """
-    near = difflib.get_close_matches(word, list(allowed), n=n)
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    *others, last = difflib.get_close_matches(word, list(allowed), n=n) or ["one of these"]
+    return f"{', '.join(others)} or {last}" if others else last

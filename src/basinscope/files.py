@@ -159,7 +159,7 @@ def at_path(word: str, kind: str = "model", *, hub: bool = True) -> str:
     if (not hub or is_path(word)) and not Path(word).expanduser().exists():
         raise BasinscopeError(
             f"no {kind} at {word!r}",
-            f"allowed: {'a path that exists, or a hub id such as org/name' if hub else 'a file'}",
+            f"{'a path that exists, or a hub id such as org/name' if hub else 'a file'}",
             "check the path",
         )
     return word

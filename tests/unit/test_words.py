@@ -135,7 +135,7 @@ WRONG = {
     "a task": (lambda: bs.landscape("m", 3), r"a task of type int; allowed: a word such as basic"),
     "a class of tasks": (lambda: bs.certify("m", torch.nn.Linear), r"a task of type type"),
     "tasks": (lambda: bs.certify("m", "basic,math"), r"2 tasks \(basic, math\); allowed: one"),
-    "a word of a task": (lambda: bs.landscape("m", "basc"), r"task 'basc'; .*did you mean basic"),
+    "a word of a task": (lambda: bs.landscape("m", "basc"), r"task 'basc'; .*try: basic"),
     "a direction": (
         lambda: bs.landscape("m", "basic", directions=[3]),
         r"a direction of type int; allowed: ",
@@ -146,11 +146,11 @@ WRONG = {
     ),
     "a word of a direction": (
         lambda: bs.landscape("m", "basic", directions=["rndom:1"]),
-        r"did you mean random\?",
+        r"try: random",
     ),
     "a word of an axis": (
         lambda: bs.surface("m", "basic", "random", "tto:x", xs=[0], ys=[0]),
-        r"did you mean to\?",
+        r"try: to",
     ),
     "cosines": (lambda: cosines("m", ["random", 3]), r"a direction of type int"),
     "a path": (lambda: trajectory("m", "random", "nosuch", []), r"direction 'nosuch'"),
@@ -160,13 +160,13 @@ WRONG = {
         lambda: bs.strict_basin("m", "basic", geometry="iso"),
         r"geometry 'iso'; allowed: isotropic",
     ),
-    "noise": (lambda: bs.smoothed("m", 0.1, geometry="rsm"), r"did you mean rms\?"),
+    "noise": (lambda: bs.smoothed("m", 0.1, geometry="rsm"), r"try: rms"),
     "an objective": (lambda: bs.attack("m", 3), r"an objective of type int; allowed: a task"),
-    "a word of an objective": (lambda: bs.attack("m", "bassic"), r"did you mean basic"),
+    "a word of an objective": (lambda: bs.attack("m", "bassic"), r"try: basic"),
     "what is measured": (lambda: bs.attack("m", "basic", measure="x"), r"task 'x'"),
-    "a radius": (lambda: collapse_radius("m", "randm", "basic"), r"did you mean random\?"),
+    "a radius": (lambda: collapse_radius("m", "randm", "basic"), r"try: random"),
     "tokens": (lambda: certify_tokens("m", "basic", mode="suffix"), r"mode='suffix'"),
-    "a fine-tune": (lambda: bs.finetune("m", recipe="safty", run="x"), r"did you mean safety\?"),
+    "a fine-tune": (lambda: bs.finetune("m", recipe="safty", run="x"), r"try: safety"),
 }
 
 

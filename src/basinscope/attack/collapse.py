@@ -123,7 +123,7 @@ def collapse_radius(
     many, direction = tasks_of(tasks), words.direction(direction)
     check(many, [direction], None, 1, level, 1)
     if not tolerance > 0 or (near is not None and not 0 < near < math.inf):
-        raise BasinscopeError(f"tolerance={tolerance}, near={near}", "allowed: above 0")
+        raise BasinscopeError(f"tolerance={tolerance}, near={near}", "above 0")
     engine = engine_of(model, run)
     bench = Bench.of(engine, [direction], many)
     spec = RunSpec(

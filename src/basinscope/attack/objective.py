@@ -23,7 +23,7 @@ from basinscope.engines import gradient
 from basinscope.engines.base import Engine
 from basinscope.engines.tokens import Row
 from basinscope.engines.transformers import TransformersEngine
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.tasks.base import (
     CallableTask,
     Choices,
@@ -119,13 +119,13 @@ def target(objective: Task | str | Path | Loss, **options: Any) -> Task | Path |
             return path
         raise BasinscopeError(
             f"objective {objective!r}, which names no task and no text file",
-            "allowed: a task's word, the path of a text file in UTF-8, or a function loss(module)",
-            did_you_mean(objective, NAMES, 3) or "basic",
+            "a task's word, the path of a text file in UTF-8, or a function loss(module)",
+            nearest(objective, NAMES, 3),
         )
     if not isinstance(objective, Task | Path) and not callable(objective):
         raise BasinscopeError(
             f"an objective of type {type(objective).__name__}",
-            "allowed: a task, the path of a text file, or a function loss(module)",
+            "a task, the path of a text file, or a function loss(module)",
         )
     return objective
 
@@ -133,9 +133,9 @@ def target(objective: Task | str | Path | Loss, **options: Any) -> Task | Path |
 def check(attacked: Task | Path | Loss, limit: int, seed: int, compute: str) -> None:
     """Refuse what no objective can be made with, as far as it is known without a model."""
     if compute not in COMPUTE:
-        raise BasinscopeError(f"compute={compute!r}", f"allowed: {', '.join(COMPUTE)}")
+        raise BasinscopeError(f"compute={compute!r}", ", ".join(COMPUTE))
     if limit < 1:
-        raise BasinscopeError(f"limit={limit}", "allowed: at least 1 item")
+        raise BasinscopeError(f"limit={limit}", "at least 1 item")
     if not isinstance(attacked, Task):
         return
     for item in limited(attacked, limit, seed).items:
@@ -143,7 +143,7 @@ def check(attacked: Task | Path | Loss, limit: int, seed: int, compute: str) -> 
             raise BasinscopeError(
                 f"item {item.id!r} of task {attacked.name!r} has no reference answer to take a "
                 "loss of",
-                "allowed: choices with a right one, or texts with an expected answer "
+                "choices with a right one, or texts with an expected answer "
                 "(not verdicts on free text, nor programs that are run)",
                 "attack a task of choices (basic, math, code, mmlu), nll:FILE, or a text file",
             )
@@ -183,14 +183,12 @@ def _of_function(engine: Engine, loss: Loss) -> Objective:
             value = loss(engine.module)
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             kind = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise BasinscopeError(
-                f"loss(module) returned {kind}", "allowed: a tensor with one element"
-            )
+            raise BasinscopeError(f"loss(module) returned {kind}", "a tensor with one element")
         if backward:
             if not value.requires_grad:
                 raise BasinscopeError(
                     "loss(module) does not depend on the module's parameters",
-                    "allowed: a differentiable function of the module that it is given",
+                    "a differentiable function of the module that it is given",
                     "use the argument, not a module from outside; do not detach",
                 )
             value.backward()  # type: ignore[no-untyped-call]
@@ -274,14 +272,14 @@ def _of_text(
         why = getattr(error, "strerror", None) or f"not UTF-8: {error}"
         raise BasinscopeError(
             f"cannot read {str(path)!r} as text ({why})",
-            "allowed: a task, or the path of a text file in UTF-8",
+            "a task, or the path of a text file in UTF-8",
         ) from error
     size = min(BLOCK_TOKENS, engine.forward.context)
     tokens = engine.tokens.encode_bare(text)
     blocks = [tuple(tokens[a : a + size]) for a in range(0, len(tokens), size)]
     blocks = [block for block in blocks if len(block) == size] or [tuple(tokens)]
     if len(blocks[0]) < 2:
-        raise BasinscopeError(f"{path} holds {len(tokens)} tokens", "allowed: at least 2 tokens")
+        raise BasinscopeError(f"{path} holds {len(tokens)} tokens", "at least 2 tokens")
     order = sorted(
         range(len(blocks)), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest()
     )

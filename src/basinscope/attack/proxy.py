@@ -40,7 +40,7 @@ class Proxy:
             value = getattr(self, name)
             if not (good and math.isfinite(value)):
                 raise BasinscopeError(
-                    f"{name}={value}", "allowed: finite, lr above 0, the others at least 0"
+                    f"{name}={value}", "finite, lr above 0, the others at least 0"
                 )
 
 

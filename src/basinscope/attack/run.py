@@ -218,7 +218,7 @@ def attack(
         if not math.isfinite(zero.loss):
             raise BasinscopeError(
                 f"the loss of {goal.name!r} at theta0 is {zero.loss}",
-                "allowed: a loss that is finite at the weights themselves",
+                "a loss that is finite at the weights themselves",
             )
         after = _Teller(progress, total)
         if method == "proxy":
@@ -404,19 +404,19 @@ def checked(
 ) -> tuple[Task | Path | Loss, list[Task]]:  # fmt: skip
     """Refuse what is wrong without a model; give what is attacked, and what else is measured."""
     if method not in METHODS:
-        raise BasinscopeError(f"method {method!r}", f"allowed: {', '.join(METHODS)}")
+        raise BasinscopeError(f"method {method!r}", ", ".join(METHODS))
     steps = METHODS[method] if steps is None else steps
     if starts < 1 or steps < starts:
         raise BasinscopeError(
-            f"steps={steps}, starts={starts}", "allowed: at least one start, a step for each"
+            f"steps={steps}, starts={starts}", "at least one start, a step for each"
         )
     if radius is not None and not 0 < radius < math.inf:
         raise BasinscopeError(
             f"radius={radius}",
-            "allowed: a norm above 0, or None for the smallest radius that collapses the score",
+            "a norm above 0, or None for the smallest radius that collapses the score",
         )
     if not 0 < level < 1:
-        raise BasinscopeError(f"level={level}", "allowed: between 0 and 1, such as 0.5")
+        raise BasinscopeError(f"level={level}", "between 0 and 1, such as 0.5")
     noise.stream("", seed, 0)
     attacked = target(objective, **options)
     check(attacked, limit, seed, compute)

@@ -135,8 +135,7 @@ class Certificate:
         """Simultaneous lower bounds of every item's smoothed score; needs ``per_item``."""
         if not self.plan.per_item:
             raise BasinscopeError(
-                "this certificate has no bounds of single items",
-                "allowed: a certificate with per_item=True",
+                "this certificate has no bounds of single items", "a certificate with per_item=True"
             )
         return formulas.item_lower_bounds(
             list(self.item_counts.values()), self.draws, self.confidence
@@ -175,7 +174,7 @@ class Certificate:
         """
         level = self.target if target is None else target
         if not 0.0 <= level <= 1.0:
-            raise BasinscopeError(f"target={level}", "allowed: 0 to 1")
+            raise BasinscopeError(f"target={level}", "0 to 1")
         if not self.plan.per_item:
             return float(formulas.radius(self.p_lower, level, self.sigma))
         if level == 0.0:
@@ -366,14 +365,14 @@ def check_displacement(displacement: Mapping[str, torch.Tensor], engine: Engine)
     if strange:
         raise BasinscopeError(
             f"a displacement that is not of the perturbed parameters ({', '.join(strange[:3])})",
-            f"allowed: one tensor for each of the {len(engine.shapes)} names of engine.shapes",
+            f"one tensor for each of the {len(engine.shapes)} names of engine.shapes",
         )
     for name, tensor in displacement.items():
         wide = tensor.dtype.is_floating_point and tensor.dtype.itemsize >= 4
         if tensor.shape != engine.shapes[name] or not wide or not bool(tensor.isfinite().all()):
             raise BasinscopeError(
                 f"displacement of {name!r}: {tuple(tensor.shape)}, {tensor.dtype}, or not finite",
-                f"allowed: shape {tuple(engine.shapes[name])}, finite, float32 or float64, which "
+                f"shape {tuple(engine.shapes[name])}, finite, float32 or float64, which "
                 "can hold a point of the ball",
             )
 

@@ -72,29 +72,27 @@ def check(
         BasinscopeError: says what is allowed, and how many draws would do.
     """
     if not (math.isfinite(sigma) and sigma > 0):
-        raise BasinscopeError(f"sigma={sigma}", "allowed: above 0 and finite", "0.005")
+        raise BasinscopeError(f"sigma={sigma}", "above 0 and finite", "0.005")
     if not 0 < confidence < 1:
-        raise BasinscopeError(
-            f"confidence={confidence}", "allowed: between 0 and 1, both excluded", "0.99"
-        )
+        raise BasinscopeError(f"confidence={confidence}", "between 0 and 1, both excluded", "0.99")
     if len(set(ids)) != len(ids) or not ids:
         raise BasinscopeError(
             f"{len(ids)} items with {len(set(ids))} different ids",
-            "allowed: at least one item, each with an id of its own",
+            "at least one item, each with an id of its own",
         )
     if not 1 <= items_per_draw <= len(ids):
         raise BasinscopeError(
-            f"items_per_draw={items_per_draw}", f"allowed: 1 to {len(ids)}, the task's items"
+            f"items_per_draw={items_per_draw}", f"1 to {len(ids)}, the task's items"
         )
     for name, value in (("claim", claim), ("target", target)):
         if value is not None and not 0 < value < 1:
-            raise BasinscopeError(f"{name}={value}", "allowed: between 0 and 1, such as 0.5")
+            raise BasinscopeError(f"{name}={value}", "between 0 and 1, such as 0.5")
     if draws < 1:
-        raise BasinscopeError(f"draws={draws}", "allowed: at least 1", "200")
+        raise BasinscopeError(f"draws={draws}", "at least 1", "200")
     if per_item and (antithetic or claim is not None or items_per_draw != len(ids)):
         raise BasinscopeError(
             f"per_item, antithetic={antithetic}, claim={claim}, items_per_draw={items_per_draw}",
-            f"allowed with per_item: draws fixed beforehand, each with all {len(ids)} items",
+            f"with per_item, draws fixed beforehand, each with all {len(ids)} items",
             f"items_per_draw={len(ids)}, without antithetic and claim",
         )
     level = max(value for value in (claim, target, chance) if value is not None)
@@ -104,7 +102,7 @@ def check(
         raise BasinscopeError(
             f"draws={draws} cannot certify more than {role}, p >= {level:g}, at confidence "
             f"{confidence:g}: not even if every answer is right",
-            f"allowed: at least {needed} draws",
+            f"at least {needed} draws",
             "more draws, a lower confidence, or a lower level",
         )
 

@@ -118,7 +118,7 @@ def smoothed(
     Cost: each query sets and restores all weights, and shares its batch with no other.
     """
     if not 0 < sigma < float("inf"):
-        raise BasinscopeError(f"sigma={sigma}", "allowed: above 0 and finite", "0.005")
+        raise BasinscopeError(f"sigma={sigma}", "above 0 and finite", "0.005")
     build = builder(geometry)
     engine = engine_of(model)
     return Smoothed(engine, sigma, seed, build(engine))

@@ -219,7 +219,7 @@ def checked(
     check_workers(workers)
     stream("", seed, 0)
     if not sigmas or len(set(sigmas)) != len(sigmas):
-        raise BasinscopeError(f"sigmas={sigmas}", "allowed: at least one, all different")
+        raise BasinscopeError(f"sigmas={sigmas}", "at least one, all different")
     ids = [item.id for item in task.items]
     for sigma in sigmas:
         check(
@@ -229,7 +229,7 @@ def checked(
     if not 0 < share < 1 or not 0 <= tau < 1 or failures < 0 or lost not in ("score", "items"):
         raise BasinscopeError(
             f"share={share}, tau={tau}, failures={failures}, lost={lost!r}",
-            "allowed: share between 0 and 1, tau at least 0 and below 1, failures at least 0, "
+            "share between 0 and 1, tau at least 0 and below 1, failures at least 0, "
             "lost='score' or 'items'",
         )
     needed = formulas.directions_needed(share, confidence, failures)
@@ -239,7 +239,7 @@ def checked(
         raise BasinscopeError(
             f"draws={draws} cannot show that {percent(share)} of directions are clean at "
             f"confidence {confidence:g} with {failures} failures",
-            f"allowed: at least {needed} draws",
+            f"at least {needed} draws",
         )
     while formulas.directions_needed(share, confidence, failures + 1) <= draws:
         failures += 1

@@ -186,7 +186,7 @@ def certify_tokens(
     engine = engine_of(model, run, kind=kind(mode))
     if not isinstance(engine, TransformersEngine):
         raise BasinscopeError(
-            f"{engine.source!r} has no tokens", "allowed: a language model with its tokenizer"
+            f"{engine.source!r} has no tokens", "a language model with its tokenizer"
         )
     if mode == "row":
         found = _row_certificate(
@@ -252,7 +252,7 @@ def checked(
 ) -> None:
     """Refuse what is out of range."""
     if mode not in ("position", "row"):
-        raise BasinscopeError(f"mode={mode!r}", "allowed: 'position' or 'row'")
+        raise BasinscopeError(f"mode={mode!r}", "'position' or 'row'")
     noise.stream("", seed, 0)
     ids = [item.id for item in task.items]
     check(

@@ -146,7 +146,7 @@ def verdict(
     """
     if isinstance(other, int | float):
         if not other >= 0:
-            raise BasinscopeError(f"r={other}", "allowed: a distance of at least 0")
+            raise BasinscopeError(f"r={other}", "a distance of at least 0")
         return _judged(cert, f"r = {other:.4g}", Distance(float(other), other, 0.0), target)
     direction = direction_of(other)
     if model is None:
@@ -156,7 +156,7 @@ def verdict(
             "cert.verdict(other, engine=bs.load(...))",
         )
     if draws < 0:
-        raise BasinscopeError(f"draws={draws} of a verdict", "allowed: at least 0", "20")
+        raise BasinscopeError(f"draws={draws} of a verdict", "at least 0", "20")
     if isinstance(task, str):
         task = one(task, limit=cert.task.n_items)
     engine = engine_of(model, dtype=cert.model.dtype, params=cert.model.params)
@@ -175,7 +175,7 @@ def verdict(
     if task_spec(task) != cert.task:
         raise BasinscopeError(
             f"task {task.name!r} is not the certificate's ({cert.task.name!r} with its items)",
-            "allowed: the same task with the same items",
+            "the same task with the same items",
         )
     with restored(engine, cert.model.fingerprint):
         at, smoothed = _measured(cert, engine, task, moves, shape, draws)

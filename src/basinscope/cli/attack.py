@@ -71,7 +71,7 @@ def attack(
     if idle:
         raise BasinscopeError(
             f"{' and '.join(idle)} with --method {method}",
-            f"allowed: with --method {'proxy' if method == 'pga' else 'pga'}",
+            f"with --method {'proxy' if method == 'pga' else 'pga'}",
         )
     settings = {name: value for name, value in (("lr", lr), ("pull", pull)) if value is not None}
     plan: dict[str, Any] = {

@@ -227,7 +227,7 @@ def verdict(
     cert = read_certificate(run, target=target)
     if draws < 0 or not others:
         raise BasinscopeError(
-            f"draws={draws}, {len(others)} others", "allowed: draws of at least 0, others to judge"
+            f"draws={draws}, {len(others)} others", "draws of at least 0, others to judge"
         )
     lines = [direction_of(other) for other in others]
     task = one(

@@ -71,15 +71,14 @@ def landscape(
     if interpolate is not None and (steps is not None or len(lines) != 1 or interpolate < 2):
         raise BasinscopeError(
             f"--interpolate {interpolate} with {len(lines)} directions and --steps {steps}",
-            "allowed: at least 2, with one -d to:MODEL (or another that a model is behind), "
-            "without --steps",
+            "at least 2, with one -d to:MODEL (or another that a model is behind), without --steps",
         )
     searched = steps is None and interpolate is None
     points = None if steps is None else parse_steps(steps)
     if outcomes is not None and not searched:
         raise BasinscopeError(
             f"--outcomes {outcomes} with fixed steps",
-            "allowed: where the edges are searched, without --steps and --interpolate",
+            "where the edges are searched, without --steps and --interpolate",
         )
     draws = draws if draws is not None else (SEARCH_DRAWS if searched else STEPS_DRAWS)
     most = OUTCOMES if outcomes is None else outcomes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 
 if TYPE_CHECKING:
     from basinscope.engines.base import Engine
@@ -47,8 +47,8 @@ def pairs(
         except (KeyError, ValueError):
             raise BasinscopeError(
                 f"{option} {word}",
-                f"allowed: KEY=VALUE with {', '.join(readers)}",
-                f"another value of {key}" if key in readers else did_you_mean(key, readers),
+                f"KEY=VALUE with {', '.join(readers)}",
+                f"another value of {key}" if key in readers else nearest(key, readers),
             ) from None
     return chosen
 

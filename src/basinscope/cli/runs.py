@@ -39,7 +39,7 @@ def report(
     if (figure or rms or (others and kind != "widen")) and not drawn:
         raise BasinscopeError(
             f"--figure, --rms or further runs for {KINDS[kind].noun} ({run})",
-            "allowed: for landscapes; --figure also for a certificate",
+            "for landscapes; --figure also for a certificate",
             f"basinscope compare {run} --figure NAME" if kind == "widen" else "leave it out",
         )
     if kind == "widen":

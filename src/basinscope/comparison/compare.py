@@ -13,7 +13,7 @@ import pandas as pd
 from basinscope.comparison.groups import Group, read_groups
 from basinscope.comparison.matched import MAIN
 from basinscope.comparison.numbers import Number, numbers
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.files import write
 from basinscope.stats.intervals import check_confidence
 
@@ -210,7 +210,7 @@ def compare(
         check_confidence(confidence)
     except ValueError as error:
         raise BasinscopeError(
-            f"confidence={confidence!r}", "allowed: between 0 and 1", "for example 0.95"
+            f"confidence={confidence!r}", "between 0 and 1", "for example 0.95"
         ) from error
     return Comparison(read_groups([Path(run) for run in runs], reference), confidence)
 
@@ -218,11 +218,7 @@ def compare(
 def _check_figures(names: Collection[str]) -> None:
     for name in names:
         if name not in FIGURES:
-            raise BasinscopeError(
-                f"figure {name!r}",
-                f"allowed: {', '.join(FIGURES)}",
-                did_you_mean(name, FIGURES),
-            )
+            raise BasinscopeError(f"figure {name!r}", ", ".join(FIGURES), nearest(name, FIGURES))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

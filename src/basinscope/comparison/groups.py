@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from basinscope.comparison.matched import targets
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.widening import record
 from basinscope.widening.rows import RowRecord
 
@@ -58,7 +58,7 @@ def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[
             reference that is in no group.
     """
     if not folders:
-        raise BasinscopeError("no run folder", "allowed: one or more run folders of widen")
+        raise BasinscopeError("no run folder", "one or more run folders of widen")
     studies: dict[str, tuple[dict[str, Any], dict[str, dict[int, RowRecord]]]] = {}
     for folder in folders:
         rows = record.rows(folder)
@@ -77,9 +77,7 @@ def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[
     if reference is not None and not any(group.reference for group in groups):
         labels = sorted({label for group in groups for label in group.rows})
         raise BasinscopeError(
-            f"no method is called {reference!r}",
-            f"allowed: {', '.join(labels)}",
-            did_you_mean(reference, labels),
+            f"no method is called {reference!r}", ", ".join(labels), nearest(reference, labels)
         )
     return tuple(sorted(groups, key=lambda g: (g.equal, g.size, g.tokens)))
 

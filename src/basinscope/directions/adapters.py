@@ -154,7 +154,7 @@ class _Merged:
             raise BasinscopeError(
                 f"{label} is an adapter for another base ({base}): it "
                 f"{'; it '.join(filter(None, mismatches))}",
-                "allowed: adapters of a model of the same names and shapes",
+                "adapters of a model of the same names and shapes",
                 "give the model that it was trained on",
             )
         for key in sorted(shelf.entries):
@@ -246,11 +246,11 @@ def _config(label: str, folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BasinscopeError(
             f"{folder} is not an adapter (it has no adapter_config.json)",
-            "allowed: a folder as peft's save_pretrained leaves it",
+            "a folder as peft's save_pretrained leaves it",
             f"to:{folder} for a whole model",
         ) from None
     except (OSError, ValueError) as error:
-        raise BasinscopeError(f"cannot read {path} ({error})", "allowed: peft's config") from error
+        raise BasinscopeError(f"cannot read {path} ({error})", "peft's config") from error
     if config.get("peft_type") != "LORA":
         raise _refused(label, f"its type is {config.get('peft_type')}")
     for setting, name in _OTHER.items():
@@ -267,8 +267,7 @@ def _config(label: str, folder: Path) -> dict[str, Any]:
         }
     except (TypeError, ValueError, AttributeError, re.error) as error:
         raise BasinscopeError(
-            f"lora_alpha or alpha_pattern of {path} is malformed ({error})",
-            "allowed: peft's config",
+            f"lora_alpha or alpha_pattern of {path} is malformed ({error})", "peft's config"
         ) from error
     return config
 
@@ -276,7 +275,7 @@ def _config(label: str, folder: Path) -> dict[str, Any]:
 def _refused(label: str, reason: str) -> BasinscopeError:
     return BasinscopeError(
         f"{label} is not theta0 + scale BA: {reason}",
-        "allowed: LoRA adapters",
+        "LoRA adapters",
         "merge it first (peft: merge_and_unload, then save_pretrained) and give to:FOLDER",
     )
 
@@ -287,7 +286,7 @@ def _shelf(folder: Path) -> Shelf:
         pickled = (folder / "adapter_model.bin").is_file()
         raise BasinscopeError(
             f"{folder} has no adapter_model.safetensors{', only a pickle' if pickled else ''}",
-            "allowed: safetensors (a pickle can run code when it is opened)",
+            "safetensors (a pickle can run code when it is opened)",
             "load it with peft where you trust it, and save_pretrained it anew",
         )
     return Shelf([path])

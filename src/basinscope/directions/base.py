@@ -55,7 +55,7 @@ class Direction(abc.ABC):
         if cls.delta is Direction.delta and cls.parts is Direction.parts:
             raise BasinscopeError(
                 f"{cls.__name__}, a direction that has neither `delta` nor `parts`",
-                "allowed: a subclass of Direction with one of them, the other follows from it",
+                "a subclass of Direction with one of them, the other follows from it",
             )
 
     @property
@@ -111,8 +111,7 @@ class Direction(abc.ABC):
         parts = self.parts(engine, name, draw, live.device)
         if parts is not None and not add_parts(engine.pristine(name), live, step, parts):
             raise BasinscopeError(
-                f"the direction of {name} is not finite (NaN or infinity)",
-                "allowed: finite directions",
+                f"the direction of {name} is not finite (NaN or infinity)", "finite directions"
             )
 
     def identity(self, engine: Weights, draw: int = 0) -> str:
@@ -140,7 +139,7 @@ class Direction(abc.ABC):
         """
         if self.draws is not None and not 0 <= draw < self.draws:
             allowed = "0, its only draw" if self.draws == 1 else f"0 to {self.draws - 1}"
-            raise BasinscopeError(f"draw={draw} of {self.label}", f"allowed: {allowed}")
+            raise BasinscopeError(f"draw={draw} of {self.label}", allowed)
 
     def sits_at(self, engine: Weights) -> float | None:
         """Step at which the other model itself sits on the slice, displacement / sqrt(d)."""
@@ -157,7 +156,7 @@ class Direction(abc.ABC):
         if scale is None:
             raise BasinscopeError(
                 f"direction {self.label!r} has no displacement",
-                "allowed: one that another model is behind (a checkpoint, an adapter)",
+                "one that another model is behind (a checkpoint, an adapter)",
                 "give the norm r itself: cert.verdict(0.02)",
             )
 

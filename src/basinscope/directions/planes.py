@@ -87,7 +87,7 @@ class Orthogonal(Displaced):
         if left < PARALLEL**2 * gram[1, 1]:
             raise BasinscopeError(
                 f"{self.a.label} and {self.b.label} are parallel",
-                "allowed: two directions that span a plane",
+                "two directions that span a plane",
             )
         return _Remainder(self.b, self.a, share, _pair_identity(engine, self.a, self.b))
 
@@ -155,7 +155,7 @@ class Point(Direction):
     def __post_init__(self) -> None:
         """Refuse a point that is nowhere."""
         if not np.isfinite([self.x, self.y]).all():
-            raise BasinscopeError(f"point ({self.x}, {self.y})", "allowed: finite coordinates")
+            raise BasinscopeError(f"point ({self.x}, {self.y})", "finite coordinates")
 
     @property
     def label(self) -> str:
@@ -210,7 +210,7 @@ def cosines(engine: Weights, directions: Sequence[Direction]) -> npt.NDArray[np.
     *Cost*: one pass over each direction.
     """
     if not directions:
-        raise BasinscopeError("cosines of no direction", "allowed: at least one")
+        raise BasinscopeError("cosines of no direction", "at least one")
     gram = inner_products(engine, directions)
     norms = np.sqrt(np.diagonal(gram))
     for direction, norm in zip(directions, norms, strict=True):
@@ -246,13 +246,12 @@ def project(engine: Weights, plane: Plane, model: Direction | str) -> Projection
     reach = line.sits_at(engine)
     if reach is None:
         raise BasinscopeError(
-            f"no model is behind {line.label}", "allowed: to:MODEL, adapter:FOLDER, quantised:BITS"
+            f"no model is behind {line.label}", "to:MODEL, adapter:FOLDER, quantised:BITS"
         )
     gram = inner_products(engine, [*plane.axes, line])
     if np.linalg.cond(gram[:2, :2]) > PARALLEL**-2:
         raise BasinscopeError(
-            f"{plane.a.label} and {plane.b.label} are parallel",
-            "allowed: two directions that span a plane",
+            f"{plane.a.label} and {plane.b.label} are parallel", "two directions that span a plane"
         )
     x, y = np.linalg.solve(gram[:2, :2], reach * gram[:2, 2])
     share = torch.tensor([-x, -y, reach], dtype=torch.float64)

@@ -65,14 +65,13 @@ class Merge(Displaced):
         object.__setattr__(self, "weights", shares)
         if len(self.models) < 2:
             raise BasinscopeError(
-                f"a merge of {list(self.models)}", "allowed: at least two models", "to:MODEL"
+                f"a merge of {list(self.models)}", "at least two models", "to:MODEL"
             )
         if shares is not None and (
             len(shares) != len(self.models) or not all(math.isfinite(w) for w in shares)
         ):
             raise BasinscopeError(
-                f"weights {list(shares)} of {len(self.models)} models",
-                "allowed: one finite number for each",
+                f"weights {list(shares)} of {len(self.models)} models", "one finite number for each"
             )
 
     @property

@@ -13,7 +13,7 @@ from basinscope.directions.compressed import Pruned, Quantised
 from basinscope.directions.planes import Orthogonal, Point
 from basinscope.directions.saved import Saved
 from basinscope.directions.toward import Merge, Toward
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.files import at_path
 
 
@@ -37,7 +37,7 @@ def direction(word: str | Direction) -> Direction:
             return word
         raise BasinscopeError(
             f"a direction of type {type(word).__name__}",
-            "allowed: a word such as random:1 or to:MODEL; basinscope.Random, Toward and the like; "
+            "a word such as random:1 or to:MODEL; basinscope.Random, Toward and the like; "
             "a subclass of basinscope.directions.Direction",
             "random",
         )
@@ -139,10 +139,10 @@ WORDS: dict[str, Callable[[str, str], Direction]] = {
 def _malformed(word: str) -> BasinscopeError:
     return BasinscopeError(
         f"direction {word!r}",
-        "allowed: random or random:SEED with an integer seed, to:MODEL, adapter:FOLDER, "
+        "random or random:SEED with an integer seed, to:MODEL, adapter:FOLDER, "
         "saved:FILE, quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or "
         "merge:0.3*A+0.7*B",
-        did_you_mean(word.partition(":")[0], WORDS) or "for example -d random -d to:my-finetune",
+        nearest(word.partition(":")[0], WORDS),
     )
 
 

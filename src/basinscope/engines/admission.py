@@ -13,7 +13,7 @@ from torch import nn
 
 from basinscope.errors import BasinscopeError
 
-LANGUAGE_MODELS = "allowed: causal language models of transformers, of text, in 16 or 32 bits"
+LANGUAGE_MODELS = "causal language models of transformers, of text, in 16 or 32 bits"
 _WIDEST = 4  # bytes of a parameter that was stored in one byte at least
 _GROUP = Path("/sys/fs/cgroup")  # where a container's limits stand
 
@@ -95,7 +95,7 @@ def too_large(word: str, needed_bytes: int, device: torch.device) -> BasinscopeE
     return BasinscopeError(
         f"{word!r} needs {needed_bytes / 1e9:.3g} GB for its weights, and {device} has "
         f"{free_bytes(device) / 1e9:.3g} GB free",
-        "allowed: what fits, in most cases live and pristine",
+        "what fits, in most cases live and pristine",
         "free memory, take another device or dtype, or a smaller model",
     )
 

@@ -38,13 +38,13 @@ def resolved(dtype: str, device: torch.device) -> str:
         both = [seconds(word, device) for word in ("bfloat16", "float32")]
         return "bfloat16" if both[0] <= both[1] else "float32"
     if dtype not in DTYPES:
-        raise BasinscopeError(f"dtype {dtype!r}", f"allowed: auto, {', '.join(DTYPES)}")
+        raise BasinscopeError(f"dtype {dtype!r}", f"auto, {', '.join(DTYPES)}")
     try:
         _product(1, DTYPES[dtype], device)
     except RuntimeError as error:
         raise BasinscopeError(
             f"dtype {dtype} on {device}, which cannot multiply it ({str(error).splitlines()[0]})",
-            "allowed: a dtype that the device knows",
+            "a dtype that the device knows",
             "dtype auto takes the faster one that it does",
         ) from error
     return dtype

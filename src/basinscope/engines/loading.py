@@ -130,7 +130,7 @@ def _budget(tokens: int | None) -> int:
     if tokens is None:
         return TOKEN_BUDGET
     if tokens < LEAST:
-        raise BasinscopeError(f"token_budget={tokens}", f"allowed: {LEAST} tokens or more")
+        raise BasinscopeError(f"token_budget={tokens}", f"{LEAST} tokens or more")
     return tokens
 
 
@@ -157,7 +157,7 @@ def snapshot(engine: Engine) -> Iterator[str | None]:
     if selection.added(engine.module):
         raise BasinscopeError(
             f"{engine.source!r} carries adapters, which a checkpoint of its config cannot hold",
-            "allowed with several workers: a model without adapters",
+            "with several workers, a model without adapters",
             "merge them, or use one worker",
         )
     with tempfile.TemporaryDirectory(prefix="basinscope-") as folder:
@@ -187,7 +187,7 @@ def _device(word: str) -> torch.device:
     with suppress(RuntimeError):
         device = torch.device(word)
     if device is None or device.type not in ("cpu", "cuda"):
-        raise BasinscopeError(f"device {word!r}", "allowed: auto, cpu, cuda, cuda:N")
+        raise BasinscopeError(f"device {word!r}", "auto, cpu, cuda, cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BasinscopeError(f"device {word!r}", "torch sees no CUDA device", "--device cpu")
     return device
@@ -251,7 +251,7 @@ def _pretrained(
     if away:
         raise BasinscopeError(
             listed(f"device_map leaves {len(away)} weights of {word!r} out of memory", away),
-            "allowed: a device_map that puts every weight on a device",
+            "a device_map that puts every weight on a device",
             "leave device_map out, or take a smaller model",
         )
     if not tokenizer.encode("a", add_special_tokens=False):  # made up, for want of its files

@@ -74,7 +74,7 @@ class Pristine:
                 not finite.
         """
         if not abs(step) <= torch.finfo(torch.float32).max:
-            raise BasinscopeError(f"step={step}", "allowed: a finite number (float32)")
+            raise BasinscopeError(f"step={step}", "a finite number (float32)")
         self.epoch += 1
         if step == 0.0:
             return

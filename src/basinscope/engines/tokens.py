@@ -135,7 +135,7 @@ class Tokens:
         except Exception as error:  # half a character is a TypeError, a missing token an Exception
             raise BasinscopeError(
                 f"the tokenizer cannot read {text!r:.60} ({first_line(error)})",
-                "allowed: text of whole characters that it has tokens for",
+                "text of whole characters that it has tokens for",
                 "mend the text",
             ) from error
         return self.checked(tokens)
@@ -152,7 +152,7 @@ class Tokens:
             spelt = self.tokenizer.convert_ids_to_tokens(token)
             raise BasinscopeError(
                 f"the tokenizer's token {spelt!r} ({token}) has no embedding",
-                f"allowed: tokens below {size}, the rows of the model's table",
+                f"tokens below {size}, the rows of the model's table",
                 "take the tokenizer that the model was trained with, or resize the embeddings "
                 "and train them",
             )
@@ -253,7 +253,7 @@ class Tokens:
         if min(map(len, rows)) < 2:
             raise BasinscopeError(
                 f"continuations {request.continuations!r:.60}",
-                "allowed: such that the tokenizer makes a token of each",
+                "such that the tokenizer makes a token of each",
             )
         common = min(_common(rows), len(own), *(len(row) - 1 for row in rows))
         skips = tuple(max(0, min(len(own), len(row) - 1) - common) for row in rows)
@@ -279,7 +279,7 @@ class Tokens:
             raise BasinscopeError(
                 f"{getattr(self.tokenizer, 'name_or_path', '') or 'this model'!r} has no chat "
                 "template, and a task asks for one",
-                "allowed: a model that was trained to chat",
+                "a model that was trained to chat",
                 "leave out the tasks with -chat or -instruct in their names, or set "
                 "engine.tokenizer.chat_template",
             )
@@ -353,7 +353,7 @@ def rendered(tokenizer: Any, messages: Turns, *, ask: bool, where: str = "") -> 
         roles = ", ".join(dict.fromkeys(role for role, _ in messages))
         raise BasinscopeError(
             f"{where}{': ' if where else ''}the chat template refuses a chat of {roles} ({reason})",
-            "allowed: what the model's template can render, such as user and assistant in turn",
+            "what the model's template can render, such as user and assistant in turn",
             "take other tasks or data, or set another engine.tokenizer.chat_template",
         )
     return str(text)

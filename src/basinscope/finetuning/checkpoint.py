@@ -157,7 +157,7 @@ def _packed(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return value
     raise BasinscopeError(
         f"the optimiser's state holds a {type(value).__name__}",
-        "allowed in a checkpoint: tensors, numbers, text, lists and dicts of them",
+        "tensors, numbers, text, lists and dicts of them",
         "another optimizer",
     )
 

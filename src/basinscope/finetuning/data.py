@@ -30,7 +30,7 @@ ANSWERS: Final = ("output", "response", "answer", "completion", "target")
 ROLES: Final = ("system", "user", "assistant")
 SUFFIXES: Final = (".json", ".jsonl", ".jsonl.gz", ".csv")
 _FORMS: Final = (
-    "allowed: {messages: [{role, content}]}, {goal, target}, "
+    "{messages: [{role, content}]}, {goal, target}, "
     f"{{{'|'.join(PROMPTS)}, input?, {'|'.join(ANSWERS)}}} or {{instruction, instances}}"
 )
 _HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
@@ -94,7 +94,7 @@ def _rows(data: Rows) -> Iterator[Row]:
     path = Path(data).expanduser()
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
-            raise BasinscopeError(f"data {str(data)!r}", f"allowed: {', '.join(SUFFIXES)}")
+            raise BasinscopeError(f"data {str(data)!r}", ", ".join(SUFFIXES))
         if path.suffix == ".json" and (text := _text(path)).lstrip().startswith("["):
             yield from _list(path, text)
         elif path.stat().st_size:
@@ -103,7 +103,7 @@ def _rows(data: Rows) -> Iterator[Row]:
         what = "a folder" if path.is_dir() else "no such file"
         raise BasinscopeError(
             f"data {str(data)!r}: {what}",
-            f"allowed: a file in {', '.join(SUFFIXES)}, or a hub id such as tatsu-lab/alpaca",
+            f"a file in {', '.join(SUFFIXES)}, or a hub id such as tatsu-lab/alpaca",
             "check the path",
         )
     else:
@@ -116,7 +116,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise BasinscopeError(
             f"{path}: byte {error.object[error.start]:#04x} at {error.start} is not UTF-8",
-            "allowed: text in UTF-8",
+            "text in UTF-8",
             "save the file as UTF-8",
         ) from None
 
@@ -137,7 +137,7 @@ def _list(path: Path, text: str) -> Iterator[Row]:
             line, seen = line + text.count("\n", seen, at), at
             cells, at = decoder.raw_decode(text, at)
             if not isinstance(cells, dict):
-                raise BasinscopeError(f"{path}, line {line}: no object", "allowed: a list of them")
+                raise BasinscopeError(f"{path}, line {line}: no object", "a list of them")
             yield Row(f"{path}, line {line}", cells)
             at = skip(at)
             if text[at : at + 1] == ",":
@@ -151,7 +151,7 @@ def _list(path: Path, text: str) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         raise BasinscopeError(
             f"{path}, line {error.lineno}: {error.msg} (column {error.colno})",
-            "allowed: a JSON list of objects, or an object a line",
+            "a JSON list of objects, or an object a line",
         ) from None
 
 
@@ -165,7 +165,7 @@ def _hub(name: str) -> Iterator[Row]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BasinscopeError(
             f"{name} could not be loaded from the Hugging Face hub: {reason}",
-            f"allowed: a file in {', '.join(SUFFIXES)}, or the id of a data set within reach",
+            f"a file in {', '.join(SUFFIXES)}, or the id of a data set within reach",
             "give a file with --data FILE, or run once with a network: the hub's copy is then kept",
         ) from error
     for n, cells in enumerate(rows):

@@ -59,7 +59,7 @@ def tokenize(tokens: Tokens, chat: Chat, ends: Collection[int]) -> Example:
     if not whole.startswith(prompt):
         raise BasinscopeError(
             f"{chat.where}: the chat template renders the prompt otherwise once it is answered",
-            "allowed: a template that only adds the answer",
+            "a template that only adds the answer",
             "give the tokenizer another chat template, or data of single turns",
         )
     try:
@@ -74,7 +74,7 @@ def tokenize(tokens: Tokens, chat: Chat, ends: Collection[int]) -> Example:
     if not head or not tail:
         raise BasinscopeError(
             f"{chat.where}: no token in the {'answer' if head else 'prompt'}",
-            "allowed: texts that the tokenizer makes tokens of",
+            "texts that the tokenizer makes tokens of",
         )
     return Example((*head, *tail), len(head))
 
@@ -98,7 +98,7 @@ def fitting(
     if not kept:
         raise BasinscopeError(
             f"every one of the {len(chats)} examples is longer than {most} tokens",
-            "allowed: prompt and answer together within max_tokens",
+            "prompt and answer together within max_tokens",
             "a larger max_tokens (--set max_tokens=N), or shorter examples",
         )
     return kept, examples, dropped

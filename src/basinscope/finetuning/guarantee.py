@@ -86,11 +86,11 @@ def stay_within(certificate: Certificate, target: float | None, engine: Engine) 
     if not radius > 0:
         raise BasinscopeError(
             f"target={level:.4g}: {bound.radius_text(level)}",
-            f"allowed: below the bound at theta0, {float(bound.lower_bound(0.0)):.4g}",
+            f"below the bound at theta0, {float(bound.lower_bound(0.0)):.4g}",
             "a lower target, or more draws",
         )
     if math.isinf(radius):
-        raise BasinscopeError(f"target={level:.4g}", "allowed: above 0, where the ball is bounded")
+        raise BasinscopeError(f"target={level:.4g}", "above 0, where the ball is bounded")
     return StayWithin(bound, level)
 
 

@@ -21,7 +21,7 @@ def check(rank: int, alpha: int, targets: str | Sequence[str]) -> None:
         )
     if rank < 1 or not alpha > 0:
         raise BasinscopeError(
-            f"lora_r={rank}, lora_alpha={alpha}", "allowed: a rank of at least 1, alpha above 0"
+            f"lora_r={rank}, lora_alpha={alpha}", "a rank of at least 1, alpha above 0"
         )
 
 
@@ -58,7 +58,7 @@ def attach(
     except ValueError as error:
         raise BasinscopeError(
             f"lora_targets {targets!r} ({' '.join(str(error).split())[:200]})",
-            "allowed: all-linear, or names of the model's linear layers",
+            "all-linear, or names of the model's linear layers",
             "for example q_proj,v_proj",
         ) from error
     adapted.peft_config["default"].base_model_name_or_path = source

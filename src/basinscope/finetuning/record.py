@@ -152,7 +152,7 @@ def held_out(task: str | Task, *folders: str | Path) -> Task:
     if not kept:
         raise BasinscopeError(
             f"all {len(task.items)} items of task {task.name!r} were trained on",
-            "allowed: a task with items that were not",
+            "a task with items that were not",
             "a larger --limit of the task, or a smaller one of the fine-tune",
         )
     whole, seed = (task.whole, task.seed) if isinstance(task, Subset) else (task, 0)

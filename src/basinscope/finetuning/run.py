@@ -19,7 +19,7 @@ from basinscope.directions.toward import Toward
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import cast
 from basinscope.engines.transformers import TransformersEngine
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.finetuning import checkpoint, guarantee, lora, record
 from basinscope.finetuning.data import Chat, Rows, chats
 from basinscope.finetuning.examples import Example, fitting
@@ -279,27 +279,25 @@ def checked(
 ) -> tuple[Settings, list[Chat] | None]:  # fmt: skip
     """Refuse what is wrong without a model; give the settings, and what the data hold."""
     if method not in METHODS:
-        raise BasinscopeError(f"method {method!r}", f"allowed: {', '.join(METHODS)}")
+        raise BasinscopeError(f"method {method!r}", ", ".join(METHODS))
     if recipe is not None and recipe not in RECIPES:
-        raise BasinscopeError(
-            f"recipe {recipe!r}", f"allowed: {', '.join(RECIPES)}", did_you_mean(recipe, RECIPES)
-        )
+        raise BasinscopeError(f"recipe {recipe!r}", ", ".join(RECIPES), nearest(recipe, RECIPES))
     if data is None and recipe is None:
         raise BasinscopeError(
             "neither data nor a recipe",
-            f"allowed: a file, a hub id, or one of the recipes {', '.join(RECIPES)}",
+            f"a file, a hub id, or one of the recipes {', '.join(RECIPES)}",
             "for example --data FILE or --recipe safety",
         )
     if not 0 <= seed < 2**63:
-        raise BasinscopeError(f"seed={seed}", "allowed: 0 <= seed < 2**63")
+        raise BasinscopeError(f"seed={seed}", "0 <= seed < 2**63")
     if stay_within is None and target is not None:
-        raise BasinscopeError(f"target={target} without stay_within", "allowed: both or neither")
+        raise BasinscopeError(f"target={target} without stay_within", "both or neither")
     if method == "lora":
         lora.check(lora_r, lora_alpha, lora_targets)
         if stay_within is not None:
             raise BasinscopeError(
                 f"stay_within with method {method!r}",
-                "allowed: full; an adapter's displacement is a product, whose ball is not convex",
+                "full; an adapter's displacement is a product, whose ball is not convex",
                 "method='full'",
             )
     defaults = RECIPES[recipe].settings if recipe else Settings()
@@ -312,11 +310,11 @@ def _engine(word: Model, run: Path) -> TransformersEngine:
     if not isinstance(model, TransformersEngine) or not hasattr(model.module, "config"):
         raise BasinscopeError(
             f"{model.source!r} is not a language model of transformers with its tokenizer",
-            "allowed: what bs.load makes of an alias, a hub id, a folder or a .gguf file",
+            "what bs.load makes of an alias, a hub id, a folder or a .gguf file",
         )
     if selection.added(model.module):
         raise BasinscopeError(
-            f"{model.source!r} carries adapters", "allowed: a bare model", "merge them first"
+            f"{model.source!r} carries adapters", "a bare model", "merge them first"
         )
     return model
 

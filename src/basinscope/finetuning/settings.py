@@ -45,19 +45,17 @@ class Settings:
         for name in ("steps", "batch", "accumulate", "save_every", "limit", "max_tokens"):
             count = getattr(self, name)
             if count is not None and count < 1:
-                raise BasinscopeError(f"{name}={count}", "allowed: at least 1")
+                raise BasinscopeError(f"{name}={count}", "at least 1")
         for name in ("epochs", "lr"):
             if not 0.0 < getattr(self, name) < math.inf:
-                raise BasinscopeError(
-                    f"{name}={getattr(self, name)}", "allowed: a finite number above 0"
-                )
+                raise BasinscopeError(f"{name}={getattr(self, name)}", "a finite number above 0")
         for name in ("warmup", "weight_decay"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise BasinscopeError(
-                    f"{name}={getattr(self, name)}", "allowed: a finite number, at least 0"
+                    f"{name}={getattr(self, name)}", "a finite number, at least 0"
                 )
         if self.compute not in ("bfloat16", "float32"):
-            raise BasinscopeError(f"compute={self.compute!r}", "allowed: bfloat16, float32")
+            raise BasinscopeError(f"compute={self.compute!r}", "bfloat16, float32")
 
 
 def resolve(defaults: Settings, method: str, **given: Any) -> Settings:
@@ -70,7 +68,7 @@ def resolve(defaults: Settings, method: str, **given: Any) -> Settings:
     if {"epochs", "steps"} <= given.keys():
         raise BasinscopeError(
             f"epochs={given['epochs']} and steps={given['steps']}",
-            "allowed: one of the two",
+            "one of the two",
             "leave one out",
         )
     if "epochs" in given:

@@ -167,7 +167,7 @@ class PerTensor:
         if not all(0 <= s <= GREATEST_SCALE for s in scales) or not any(scales):
             raise BasinscopeError(
                 f"scales of {self.label!r}: {dict(list(self.scales.items())[:3])}",
-                f"allowed: 0 to {GREATEST_SCALE:g}, one of them positive",
+                f"0 to {GREATEST_SCALE:g}, one of them positive",
             )
 
     @property
@@ -297,5 +297,5 @@ def check_radius(radius: float) -> None:
     """Raise unless the radius is a distance; NaN is the radius of a target out of reach."""
     if not radius >= 0.0:
         raise BasinscopeError(
-            f"radius {radius}", "allowed: at least 0", "a target below the certified p has a radius"
+            f"radius {radius}", "at least 0", "a target below the certified p has a radius"
         )

@@ -75,7 +75,7 @@ class Factors:
     def __post_init__(self) -> None:
         """Hash the factors."""
         if not self.pairs:
-            raise BasinscopeError(f"{self.label}: no weight matrix", "allowed: at least one")
+            raise BasinscopeError(f"{self.label}: no weight matrix", "at least one")
         if not self.identity:
             digest = hashlib.sha256()
             for name, pair in sorted(self.pairs.items()):
@@ -176,7 +176,7 @@ def lora_xs(engine: Weights, rank: int, pattern: str = "") -> Factors:
     if not 1 <= rank <= most:
         raise BasinscopeError(
             f"lora-xs of rank {rank} on {len(names)} weights that match {pattern!r}",
-            f"allowed: 1 to {most}" if names else "allowed: a pattern that matches linear layers",
+            f"1 to {most}" if names else "a pattern that matches linear layers",
         )
     pairs = {}
     for name in names:

@@ -140,7 +140,7 @@ class LowRank(abc.ABC):
         if not bool(torch.isfinite(values).all()) or float(values[0]) <= 1e-9 * float(values[-1]):
             raise BasinscopeError(
                 f"the {self.k} directions of {self.label} are not independent, or not finite",
-                "allowed: directions that span a subspace of dimension k",
+                "directions that span a subspace of dimension k",
                 "a smaller k",
             )
         mix: torch.Tensor = vectors @ torch.diag(values.rsqrt()) @ vectors.T
@@ -176,7 +176,7 @@ class Subspace(LowRank):
         path = Path(self.file).expanduser()
         if not path.is_file():
             raise BasinscopeError(
-                f"no file at {str(self.file)!r}", "allowed: a safetensors file with a basis"
+                f"no file at {str(self.file)!r}", "a safetensors file with a basis"
             )
         self.file = str(self.file)
         self._shelf = Shelf([path])
@@ -190,7 +190,7 @@ class Subspace(LowRank):
         if unfit or len(sizes) != 1 or 0 in sizes:
             raise BasinscopeError(
                 f"{self.file} is not a basis for this model ({', '.join(unfit[:3]) or 'no rows'})",
-                "allowed: for every parameter that moves a tensor (k, *shape) under its name",
+                "for every parameter that moves a tensor (k, *shape) under its name",
                 "build it for this model: subspace_from_trajectory, subspace_from_gradients",
             )
         (self.k,) = sizes
@@ -237,7 +237,7 @@ class RandomSubspace(LowRank):
 
     def __init__(self, engine: Weights, k: int, seed: int = 0) -> None:
         if k < 1 or k > engine.d:
-            raise BasinscopeError(f"k={k}", f"allowed: 1 to d={engine.d}")
+            raise BasinscopeError(f"k={k}", f"1 to d={engine.d}")
         self.k, self.seed = k, seed
         self._names = frozenset(engine.shapes)
         # by name, so that another selection of parameters has another span, and another identity
@@ -296,7 +296,7 @@ def save_basis(
     """
     n = len(displacements)
     if not 1 <= k <= n:
-        raise BasinscopeError(f"k={k} of {n} displacements", f"allowed: 1 to {n}")
+        raise BasinscopeError(f"k={k} of {n} displacements", f"1 to {n}")
     step = max(1, _ELEMENTS // n)
     gram = torch.zeros(n, n, dtype=torch.float64)
     moved: dict[str, torch.Size] = {}
@@ -312,7 +312,7 @@ def save_basis(
     if not bool(torch.isfinite(values).all()) or not values[k - 1] > 1e-9 * values[0]:
         rank = int((values > 1e-9 * values[0]).sum())
         raise BasinscopeError(
-            f"k={k}, but the {n} displacements span {rank} dimensions", f"allowed: 1 to {rank}"
+            f"k={k}, but the {n} displacements span {rank} dimensions", f"1 to {rank}"
         )
     mixing = (vectors[:, :k] / values[:k].sqrt()).T.float()
     with _columns_of(Path(path), {m: (k, *s) for m, s in moved.items()}, metadata) as write:
@@ -342,7 +342,7 @@ def _columns_of(
         A function that writes elements start .. stop of all k rows of a tensor.
     """
     if path.suffix != ".safetensors":
-        raise BasinscopeError(f"basis file {str(path)!r}", "allowed: a name in .safetensors")
+        raise BasinscopeError(f"basis file {str(path)!r}", "a name in .safetensors")
     header: dict[str, Any] = {"__metadata__": {"provenance": json.dumps(dict(metadata))}}
     starts: dict[str, int] = {}
     end = 0

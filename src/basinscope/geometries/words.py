@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.files import at_path
 from basinscope.geometries.base import Geometry, Isotropic, rms_scaled, selected
 from basinscope.geometries.factors import lora, lora_xs
@@ -76,9 +76,8 @@ def _unknown(given: str, kind: str = "") -> BasinscopeError:
     )  # fmt: skip
     return BasinscopeError(
         given,
-        f"allowed: {', '.join(words)}, or an object with noise, distance and project",
-        did_you_mean(kind, [word.partition(":")[0] for word in words])
-        or "for example --geometry params:norm",
+        f"{', '.join(words)}, or an object with noise, distance and project",
+        nearest(kind, [word.partition(":")[0] for word in words]),
     )
 
 

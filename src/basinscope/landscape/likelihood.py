@@ -118,7 +118,7 @@ def thresholding_table(run: Landscape, task: str, confidence: float = 0.95) -> p
     if not rows:
         raise BasinscopeError(
             f"task {task!r} has no margins beside step 0",
-            "allowed: a task that ranks choices or reads a corpus, at steps where it has answers",
+            "a task that ranks choices or reads a corpus, at steps where it has answers",
             "measure mmlu, basic or nll:FILE",
         )
     return pd.DataFrame(rows, columns=THRESHOLDING)

@@ -114,13 +114,13 @@ def check_search(steps: Sequence[float] | None, grid: bool | int, outcomes: int)
     if points and (steps is not None or points < 3 or points % 2 == 0):
         raise BasinscopeError(
             f"grid={grid} with steps={None if steps is None else list(steps)}",
-            "allowed: an odd number of points from 3 on, without steps: the edges say how far out",
+            "an odd number of points from 3 on, without steps: the edges say how far out",
             f"{GRID_POINTS}, or the steps alone",
         )
     if outcomes < 1 or (steps is not None and outcomes != OUTCOMES):
         raise BasinscopeError(
             f"outcomes={outcomes} with steps={None if steps is None else list(steps)}",
-            "allowed: at least 1, and only where the edges are searched (no steps)",
+            "at least 1, and only where the edges are searched (no steps)",
             f"{OUTCOMES}",
         )
     return points
@@ -181,13 +181,11 @@ def interpolation_steps(
     """
     line = words.direction(direction)
     if points < 2 or not 0.0 <= beyond < math.inf:
-        raise BasinscopeError(
-            f"points={points}, beyond={beyond}", "allowed: points >= 2, beyond >= 0"
-        )
+        raise BasinscopeError(f"points={points}, beyond={beyond}", "points >= 2, beyond >= 0")
     end = line.sits_at(engine_of(model))
     if end is None:
         raise BasinscopeError(
-            f"no model is behind {line.label}", "allowed: to:MODEL, adapter:FOLDER and others"
+            f"no model is behind {line.label}", "to:MODEL, adapter:FOLDER and others"
         )
     last = points - 1
     return [end * k / last for k in range(points + math.ceil(beyond * last))]

@@ -66,7 +66,7 @@ class Setup:
             BasinscopeError: for a word that is not in `BASES`.
         """
         if word not in BASES:
-            raise BasinscopeError(f"base={word!r}", f"allowed: {', '.join(BASES)}")
+            raise BasinscopeError(f"base={word!r}", ", ".join(BASES))
         kind = next(k for name, k in vars(torch.optim).items() if name.lower() == word)
         offered = {"lr": self.lr, "betas": self.betas, "momentum": self.betas[0]}
         taken = inspect.signature(kind).parameters
@@ -120,11 +120,11 @@ class Method:
             BasinscopeError: no micro-batch, a loss that is no callable, or gives no scalar.
         """
         if not losses:
-            raise BasinscopeError("a step without a micro-batch", "allowed: one loss or more")
+            raise BasinscopeError("a step without a micro-batch", "one loss or more")
         if not all(map(callable, losses)):
             raise BasinscopeError(
                 "a loss that is a value",
-                "allowed: a callable that runs the forward pass, since a method chooses at which "
+                "a callable that runs the forward pass, since a method chooses at which "
                 "weights it is taken, and how often",
                 "pass lambda: model(...).loss",
             )
@@ -225,9 +225,7 @@ class Method:
                 value = loss()
                 if value.dim():
                     raise BasinscopeError(
-                        f"a loss of shape {tuple(value.shape)}",
-                        "allowed: a scalar",
-                        "take its mean",
+                        f"a loss of shape {tuple(value.shape)}", "a scalar", "take its mean"
                     )
                 part = value / len(losses)
                 self.setup.backward(part)

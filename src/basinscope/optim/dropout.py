@@ -44,7 +44,7 @@ class ContinuousDropout(Method):
         if not self._layers:
             raise BasinscopeError(
                 f"dropout in a {type(setup.model).__name__}, which has no dropout layer",
-                "allowed: a model with torch.nn.Dropout where dropout shall be, its rate may be 0",
+                "a model with torch.nn.Dropout where dropout shall be, its rate may be 0",
                 "GPT-2 has them",
             )
         self._std = std
@@ -53,9 +53,7 @@ class ContinuousDropout(Method):
 
     def _gradients(self, losses: Sequence[Loss]) -> torch.Tensor:
         if not all(layer.training for layer in self._layers):
-            raise BasinscopeError(
-                "dropout with a model in evaluation mode", "allowed: model.train()"
-            )
+            raise BasinscopeError("dropout with a model in evaluation mode", "model.train()")
         return self._pass(losses, self._dropping)
 
     @contextmanager
@@ -71,7 +69,7 @@ class ContinuousDropout(Method):
             if torch._C._current_graph_task_id() != -1:  # -1: outside any backward pass
                 raise BasinscopeError(
                     "dropout with gradient checkpointing, which runs layers again with others",
-                    "allowed: one forward pass",
+                    "one forward pass",
                     "switch the model's checkpointing of activations off",
                 )
             return output * torch.empty_like(output).normal_(1.0, self._std, generator=rng)

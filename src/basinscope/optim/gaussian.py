@@ -104,13 +104,13 @@ class GaussianAugmented(torch.optim.Optimizer):
     ) -> None:
         _check_sigma(sigma)
         if cast not in (None, torch.bfloat16):
-            raise BasinscopeError(f"cast={cast!r}", "allowed: torch.bfloat16, or None")
+            raise BasinscopeError(f"cast={cast!r}", "torch.bfloat16, or None")
         check_relative(relative)
         noise.stream("", seed, 0)
         if not (isinstance(base, type) and issubclass(base, torch.optim.Optimizer)):
             raise BasinscopeError(
                 f"base={base!r}",
-                "allowed: a class derived from torch.optim.Optimizer",
+                "a class derived from torch.optim.Optimizer",
                 "for example base=torch.optim.AdamW",
             )
         self.base = base(params, **kwargs)
@@ -327,7 +327,7 @@ class GaussianAugmented(torch.optim.Optimizer):
         if isinstance(whole, DTensor) or ranks > 1:
             raise BasinscopeError(
                 f"cast={self.cast} on {ranks} ranks",
-                "allowed: one process, since what a data-parallel wrapper keeps of a parameter is "
+                "one process, since what a data-parallel wrapper keeps of a parameter is "
                 "tied to its dtype",
                 "leave cast out: FSDP2 casts the noisy shards itself (MixedPrecisionPolicy), DDP "
                 "under autocast",
@@ -411,21 +411,19 @@ class GaussianAugmented(torch.optim.Optimizer):
 def check_relative(relative: Any) -> None:
     """Refuse what is no unit of sigma."""
     if not isinstance(relative, bool) and relative != "model":
-        raise BasinscopeError(f"relative={relative!r}", "allowed: true, false, 'model'")
+        raise BasinscopeError(f"relative={relative!r}", "true, false, 'model'")
 
 
 def _check_sigma(sigma: Any) -> None:
     if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
-        raise BasinscopeError(f"sigma={sigma!r}", "allowed: a finite number of at least 0")
+        raise BasinscopeError(f"sigma={sigma!r}", "a finite number of at least 0")
 
 
 def _pattern(select: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(select) if select is not None else None
     except re.error as error:
-        raise BasinscopeError(
-            f"select={select!r}", f"allowed: a regular expression ({error})"
-        ) from None
+        raise BasinscopeError(f"select={select!r}", f"a regular expression ({error})") from None
 
 
 def _needs_closure(base: torch.optim.Optimizer) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.optim import sharpness
 from basinscope.optim.anti_pgd import AntiPGD
 from basinscope.optim.averaging import parse_average
@@ -110,9 +110,7 @@ class MethodSpec:
     def __post_init__(self) -> None:
         if self.name not in METHODS:
             raise BasinscopeError(
-                f"method {self.name!r}",
-                f"allowed: {', '.join(METHODS)}",
-                did_you_mean(self.name, METHODS),
+                f"method {self.name!r}", ", ".join(METHODS), nearest(self.name, METHODS)
             )
         required, defaults = METHODS[self.name].required, self._defaults()
         allowed = (*required, *defaults)
@@ -120,7 +118,7 @@ class MethodSpec:
             option = f"method {self.name} with {key}={value!r}"
             if key not in allowed:
                 raise BasinscopeError(
-                    option, f"its options are {', '.join(allowed)}", did_you_mean(key, allowed)
+                    option, f"its options are {', '.join(allowed)}", nearest(key, allowed)
                 )
             if key != "relative":
                 _check(option, defaults.get(key, 0.0), value)
@@ -149,7 +147,7 @@ class MethodSpec:
             return cls(entry)
         if not isinstance(entry.get("name"), str):
             raise BasinscopeError(
-                f"method {dict(entry)!r}", "allowed: a name, or a mapping with `name` and options"
+                f"method {dict(entry)!r}", "a name, or a mapping with `name` and options"
             )
         return cls(entry["name"], {k: v for k, v in entry.items() if k != "name"})
 
@@ -211,18 +209,14 @@ def build(
 
 def _base(word: str) -> None:
     if word not in BASES:
-        raise BasinscopeError(
-            f"base={word!r}", f"allowed: {', '.join(BASES)}", did_you_mean(word, BASES)
-        )
+        raise BasinscopeError(f"base={word!r}", ", ".join(BASES), nearest(word, BASES))
 
 
 def _pattern(word: str) -> None:
     try:
         re.compile(word)
     except re.error as error:
-        raise BasinscopeError(
-            f"select={word!r}", f"allowed: a regular expression ({error})"
-        ) from error
+        raise BasinscopeError(f"select={word!r}", f"a regular expression ({error})") from error
 
 
 _WORDS: dict[str, Callable[[Any], Any]] = {
@@ -239,10 +233,10 @@ def _check(option: str, default: Any, value: Any) -> None:
     """Refuse a value that is not of the kind of its default."""
     if isinstance(default, bool):
         if not isinstance(value, bool):
-            raise BasinscopeError(option, "allowed: true or false")
+            raise BasinscopeError(option, "true or false")
     elif isinstance(default, float):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value < math.inf:
-            raise BasinscopeError(option, "allowed: a finite number of at least 0")
+            raise BasinscopeError(option, "a finite number of at least 0")
     elif value is not None and not isinstance(value, str):
-        raise BasinscopeError(option, "allowed: a string")
+        raise BasinscopeError(option, "a string")

@@ -55,7 +55,7 @@ class Gaussian(Method):
         if self._pairs and len(losses) % 2:
             raise BasinscopeError(
                 f"antithetic noise with {len(losses)} micro-batches in a step",
-                "allowed: an even number, they come in pairs",
+                "an even number, they come in pairs",
                 "halve the micro-batch and accumulate over two",
             )
         return self._pass(losses, lambda i: self._noisy.perturbed())

@@ -20,7 +20,7 @@ def unwrapped(optimizer: Any) -> GaussianAugmented:
     if not isinstance(inner, GaussianAugmented):
         raise BasinscopeError(
             f"the optimiser is {type(inner).__name__}",
-            "allowed: GaussianAugmented",
+            "GaussianAugmented",
             "pass optimizer_cls_and_kwargs=(bs.GaussianAugmented, {...}) to the Trainer",
         )
     return inner

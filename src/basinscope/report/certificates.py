@@ -46,7 +46,7 @@ def plot_bounds(
     if len(kinds) != 1:
         raise BasinscopeError(
             f"{len(certificates)} certificates in {len(kinds)} geometries",
-            "allowed: one figure for one geometry, whose unit r has",
+            "one figure for one geometry, whose unit r has",
         )
     marks = [v for v in verdicts if math.isfinite(v.r) and v.r > 0]
     smallest = min(cert.sigma for cert in certificates)

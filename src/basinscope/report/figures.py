@@ -88,7 +88,7 @@ def plot_landscapes(
 def check_name(path: Path) -> None:
     """Refuse a figure that matplotlib would not write, before anything is drawn."""
     if path.suffix not in (".png", ".pdf", ".svg"):
-        raise BasinscopeError(f"figure {str(path)!r}", "allowed: a name in .png, .pdf or .svg")
+        raise BasinscopeError(f"figure {str(path)!r}", "a name in .png, .pdf or .svg")
 
 
 def save(figure: Any, path: Path, table: pd.DataFrame, dpi: int = 150) -> None:

@@ -116,7 +116,7 @@ def plot_surface_3d(
         BasinscopeError: for another name, or without the extra ``html``.
     """
     if path.suffix != ".html":
-        raise BasinscopeError(f"page {str(path)!r}", "allowed: a name in .html")
+        raise BasinscopeError(f"page {str(path)!r}", "a name in .html")
     if find_spec("plotly") is None:
         raise BasinscopeError(
             "a surface in 3-D without plotly",

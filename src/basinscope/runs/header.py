@@ -153,12 +153,11 @@ def missing(folder: Path, kind: str) -> BasinscopeError:
     """What to say of a folder that does not hold a run of this kind."""
     if header_of(folder) is None:
         return BasinscopeError(
-            f"{folder} is not a run folder (it has no {KINDS[kind].header})",
-            "allowed: what --run named",
+            f"{folder} is not a run folder (it has no {KINDS[kind].header})", "what --run named"
         )
     return BasinscopeError(
         f"{folder} holds {KINDS[kind_of(folder)].noun}, not {KINDS[kind].noun}",
-        f"allowed: the folder of {KINDS[kind].noun}",
+        f"the folder of {KINDS[kind].noun}",
         "bs.load_run and basinscope report read every kind",
     )
 

@@ -48,7 +48,7 @@ def engine_of(
     if not isinstance(model, str | Path | nn.Module):
         raise BasinscopeError(
             f"a model of type {type(model).__name__}",
-            "allowed: an alias, a hub id, a folder, a .gguf file, an nn.Module or an engine",
+            "an alias, a hub id, a folder, a .gguf file, an nn.Module or an engine",
             "smollm2",
         )
     if dtype == "auto" and begun is not None and not isinstance(model, nn.Module):
@@ -80,7 +80,7 @@ def check_folder(run: str | Path, kind: str) -> RunSpec | None:
         why = "is not writable" if place.is_dir() else "is a file"
         raise BasinscopeError(
             f"cannot write to {folder} ({place} {why})",
-            "allowed: a folder that can be made or written to",
+            "a folder that can be made or written to",
             "give another --run",
         )
     return begun

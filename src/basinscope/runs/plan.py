@@ -25,14 +25,14 @@ def check(
         ("directions", [d.label for d in directions]),
     ):
         if not names or len(set(names)) != len(names):
-            raise BasinscopeError(f"{kind}: {names}", "allowed: at least one, each named once")
+            raise BasinscopeError(f"{kind}: {names}", "at least one, each named once")
     if steps is not None and (not len(steps) or not all(math.isfinite(s) for s in steps)):
-        raise BasinscopeError(f"steps={list(steps)}", "allowed: at least one, all finite")
+        raise BasinscopeError(f"steps={list(steps)}", "at least one, all finite")
     if draws < 1:
-        raise BasinscopeError(f"draws={draws}", "allowed: at least 1")
+        raise BasinscopeError(f"draws={draws}", "at least 1")
     check_workers(workers)
     if not 0 < level < 1:
-        raise BasinscopeError(f"level={level}", "allowed: between 0 and 1, such as 0.5")
+        raise BasinscopeError(f"level={level}", "between 0 and 1, such as 0.5")
     for task in tasks:
         if not task.items:
             raise BasinscopeError(f"task {task.name!r} has no items")
@@ -41,7 +41,7 @@ def check(
 def check_workers(workers: int | None) -> None:
     """Refuse a number of workers that measures nothing."""
     if workers is not None and workers < 1:
-        raise BasinscopeError(f"workers={workers}", "allowed: at least 1")
+        raise BasinscopeError(f"workers={workers}", "at least 1")
 
 
 def units_at(

@@ -47,7 +47,7 @@ class Choices:
         check_turns(self.chat, self.turns)
         if not self.continuations or not all(self.continuations):
             raise BasinscopeError(
-                f"continuations {self.continuations!r}", "allowed: at least one, none of them empty"
+                f"continuations {self.continuations!r}", "at least one, none of them empty"
             )
 
 
@@ -75,9 +75,9 @@ class Generate:
         """Refuse a stop that every text contains."""
         check_turns(self.chat, self.turns)
         if not all(self.stop) or isinstance(self.stop, str):
-            raise BasinscopeError(f"stop={self.stop!r}", "allowed: a tuple of non-empty strings")
+            raise BasinscopeError(f"stop={self.stop!r}", "a tuple of non-empty strings")
         if self.max_tokens < 0:
-            raise BasinscopeError(f"max_tokens={self.max_tokens}", "allowed: 0 or more")
+            raise BasinscopeError(f"max_tokens={self.max_tokens}", "0 or more")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Corpus:
         if not self.text or self.window < 2:
             raise BasinscopeError(
                 f"a corpus of {len(self.text)} characters in windows of {self.window}",
-                "allowed: a text that is not empty, windows of at least 2 tokens",
+                "a text that is not empty, windows of at least 2 tokens",
             )
 
 
@@ -285,7 +285,7 @@ class CallableTask:
 def check_turns(chat: Chat, turns: Turns) -> None:
     """Raise if there are turns without a chat, or one that plain text could not show."""
     if turns and chat is not True:
-        raise BasinscopeError(f"{len(turns)} turns with chat={chat!r}", "allowed: with chat=True")
+        raise BasinscopeError(f"{len(turns)} turns with chat={chat!r}", "with chat=True")
 
 
 def without_references(item: Item) -> Item:
@@ -300,7 +300,7 @@ def without_references(item: Item) -> Item:
 def check_chance(name: str, chance: float) -> None:
     """Raise unless the chance level of a task is a score."""
     if not 0.0 <= chance < 1.0:
-        raise BasinscopeError(f"chance={chance} for task {name!r}", "allowed: 0 <= chance < 1")
+        raise BasinscopeError(f"chance={chance} for task {name!r}", "0 <= chance < 1")
 
 
 def items_hash(task: Task) -> str:
@@ -337,7 +337,7 @@ def limited(task: Task, limit: int | None, seed: int = 0) -> Task:
     if limit is None or limit >= len(task.items):
         return task
     if limit < 1:
-        raise BasinscopeError(f"limit={limit}", "allowed: at least 1 item, or no limit at all")
+        raise BasinscopeError(f"limit={limit}", "at least 1 item, or no limit at all")
     if isinstance(task, CallableTask):
         return task
     strata: dict[str, list[str]] = {}

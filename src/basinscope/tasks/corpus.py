@@ -107,13 +107,13 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise BasinscopeError(
             f"{path}: byte {error.start} ({error.object[error.start]:#04x}) is not UTF-8",
-            "allowed: text in UTF-8",
+            "text in UTF-8",
             "save the file as UTF-8",
         ) from None
     except OSError as error:
         raise BasinscopeError(
             f"no text {str(path)!r} ({error.strerror or error})",
-            f"allowed: {PREFIX} and the path of a text file, or {', '.join(KNOWN)}",
+            f"{PREFIX} and the path of a text file, or {', '.join(KNOWN)}",
             f"check the path; {', '.join(KNOWN)} is found by --data-dir or {VARIABLE}",
         ) from None
     return _checked(text, str(path))
@@ -121,7 +121,5 @@ def _text(path: Path) -> str:
 
 def _checked(text: str, where: str) -> str:
     if len(text.split()) < 2:
-        raise BasinscopeError(
-            f"{where} holds no text", "allowed: at least two words", "name another file"
-        )
+        raise BasinscopeError(f"{where} holds no text", "at least two words", "name another file")
     return text

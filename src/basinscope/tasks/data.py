@@ -83,8 +83,7 @@ def folder_of(data_dir: str | Path | None) -> Path | None:
     if not path.is_dir():
         raise BasinscopeError(
             f"{name} {str(folder)!r} is no folder",
-            "allowed: a folder that holds mmlu/, gsm8k/, advbench/, xstest/ or "
-            "humaneval/HumanEval.jsonl.gz",
+            "a folder that holds mmlu/, gsm8k/, advbench/, xstest/ or humaneval/HumanEval.jsonl.gz",
             f"leave out --data-dir and {VARIABLE} to load from the Hugging Face hub",
         )
     return path
@@ -117,7 +116,7 @@ def read(
     if not path.is_file():
         raise BasinscopeError(
             f"no file {file} in the data folder {folder}",
-            "allowed: one that holds it",
+            "one that holds it",
             f"name another --data-dir; or leave out --data-dir and {VARIABLE} to load "
             f"{hub.repo} from the Hugging Face hub",
         )
@@ -130,12 +129,12 @@ def read(
     except UnicodeDecodeError as error:
         raise BasinscopeError(
             f"{path}: after row {n}: byte {error.object[error.start]:#04x} is not UTF-8",
-            "allowed: text in UTF-8",
+            "text in UTF-8",
             "save the file as UTF-8, or load the data anew",
         ) from None
     if n == 0:
         raise BasinscopeError(
-            f"{path} holds no rows", "allowed: a file with at least one row", "load the data anew"
+            f"{path} holds no rows", "a file with at least one row", "load the data anew"
         )
 
 
@@ -156,13 +155,13 @@ def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]
                         )
                 elif len(cells) != len(names):
                     raise BasinscopeError(
-                        f"{row.where}: {len(cells)} cells", f"allowed: {len(names)}: {names}"
+                        f"{row.where}: {len(cells)} cells", f"{len(names)}: {names}"
                     )
                 else:
                     yield Row(row.where, dict(zip(names, cells, strict=True)))
         except csv.Error as error:
             raise BasinscopeError(
-                f"{path}, line {line}: {error}", 'allowed: comma-separated, quoted by "'
+                f"{path}, line {line}: {error}", 'comma-separated, quoted by "'
             ) from None
 
 
@@ -183,9 +182,7 @@ def _unpacked(path: Path, lines: Iterable[str]) -> Iterator[str]:
             line += 1
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BasinscopeError(
-            f"{path}, line {line}: {error}",
-            "allowed: a whole file in gzip",
-            "load the data anew",
+            f"{path}, line {line}: {error}", "a whole file in gzip", "load the data anew"
         ) from None
 
 
@@ -198,10 +195,10 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             cells = json.loads(text.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             raise BasinscopeError(
-                f"{where}: {error.msg} (column {error.colno})", "allowed: a JSON object a line"
+                f"{where}: {error.msg} (column {error.colno})", "a JSON object a line"
             ) from None
         if not isinstance(cells, dict):
-            raise BasinscopeError(f"{where}: no object", "allowed: a JSON object a line")
+            raise BasinscopeError(f"{where}: no object", "a JSON object a line")
         yield Row(where, cells)
 
 
@@ -216,7 +213,7 @@ def _hub_rows(hub: Hub, file: str) -> Iterator[Row]:
         raise BasinscopeError(
             f"{hub.repo} could not be loaded from the Hugging Face hub: "
             f"{'no network: ' if network else ''}{reason}",
-            f"allowed: a folder with {file}, given by --data-dir or {VARIABLE}",
+            f"a folder with {file}, given by --data-dir or {VARIABLE}",
             "name such a folder, or run once with a network: the hub's copy is then kept",
         ) from error
     for n, cells in enumerate(rows):

@@ -120,10 +120,10 @@ def run_program(
             "on the command line: --allow-code-execution",
         )
     if not 0 < timeout_s < math.inf:
-        raise BasinscopeError(f"timeout_s={timeout_s}", "allowed: a positive number of seconds")
+        raise BasinscopeError(f"timeout_s={timeout_s}", "a positive number of seconds")
     if memory_bytes < _LEAST_MEMORY:
         raise BasinscopeError(
-            f"memory_bytes={memory_bytes}", f"allowed: at least {_LEAST_MEMORY}, for Python itself"
+            f"memory_bytes={memory_bytes}", f"at least {_LEAST_MEMORY}, for Python itself"
         )
     limits = {
         "AS": memory_bytes,
@@ -327,9 +327,7 @@ def _cannot_start(log: IO[bytes], *, timed_out: bool) -> BasinscopeError:
     log.seek(0)
     words = " ".join(log.read(_REPORT_BYTES).decode(errors="replace").split())[:300]
     if "Unknown option" in words:
-        return BasinscopeError(
-            f"this bubblewrap is too old: {words}", "allowed: bubblewrap 0.7 or newer"
-        )
+        return BasinscopeError(f"this bubblewrap is too old: {words}", "bubblewrap 0.7 or newer")
     if any(sign in words for sign in _FORBIDDEN):
         return BasinscopeError(
             f"this system forbids user namespaces, which the sandbox needs: {words}",
@@ -342,5 +340,5 @@ def _cannot_start(log: IO[bytes], *, timed_out: bool) -> BasinscopeError:
     return BasinscopeError(
         f"the sandbox did not start: {why}",
         "",
-        "is the machine overloaded?" if timed_out else "try bwrap by hand",
+        "is the machine overloaded?" if timed_out else "bwrap by hand",
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.tasks import advbench, corpus, gsm8k, humaneval, lm_eval, mini, mmlu
 from basinscope.tasks.base import Subset, Task, items_hash, limited
 from basinscope.tasks.humaneval import HumanEval
@@ -93,7 +93,7 @@ def one(words: str | Task | Iterable[str | Task], **options: Any) -> Task:
     if len(many) != 1:
         raise BasinscopeError(
             f"{len(many)} tasks ({', '.join(task.name for task in many)})",
-            "allowed: one",
+            "one",
             f"{many[0].name}" if many else "basic",
         )
     return many[0]
@@ -111,7 +111,7 @@ def _names(word: Any) -> Sequence[str | Task]:
     if not isinstance(word, str):
         raise BasinscopeError(
             f"a task of type {type(word).__name__}",
-            "allowed: a word such as basic, or an object with items and an oracle",
+            "a word such as basic, or an object with items and an oracle",
             "basinscope.CallableTask for a function of the module",
         )
     name = word.strip()
@@ -119,9 +119,8 @@ def _names(word: Any) -> Sequence[str | Task]:
         shown = (*GROUPS, *NAMES)
         raise BasinscopeError(
             f"task {name!r}",
-            f"allowed: {', '.join(n for n in shown if ':' not in n)}, mmlu:SUBJECT, nll:FILE, "
-            "lm-eval:NAME",
-            f"{did_you_mean(name, shown, 3)} separate several by commas".strip(),
+            f"{', '.join(n for n in shown if ':' not in n)}, mmlu:SUBJECT, nll:FILE, lm-eval:NAME",
+            nearest(name, shown, 3),
         )
     if name.startswith(lm_eval.PREFIX):
         return lm_eval.expanded(name)

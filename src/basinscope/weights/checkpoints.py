@@ -64,7 +64,7 @@ class Shelf:
                 if entry["dtype"] not in _DTYPES:
                     raise BasinscopeError(
                         f"{path} holds {name} as {entry['dtype']}",
-                        f"allowed: {', '.join(_DTYPES)}",
+                        ", ".join(_DTYPES),
                         "convert a quantised checkpoint to bfloat16 first",
                     )
                 if name in self.entries:
@@ -178,7 +178,7 @@ def match(
         )
         raise BasinscopeError(
             f"{label} does not fit the model: it {'; it '.join(filter(None, mismatches))}",
-            "allowed: the same names and shapes",
+            "the same names and shapes",
             "give a checkpoint of the same architecture and size",
         )
     return {name: keys[name] for name in engine.shapes if name in keys}
@@ -221,7 +221,7 @@ def _files_in(folder: Path) -> list[Path]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BasinscopeError(
                 f"{folder / _INDEX} is malformed ({type(error).__name__}: {error})",
-                "allowed: an index with a weight_map, as save_pretrained writes it",
+                "an index with a weight_map, as save_pretrained writes it",
             ) from error
         absent = [file.name for file in files if not file.is_file()]
         if absent:
@@ -237,7 +237,7 @@ def _files_in(folder: Path) -> list[Path]:
     if (folder / "adapter_config.json").is_file():
         raise BasinscopeError(
             f"{folder} is an adapter, not a checkpoint",
-            "allowed: a folder with the safetensors of a whole model",
+            "a folder with the safetensors of a whole model",
             f"adapter:{folder}",
         )
     files = sorted(folder.glob("*.safetensors"))
@@ -248,7 +248,7 @@ def _files_in(folder: Path) -> list[Path]:
         raise _pickled(pickles[0])
     raise BasinscopeError(
         f"{folder} holds no weights",
-        "allowed: a folder with model.safetensors or its shards and their index",
+        "a folder with model.safetensors or its shards and their index",
         "check the path",
     )
 
@@ -256,7 +256,7 @@ def _files_in(folder: Path) -> list[Path]:
 def _pickled(path: Path) -> BasinscopeError:
     return BasinscopeError(
         f"{path} is a pickle, which can run code when it is opened",
-        "allowed: safetensors",
+        "safetensors",
         "load it with transformers where you trust it, and save_pretrained it to a new folder",
     )
 
@@ -273,7 +273,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             return json.loads(file.read(size)), 8 + size
     except (OSError, SafetensorError) as error:
         raise BasinscopeError(
-            f"cannot read {path} ({error})", "allowed: a complete safetensors file"
+            f"cannot read {path} ({error})", "a complete safetensors file"
         ) from error
 
 

@@ -65,7 +65,7 @@ def shape_of(engine: Weights, name: str) -> torch.Size:
     except KeyError:
         some = ", ".join(list(engine.shapes)[:3])
         raise BasinscopeError(
-            f"no perturbed parameter is called {name!r}", f"allowed: {some}, ..."
+            f"no perturbed parameter is called {name!r}", f"{some}, ..."
         ) from None
 
 

@@ -69,7 +69,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
     except re.error as error:
         raise BasinscopeError(
             f"{pattern!r} is not a regular expression ({error})",
-            r"allowed: Python's re syntax, such as 'mlp|norm' or 'layers\.0\.'",
+            r"Python's re syntax, such as 'mlp|norm' or 'layers\.0\.'",
         ) from None
 
 

@@ -196,7 +196,7 @@ def check_batch(batch: int, accumulate: int, world: int) -> None:
     if batch % (world * accumulate):
         raise BasinscopeError(
             f"batch {batch} with accumulate {accumulate} on {world} processes",
-            "allowed: a batch that is a multiple of both together",
+            "a batch that is a multiple of both together",
         )
 
 

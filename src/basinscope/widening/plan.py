@@ -127,7 +127,7 @@ def plan(given: Any, data_dir: str | Path | None = None, only: Sequence[str] | N
     if vocabulary is None:
         raise BasinscopeError(
             f"a dry run with the tokenizer {recipe.tokenizer!r}, which is not loaded for it",
-            "allowed: a recipe that says its vocabulary",
+            "a recipe that says its vocabulary",
             "add a line such as vocabulary: 50257",
         )
     return _reckoned(recipe, rows, vocabulary)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -269,22 +269,22 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise BasinscopeError(
             f"no recipe {str(word)!r}",
-            f"allowed: {', '.join(shipped())}, or the path of a .yaml file",
-            did_you_mean(str(word), shipped()),
+            f"{', '.join(shipped())}, or the path of a .yaml file",
+            nearest(str(word), shipped()),
         ) from None
     except OSError as error:
         raise BasinscopeError(
-            f"cannot read the recipe {path} ({error.strerror})", "allowed: a file one may read"
+            f"cannot read the recipe {path} ({error.strerror})", "a file one may read"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise BasinscopeError(
-            f"recipe {path} is not YAML ({reason[:160]})", "allowed: keys and values of a recipe"
+            f"recipe {path} is not YAML ({reason[:160]})", "keys and values of a recipe"
         ) from None
     if not isinstance(content, dict):
         raise BasinscopeError(
             f"recipe {path} holds no keys",
-            f"allowed: {', '.join(Recipe.model_fields)}",
+            ", ".join(Recipe.model_fields),
             f"one of the recipes {', '.join(shipped())} as a pattern",
         )
     return _validated(content, f"recipe {path.name}"), path.absolute().parent
@@ -320,8 +320,8 @@ def _first_wrong(error: ValidationError, name: str) -> BasinscopeError:
         fields = _fields_at(fault["loc"][:-1])
         return BasinscopeError(
             f"{name}: unknown key {place!r}",
-            f"allowed: {', '.join(fields)}",
-            did_you_mean(str(fault["loc"][-1]), fields),
+            ", ".join(fields),
+            nearest(str(fault["loc"][-1]), fields),
         )
     if fault["type"] == "missing":
         return BasinscopeError(f"{name}: the key {place!r} is missing", "it has no default")

@@ -136,11 +136,11 @@ def widen(
     Cost: what a dry run says.
     """
     if device not in ("auto", "cpu"):
-        raise BasinscopeError(f"device={device!r}", "allowed: auto, cpu")
+        raise BasinscopeError(f"device={device!r}", "auto, cpu")
     if dry_run:
         return plan(given, data_dir, only)
     if run is None and not isinstance(given, str | Path):
-        raise BasinscopeError("a recipe without a name, and no run", "allowed: a run folder", "")
+        raise BasinscopeError("a recipe without a name, and no run", "a run folder", "")
     chosen, beside = read_recipe(given)
     everything = study.rows(chosen)
     todo = study.select(everything, only)
@@ -202,7 +202,7 @@ def _accelerator(device: str) -> Any:
     if accelerator.num_processes > 1 and accelerator.mixed_precision != "no":
         raise BasinscopeError(
             f"several processes in which Accelerate was set to {accelerator.mixed_precision}",
-            "allowed: a process that has not used Accelerate before",
+            "a process that has not used Accelerate before",
             "run `basinscope widen` by itself under torchrun",
         )
     return accelerator

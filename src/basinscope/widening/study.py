@@ -130,14 +130,14 @@ def rows(recipe: Recipe) -> tuple[StudyRow, ...]:
     if twice is not None:
         raise BasinscopeError(
             f"two methods are called {twice.label!r}",
-            "allowed: a label of its own for each",
+            "a label of its own for each",
             "leave out the second, or give it a `label`",
         )
     longest = max(all_rows, key=lambda row: len(row.name))
     if len(longest.name) > LONGEST_NAME:
         raise BasinscopeError(
             f"a method is called {longest.label[:40]!r}... ({len(longest.name)} characters)",
-            f"allowed: at most {LONGEST_NAME}, since files are called so",
+            f"at most {LONGEST_NAME}, since files are called so",
             "give it a shorter `label`",
         )
     return all_rows
@@ -161,7 +161,7 @@ def check_methods(recipe: Recipe) -> None:
         if micro % 2 and MethodSpec(one.name, one.options).complete().get("antithetic"):
             raise BasinscopeError(
                 f"antithetic noise with {micro} micro-batches in a step",
-                "allowed: an even number, they come in pairs",
+                "an even number, they come in pairs",
                 "accumulate: 2, and a batch of as many",
             )
 
@@ -253,7 +253,7 @@ def check_size(
         raise BasinscopeError(
             f"{name} has {len(stream.train):,} tokens to train on and "
             f"{len(stream.validation):,} held out",
-            f"allowed: at least one window of {context} + 1 tokens in each",
+            f"at least one window of {context} + 1 tokens in each",
             "a longer text, a larger hold_out, or a smaller context",
         )
     if wanted > repeat * there:
@@ -265,7 +265,7 @@ def too_small(name: str, there: int, times: float, repeat: float) -> BasinscopeE
     return BasinscopeError(
         f"{name} has {there:,} tokens for the {times * there:,.0f} that are asked for "
         f"({times:.2f} times over it)",
-        f"allowed: at most {repeat:g} times (repeat)",
+        f"at most {repeat:g} times (repeat)",
         f"a longer text, fewer tokens, or repeat: {math.ceil(times)}",
     )
 
@@ -313,7 +313,7 @@ def select(all_rows: Sequence[StudyRow], only: Sequence[str] | None) -> tuple[St
         if not named:
             raise BasinscopeError(
                 f"no row {word!r}",
-                f"allowed: {', '.join(row.name for row in all_rows)}, or the label of a method",
+                f"{', '.join(row.name for row in all_rows)}, or the label of a method",
             )
         chosen += named
     return tuple(row for row in all_rows if row in chosen)

@@ -111,10 +111,10 @@ def split(pieces: Sequence[str], hold_out: float) -> Files:
     ranked = sorted({(hashlib.sha256(p.encode()).hexdigest(), p) for p in pieces})
     if len(ranked) < 2:
         raise BasinscopeError(
-            f"a text of {len(ranked)} passages", "allowed: at least 2, one to be held out",
-            f"a longer text: a passage ends at {SEPARATOR}, or at an empty line after "
-            f"{PASSAGE_CHARACTERS} characters",
-        )  # fmt: skip
+            f"a text of {len(ranked)} passages",
+            "at least 2, one to be held out",
+            f"a longer text, with {SEPARATOR} or empty lines between its passages",
+        )
     wanted, held, kept = hold_out * sum(len(p) for _, p in ranked), 0, set()
     for digest, passage in ranked[:-1]:
         if held >= wanted:
@@ -165,7 +165,7 @@ def _paths(
             looked = ", ".join(str(p) for p in (folder, beside) if p is not None)
             raise BasinscopeError(
                 f"no text {pattern!r}" + (f" in {looked}" if looked else ""),
-                "allowed: a file or pattern in the data folder or beside the recipe",
+                "a file or pattern in the data folder or beside the recipe",
                 f"name the data folder with --data-dir or {VARIABLE}",
             )
         yield from hits
@@ -175,9 +175,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BasinscopeError(
-            f"cannot read the text {path} ({error})", "allowed: a text in UTF-8"
-        ) from None
+        raise BasinscopeError(f"cannot read the text {path} ({error})", "a text in UTF-8") from None
 
 
 def _from_hub(text: Text) -> Any:
@@ -189,6 +187,6 @@ def _from_hub(text: Text) -> Any:
     except Exception as error:
         raise BasinscopeError(
             f"cannot load the data set {text.dataset!r} ({' '.join(str(error).split())[:160]})",
-            "allowed: a data set of the Hugging Face hub, or files",
+            "a data set of the Hugging Face hub, or files",
             "check the spelling and the network; --dry-run needs neither",
         ) from None

@@ -55,7 +55,7 @@ def tokenizer_of(choice: int | str, text: Parts) -> Any:
 
     if isinstance(choice, int):
         if choice < LEAST_BPE:
-            raise BasinscopeError(f"tokenizer: {choice}", f"allowed: a BPE of at least {LEAST_BPE}")
+            raise BasinscopeError(f"tokenizer: {choice}", f"a BPE of at least {LEAST_BPE}")
         folder = _kept(f"bpe\0{choice}\0{text.digest}", lambda to: _train(choice, text, to))
         return AutoTokenizer.from_pretrained(folder)
     try:
@@ -63,13 +63,13 @@ def tokenizer_of(choice: int | str, text: Parts) -> Any:
     except Exception as error:
         raise BasinscopeError(
             f"cannot load the tokenizer {choice!r} ({' '.join(str(error).split())[:120]})",
-            "allowed: a hub id, a folder, or the size of a BPE to be trained on the text",
+            "a hub id, a folder, or the size of a BPE to be trained on the text",
             "check the spelling and the network; --dry-run needs neither",
         ) from None
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise BasinscopeError(
             f"the tokenizer {choice!r} has no {'end token' if tokenizer.is_fast else 'fast form'}",
-            "allowed: one with both, to tokenise a long text and to end each passage",
+            "one with both, to tokenise a long text and to end each passage",
             "take another one, or the size of a BPE to be trained on the text",
         )
     return tokenizer

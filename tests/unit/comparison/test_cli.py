@@ -59,8 +59,8 @@ def test_report_of_a_widening_run_draws_the_comparison(run_cli, study):
     [
         (["nowhere"], "nowhere is not a run folder"),
         (["study", "--confidence", "2"], "confidence=2.0; allowed: between 0 and 1"),
-        (["study", "-o", "out", "--figure", "cruves"], "did you mean curves"),
-        (["study", "--reference", "adam"], "did you mean adamw"),
+        (["study", "-o", "out", "--figure", "cruves"], "try: curves"),
+        (["study", "--reference", "adam"], "try: adamw"),
     ],
 )
 def test_bad_input_is_one_line(run_cli, study, words, message):

@@ -111,7 +111,7 @@ def test_another_reference_sets_ratios_and_targets_and_is_named(tmp_path, row_of
     other = study_of(tmp_path / "other", [row_of({"name": "adamw"}, 0, size=7)], batch=9)
     both = compare(folder, other, reference="early")
     assert [group.reference for group in both.groups] == ["", "early"]
-    with pytest.raises(BasinscopeError, match=r"no method is called 'earli'.*did you mean early\?"):
+    with pytest.raises(BasinscopeError, match=r"no method is called 'earli'.*try: early"):
         compare(folder, reference="earli")
 
 
@@ -260,6 +260,6 @@ def test_figures_by_name(study, tmp_path):
     drawn = compare(study).plot(tmp_path, ["forgetting"])
     assert [path.name for path in drawn] == ["forgetting.png"]
     assert not (tmp_path / "frontier.png").exists()
-    with pytest.raises(BasinscopeError, match=r"figure 'fronteer'.*did you mean frontier"):
+    with pytest.raises(BasinscopeError, match=r"figure 'fronteer'.*try: frontier"):
         compare(study).save(tmp_path / "out", ["fronteer"])
     assert not (tmp_path / "out").exists()

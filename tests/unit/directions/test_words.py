@@ -88,5 +88,5 @@ def test_an_object_is_taken_as_it_is_and_a_wrong_one_refused():
 
 
 def test_the_nearest_word_is_suggested():
-    with pytest.raises(BasinscopeError, match=r"did you mean random\?$"):
+    with pytest.raises(BasinscopeError, match=r"try: random$"):
         direction("randm:1")

@@ -126,14 +126,14 @@ def test_all_methods_are_covered_here():
 
 
 BAD = {
-    "an unknown method": (("adam-w",), r"method 'adam-w'; allowed: adamw,.*did you mean adamw\?"),
-    "an unknown option": (("go", {"sgima": 1.0}), r"sgima=1\.0.*did you mean sigma\?"),
+    "an unknown method": (("adam-w",), r"method 'adam-w'; allowed: adamw,.*try: adamw"),
+    "an unknown option": (("go", {"sgima": 1.0}), r"sgima=1\.0.*try: sigma"),
     "go without sigma": (("go",), "method go without sigma"),
     "a negative sigma": (("go", {"sigma": -0.1}), r"sigma=-0\.1; allowed: a finite number"),
     "sigma not a number": (("go", {"sigma": math.nan}), "sigma=nan; allowed: a finite number"),
     "sigma a word": (("go", {"sigma": "big"}), "sigma='big'; allowed: a finite number"),
     "relative a number": (("go", {"sigma": 0.1, "relative": 1.0}), "allowed: true, false, 'model'"),
-    "an unknown base": (("adamw", {"base": "sdg"}), "base='sdg'.*did you mean sgd"),
+    "an unknown base": (("adamw", {"base": "sdg"}), "base='sdg'.*try: sgd"),
     "an unknown schedule": (("go", {"sigma": 0.1, "schedule": "later"}), "schedule='later'"),
     "a share of nothing": (("go", {"sigma": 0.1, "schedule": "last:0"}), "0 < SHARE <= 1"),
     "a decay of one": (("averaged", {"average": "ema:1"}), "average='ema:1'.*0 < DECAY < 1"),

@@ -291,7 +291,7 @@ def test_a_task_of_ones_own_by_a_published_name_has_no_recipe():
 
 def test_unknown_names_are_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(
-        bs.BasinscopeError, match=r"task 'mmlu:anatomie'; .*mmlu:SUBJECT, .*; did you"
+        bs.BasinscopeError, match=r"task 'mmlu:anatomie'; .*mmlu:SUBJECT, .*; try: mmlu:anatomy"
     ):
         bs.tasks("mmlu,mmlu:anatomie", data_dir=tmp_path)
     with pytest.raises(bs.BasinscopeError, match=r"task 'gsm8k:x'; allowed: .*mini.*gsm8k"):

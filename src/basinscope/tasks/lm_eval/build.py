@@ -71,7 +71,7 @@ def _load(name: str, word: Word, source: Source, allow_code_execution: bool) -> 
     if len(scored) > 1:
         raise BasinscopeError(
             f"the tasks of {name!r} are scored differently: {sorted(scored)}",
-            "allowed: one metric and filter for all of them",
+            "one metric and filter for all of them",
             f"name them: {name}@METRIC@filter=NAME",
         )
     for file in _modules(source) if allow_code_execution else ():
@@ -89,26 +89,23 @@ def _refuse(source: Source, allow_code_execution: bool) -> None:
         kind = settings.get("output_type", "generate_until")
         if kind not in BINARY:
             raise BasinscopeError(
-                f"{file}: lm-eval task {leaf!r} has output_type {kind!r}",
-                f"allowed: {', '.join(BINARY)}",
+                f"{file}: lm-eval task {leaf!r} has output_type {kind!r}", ", ".join(BINARY)
             )
         if settings.get("unsafe_code"):
             raise BasinscopeError(
                 f"lm-eval task {leaf!r} runs the code that a model writes, without a sandbox",
-                "allowed: tasks that only read it",
+                "tasks that only read it",
                 "use the task humaneval, which has one",
             )
         if settings.get("doc_to_image") or settings.get("doc_to_audio"):
-            raise BasinscopeError(
-                f"lm-eval task {leaf!r} shows pictures or sounds", "allowed: text"
-            )
+            raise BasinscopeError(f"lm-eval task {leaf!r} shows pictures or sounds", "text")
     if allow_code_execution:
         return
     for file in sorted(source.files()):
         if named := functions(file):
             raise BasinscopeError(
                 f"{file}: !function {named[0]} would run Python code of that folder",
-                "allowed: YAML with templates alone",
+                "YAML with templates alone",
                 "pass --allow-code-execution if you trust the folder: its code runs in this "
                 "process, not in the sandbox",
             )
@@ -150,7 +147,7 @@ def _set_shots(task: Any, shots: int | None) -> None:
     if shots is not None and default == 0 != shots:
         raise BasinscopeError(
             f"lm-eval task {task.task_name!r} with {shots} worked examples",
-            "allowed: none, which its settings fix",
+            "none, which its settings fix",
             "leave out @shots",
         )
     if shots is not None or default is None:
@@ -178,7 +175,7 @@ def _explained(word: Word, source: Source, error: Exception) -> BasinscopeError:
         return BasinscopeError(
             f"the data of lm-eval:{word.name} could not be loaded ({', '.join(sets[:3])}{more}): "
             f"{network}{reason}",
-            "allowed: a data set of the Hugging Face hub, or local files",
+            "a data set of the Hugging Face hub, or local files",
             "run once with a network (the hub's copy is then kept), or write a YAML file that "
             "includes the task's with dataset_path: json and dataset_kwargs: {data_files: ...}",
         )
@@ -207,7 +204,7 @@ def _scored_by(task: Any, word: Word, metrics: Mapping[str, str]) -> tuple[str, 
     filters = [ensemble.name for ensemble in task._filters]
     if word.filter and word.filter not in filters:
         raise BasinscopeError(
-            f"lm-eval task {name!r} has no filter {word.filter!r}", f"allowed: {', '.join(filters)}"
+            f"lm-eval task {name!r} has no filter {word.filter!r}", ", ".join(filters)
         )
     return metric, word.filter or filters[0]
 
@@ -260,7 +257,7 @@ def _probe(task: Any, documents: Sequence[Document]) -> None:
                 raise BasinscopeError(
                     f"lm-eval task {task.task_name!r}: metric {document.metric!r} is {value:g} for "
                     f"document {document.number}",
-                    "allowed: metrics that are 0 or 1 for each document",
+                    "metrics that are 0 or 1 for each document",
                     "name another: lm-eval:NAME@METRIC",
                 )
     if failures and len(failures) == tried:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.tasks.lm_eval.library import library
 
 PREFIX: Final = "lm-eval:"
@@ -63,12 +63,10 @@ def parse(word: str) -> Word:
         key, equals, value = option.partition("=")
         key, value = (key, value) if equals else ("metric", key)
         if not value or values.get(key, "?"):
-            raise BasinscopeError(
-                f"{option!r} in task {word!r}", f"allowed: {_GRAMMAR}", "each part once"
-            )
+            raise BasinscopeError(f"{option!r} in task {word!r}", _GRAMMAR, "each part once")
         values[key] = value
     if not name or not (values["shots"].isdecimal() or not values["shots"]):
-        raise BasinscopeError(f"task {word!r}", f"allowed: {_GRAMMAR}")
+        raise BasinscopeError(f"task {word!r}", _GRAMMAR)
     shots = int(values["shots"]) if values["shots"] else None
     return Word(name, values["metric"], values["filter"], shots)
 
@@ -146,9 +144,9 @@ def find(word: Word) -> Source:
     if word.name not in index:
         raise BasinscopeError(
             f"lm-eval {library().version} has no task {word.name!r}",
-            f"allowed: one of its {len(index):,} tasks, groups and tags (lm-eval ls tasks), or the "
+            f"one of its {len(index):,} tasks, groups and tags (lm-eval ls tasks), or the "
             "path of a YAML file or folder, with a slash",
-            did_you_mean(word.name, index, n=3),
+            nearest(word.name, index, n=3),
         )
     return Source((word.name,), index)
 
@@ -211,7 +209,7 @@ def _local(name: str) -> Source:
     if not names:
         raise BasinscopeError(
             f"no YAML file at {name!r} defines a task",
-            f"allowed: a YAML file, a folder of them, or FOLDER/TASK"
+            f"a YAML file, a folder of them, or FOLDER/TASK"
             f"{': one of ' if index else ''}{', '.join(sorted(index))}",
             "a task of lm-eval's own is named without a slash",
         )
@@ -262,9 +260,7 @@ def _settings(file: Path) -> dict[str, Any]:
 def malformed(file: Path, reason: str) -> BasinscopeError:
     """Error that names a file and what is wrong with it."""
     return BasinscopeError(
-        f"{file}: {' '.join(reason.split())[:300]}",
-        "allowed: a task in lm-eval's YAML",
-        "mend the file",
+        f"{file}: {' '.join(reason.split())[:300]}", "a task in lm-eval's YAML", "mend the file"
     )
 
 

@@ -148,7 +148,7 @@ class LmEval:
             if value not in (0.0, 1.0):
                 raise BasinscopeError(
                     f"lm-eval metric {document.metric!r} is {value:g} for item {item.id!r}",
-                    "allowed: 0 or 1 for each document",
+                    "0 or 1 for each document",
                     "name another metric: lm-eval:NAME@METRIC",
                 )
             return _described(document, value == 1.0, responses, filtered)

@@ -70,7 +70,7 @@ def library() -> Library:
     except ImportError as error:
         raise BasinscopeError(
             f"tasks named lm-eval:... need the package lm-eval ({error})",
-            "allowed: version 0.4.13 or later",
+            "version 0.4.13 or later",
             "pip install 'basinscope[lm-eval]'",
         ) from error
     root = Path(str(modules["tasks"].__file__)).resolve().parent

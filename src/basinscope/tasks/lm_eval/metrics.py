@@ -82,12 +82,10 @@ def chosen(task: str, wanted: str, refusals: Mapping[str, str]) -> str:
         return wanted
     listed = ", ".join(allowed) or "none of this task's"
     if wanted and wanted not in refusals:
-        raise BasinscopeError(
-            f"lm-eval task {task!r} has no metric {wanted!r}", f"allowed: {listed}"
-        )
+        raise BasinscopeError(f"lm-eval task {task!r} has no metric {wanted!r}", listed)
     refused = {wanted: refusals[wanted]} if wanted else refusals
     reasons = "; ".join(f"metric {name!r}: {reason}" for name, reason in refused.items())
     raise BasinscopeError(
         f"lm-eval task {task!r}: {reasons or 'it names no metric'}",
-        f"allowed: metrics that are 0 or 1 for each document: {listed}",
+        f"metrics that are 0 or 1 for each document: {listed}",
     )

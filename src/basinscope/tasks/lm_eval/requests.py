@@ -67,7 +67,7 @@ def requests_of(
         else:
             raise BasinscopeError(
                 f"lm-eval task {task!r} asks for {instance.request_type}",
-                "allowed: loglikelihood, multiple_choice, generate_until",
+                "loglikelihood, multiple_choice, generate_until",
                 "a likelihood of whole texts is not 0 or 1 for each document",
             )
     return tuple(requests), tuple(places)
@@ -84,13 +84,13 @@ def _generate(task: str, prompt: str, settings: Mapping[str, Any]) -> Generate:
     if sample or (sample is None and heat > 0):
         raise BasinscopeError(
             f"lm-eval task {task!r} samples its texts (do_sample={sample}, temperature={heat:g})",
-            "allowed: greedy texts, so that every weight setting is asked the same",
+            "greedy texts, so that every weight setting is asked the same",
             "set do_sample: false in a YAML file that includes the task's",
         )
     if odd := sorted(rest.keys() - set(_OF_SAMPLING)):
         raise BasinscopeError(
             f"lm-eval task {task!r}: generation_kwargs {', '.join(odd)}",
-            f"allowed: until, do_sample: false, {_LENGTHS[0]}",
+            f"until, do_sample: false, {_LENGTHS[0]}",
             "leave the others out in a YAML file that includes the task's",
         )
     stops = [stop] if isinstance(stop, str) else list(stop)

@@ -34,7 +34,7 @@ def load(name: str) -> ChoiceTask | RefusalTask:
         BasinscopeError: If there is no such task.
     """
     if name not in (*NAMES, "overrefusal"):
-        raise BasinscopeError(f"task {name!r}", f"allowed: {', '.join(NAMES)}, overrefusal")
+        raise BasinscopeError(f"task {name!r}", f"{', '.join(NAMES)}, overrefusal")
     if name == "overrefusal":
         header, rows = _read("safety")
         items = tuple(_ask(f"{name}-{row['id'][-3:]}", row["twin"]) for row in rows)
