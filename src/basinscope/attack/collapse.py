@@ -123,7 +123,11 @@ def collapse_radius(
     many, direction = tasks_of(tasks), words.direction(direction)
     check(many, [direction], None, 1, level, 1)
     if not tolerance > 0 or (near is not None and not 0 < near < math.inf):
-        raise BasinscopeError(f"tolerance={tolerance}, near={near}", "above 0")
+        raise BasinscopeError(
+            f"tolerance={tolerance}, near={near}",
+            "tolerance above 0, near above 0 or None",
+            "leave both out",
+        )
     engine = engine_of(model, run)
     bench = Bench.of(engine, [direction], many)
     spec = RunSpec(
@@ -161,7 +165,7 @@ def read_collapse(store: Store, radius: float) -> tuple[Collapse, ...]:
     except KeyError:
         raise BasinscopeError(
             f"the collapse radii in {store.folder} are not finished",
-            "a bracket needs every point of its search",
+            "a search with every point measured",
             "run the same line again: it resumes",
         ) from None
 

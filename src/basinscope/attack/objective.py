@@ -126,6 +126,7 @@ def target(objective: Task | str | Path | Loss, **options: Any) -> Task | Path |
         raise BasinscopeError(
             f"an objective of type {type(objective).__name__}",
             "a task, the path of a text file, or a function loss(module)",
+            "basic",
         )
     return objective
 
@@ -133,9 +134,9 @@ def target(objective: Task | str | Path | Loss, **options: Any) -> Task | Path |
 def check(attacked: Task | Path | Loss, limit: int, seed: int, compute: str) -> None:
     """Refuse what no objective can be made with, as far as it is known without a model."""
     if compute not in COMPUTE:
-        raise BasinscopeError(f"compute={compute!r}", ", ".join(COMPUTE))
+        raise BasinscopeError(f"compute={compute!r}", ", ".join(COMPUTE), "float32")
     if limit < 1:
-        raise BasinscopeError(f"limit={limit}", "at least 1 item")
+        raise BasinscopeError(f"limit={limit}", "at least 1 item", "48")
     if not isinstance(attacked, Task):
         return
     for item in limited(attacked, limit, seed).items:
@@ -145,7 +146,7 @@ def check(attacked: Task | Path | Loss, limit: int, seed: int, compute: str) -> 
                 "loss of",
                 "choices with a right one, or texts with an expected answer "
                 "(not verdicts on free text, nor programs that are run)",
-                "attack a task of choices (basic, math, code, mmlu), nll:FILE, or a text file",
+                "basic, math, code, mmlu, nll:FILE or a text file",
             )
 
 
@@ -183,7 +184,11 @@ def _of_function(engine: Engine, loss: Loss) -> Objective:
             value = loss(engine.module)
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             kind = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise BasinscopeError(f"loss(module) returned {kind}", "a tensor with one element")
+            raise BasinscopeError(
+                f"loss(module) returned {kind}",
+                "a tensor with one element",
+                "return the mean as a tensor",
+            )
         if backward:
             if not value.requires_grad:
                 raise BasinscopeError(
@@ -202,7 +207,9 @@ def _of_task(
     engine: TransformersEngine, task: Task, limit: int, seed: int, around: Around
 ) -> Objective:
     if not task.items:
-        raise BasinscopeError(f"task {task.name!r} has no items")
+        raise BasinscopeError(
+            f"task {task.name!r} has no items", "a task with at least one item", "another task"
+        )
     chosen = limited(task, limit, seed)
     ids = {item.id for item in chosen.items}
     rest = tuple(item for item in task.items if item.id not in ids)
@@ -273,13 +280,16 @@ def _of_text(
         raise BasinscopeError(
             f"cannot read {str(path)!r} as text ({why})",
             "a task, or the path of a text file in UTF-8",
+            "check the path, or save the file as UTF-8",
         ) from error
     size = min(BLOCK_TOKENS, engine.forward.context)
     tokens = engine.tokens.encode_bare(text)
     blocks = [tuple(tokens[a : a + size]) for a in range(0, len(tokens), size)]
     blocks = [block for block in blocks if len(block) == size] or [tuple(tokens)]
     if len(blocks[0]) < 2:
-        raise BasinscopeError(f"{path} holds {len(tokens)} tokens", "at least 2 tokens")
+        raise BasinscopeError(
+            f"{path} holds {len(tokens)} tokens", "at least 2 tokens", "a longer text"
+        )
     order = sorted(
         range(len(blocks)), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest()
     )
@@ -368,7 +378,7 @@ def _with_text(engine: Engine, name: str) -> TransformersEngine:
     if not isinstance(engine, TransformersEngine):
         raise BasinscopeError(
             f"objective {name!r} for {engine.source!r}, which has no tokenizer",
-            "a plain module is attacked by a function loss(module)",
+            "a function loss(module), for a plain module",
             "load a checkpoint with a tokenizer, or pass tokenizer= to bs.load",
         )
     return engine
@@ -379,6 +389,6 @@ def _check_fit(engine: TransformersEngine, rows: Sequence[Row], name: str) -> No
     if longest > engine.forward.context:
         raise BasinscopeError(
             f"an item of {name!r} has {longest} tokens",
-            f"the model's context holds {engine.forward.context}",
-            "attack a task of shorter items, or a text file",
+            f"at most {engine.forward.context}, the model's context",
+            "a task of shorter items, or a text file",
         )

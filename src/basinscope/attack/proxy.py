@@ -40,7 +40,9 @@ class Proxy:
             value = getattr(self, name)
             if not (good and math.isfinite(value)):
                 raise BasinscopeError(
-                    f"{name}={value}", "finite, lr above 0, the others at least 0"
+                    f"{name}={value}",
+                    "finite, lr above 0, the others at least 0",
+                    f"leave {name} out",
                 )
 
 
@@ -71,8 +73,8 @@ def descend(
     if size == 0.0:
         raise BasinscopeError(
             f"the proxy has not moved ({state.ended or 'the gradient is zero'})",
-            "a direction needs a displacement that is not zero",
-            "another objective, or method='pga'",
+            "a displacement that is not zero",
+            "another objective, or the method pga",
         )
     state.x, state.radius = v.mul_(1 / size), size
     return state

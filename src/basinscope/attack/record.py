@@ -93,7 +93,7 @@ def read_record(direction: Saved) -> AttackRecord:
     except ValidationError as error:
         raise BasinscopeError(
             f"{direction.file} is no direction of an attack ({header.malformed(error)})",
-            "its metadata says how it was found",
+            "a file whose metadata say how it was found",
             "delete that file: the attack then begins anew",
         ) from None
 
@@ -150,8 +150,8 @@ class Folder:
         elif old != spec:
             raise BasinscopeError(
                 f"{self.path} holds another attack ({'; '.join(header.differences(old, spec))})",
-                "a run folder holds one attack",
-                "give another --run, or run the old line again",
+                "one attack in a run folder",
+                "another --run, or run the old line again",
             )
 
     @property
@@ -209,7 +209,7 @@ class Folder:
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             raise BasinscopeError(
                 f"{file} cannot be read ({error})",
-                "an attack goes on from what it kept",
+                "what the attack kept, as it was written",
                 "delete that file: the attack then begins anew",
             ) from error
 

@@ -39,7 +39,7 @@ from basinscope.directions.planes import Drawn
 from basinscope.directions.saved import Saved, save_direction
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.runs import header
 from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress
@@ -218,7 +218,8 @@ def attack(
         if not math.isfinite(zero.loss):
             raise BasinscopeError(
                 f"the loss of {goal.name!r} at theta0 is {zero.loss}",
-                "a loss that is finite at the weights themselves",
+                "a finite loss at the weights themselves",
+                "another objective, or compute float32",
             )
         after = _Teller(progress, total)
         if method == "proxy":
@@ -271,7 +272,7 @@ def read_attack(folder: str | Path) -> Attack:
     if not (path / DIRECTION).exists():
         raise BasinscopeError(
             f"the attack in {folder} is not finished",
-            "its direction is written when the ascent ends",
+            "an attack whose ascent has ended",
             "run the same line again: it resumes",
         )
     direction = Saved(str(path / DIRECTION))
@@ -377,8 +378,8 @@ def _rules(
             raise BasinscopeError(
                 f"the score of {goal.name!r} at theta0 is {zero.score:.3g}, "
                 f"not above chance ({goal.chance:g})",
-                "what is not there cannot collapse",
-                "give a radius, or attack another task",
+                "a score above chance, which can collapse",
+                "a radius, or another task",
             )
         threshold = stats.threshold(zero.score, goal.chance, level)
     return Rules(0, radius, inside, zero.loss, threshold, most=size, least=1e-6 * size)
@@ -404,19 +405,22 @@ def checked(
 ) -> tuple[Task | Path | Loss, list[Task]]:  # fmt: skip
     """Refuse what is wrong without a model; give what is attacked, and what else is measured."""
     if method not in METHODS:
-        raise BasinscopeError(f"method {method!r}", ", ".join(METHODS))
+        raise BasinscopeError(f"method {method!r}", ", ".join(METHODS), nearest(method, METHODS))
     steps = METHODS[method] if steps is None else steps
     if starts < 1 or steps < starts:
         raise BasinscopeError(
-            f"steps={steps}, starts={starts}", "at least one start, a step for each"
+            f"steps={steps}, starts={starts}",
+            "at least one start, a step for each",
+            f"steps={METHODS[method]}, starts=1",
         )
     if radius is not None and not 0 < radius < math.inf:
         raise BasinscopeError(
             f"radius={radius}",
             "a norm above 0, or None for the smallest radius that collapses the score",
+            "leave radius out",
         )
     if not 0 < level < 1:
-        raise BasinscopeError(f"level={level}", "between 0 and 1, such as 0.5")
+        raise BasinscopeError(f"level={level}", "between 0 and 1", "0.5")
     noise.stream("", seed, 0)
     attacked = target(objective, **options)
     check(attacked, limit, seed, compute)

@@ -135,7 +135,9 @@ class Certificate:
         """Simultaneous lower bounds of every item's smoothed score; needs ``per_item``."""
         if not self.plan.per_item:
             raise BasinscopeError(
-                "this certificate has no bounds of single items", "a certificate with per_item=True"
+                "this certificate has no bounds of single items",
+                "a certificate of single items",
+                "certify with per_item=True",
             )
         return formulas.item_lower_bounds(
             list(self.item_counts.values()), self.draws, self.confidence
@@ -174,7 +176,7 @@ class Certificate:
         """
         level = self.target if target is None else target
         if not 0.0 <= level <= 1.0:
-            raise BasinscopeError(f"target={level}", "0 to 1")
+            raise BasinscopeError(f"target={level}", "0 to 1", "0.5")
         if not self.plan.per_item:
             return float(formulas.radius(self.p_lower, level, self.sigma))
         if level == 0.0:
@@ -239,8 +241,8 @@ class Certificate:
         if self.geometry is None or self.engine is None:
             raise BasinscopeError(
                 "a certificate without its model",
-                "the ball lies around the model's weights, in the geometry of the noise",
-                "bs.certify(..., run=...) on the model gives it again, from its records",
+                "a certificate on its model, around whose weights the ball lies",
+                "bs.certify(..., run=...), which gives it again from its records",
             )
         check_displacement(displacement, self.engine)
         return self.geometry.project(self.engine, displacement, self.radius(target))
@@ -366,6 +368,7 @@ def check_displacement(displacement: Mapping[str, torch.Tensor], engine: Engine)
         raise BasinscopeError(
             f"a displacement that is not of the perturbed parameters ({', '.join(strange[:3])})",
             f"one tensor for each of the {len(engine.shapes)} names of engine.shapes",
+            "leave them out, or rename them",
         )
     for name, tensor in displacement.items():
         wide = tensor.dtype.is_floating_point and tensor.dtype.itemsize >= 4
@@ -374,6 +377,7 @@ def check_displacement(displacement: Mapping[str, torch.Tensor], engine: Engine)
                 f"displacement of {name!r}: {tuple(tensor.shape)}, {tensor.dtype}, or not finite",
                 f"shape {tuple(engine.shapes[name])}, finite, float32 or float64, which "
                 "can hold a point of the ball",
+                "build it in float32, from engine.shapes",
             )
 
 

@@ -41,7 +41,9 @@ def untied(model: Model) -> TransformersEngine:
     engine = engine_of(model)
     if not isinstance(engine, TransformersEngine):
         raise BasinscopeError(
-            f"{engine.source!r} has no tokens", "a language model with its tokenizer"
+            f"{engine.source!r} has no tokens",
+            "a language model with its tokenizer",
+            "load a checkpoint with a tokenizer",
         )
     module: Any = copy.deepcopy(engine.module)
     head = module.get_output_embeddings()

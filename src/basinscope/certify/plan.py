@@ -79,20 +79,21 @@ def check(
         raise BasinscopeError(
             f"{len(ids)} items with {len(set(ids))} different ids",
             "at least one item, each with an id of its own",
+            "another task, or other ids",
         )
     if not 1 <= items_per_draw <= len(ids):
         raise BasinscopeError(
-            f"items_per_draw={items_per_draw}", f"1 to {len(ids)}, the task's items"
+            f"items_per_draw={items_per_draw}", f"1 to {len(ids)}, the task's items", f"{len(ids)}"
         )
     for name, value in (("claim", claim), ("target", target)):
         if value is not None and not 0 < value < 1:
-            raise BasinscopeError(f"{name}={value}", "between 0 and 1, such as 0.5")
+            raise BasinscopeError(f"{name}={value}", "between 0 and 1", "0.5")
     if draws < 1:
         raise BasinscopeError(f"draws={draws}", "at least 1", "200")
     if per_item and (antithetic or claim is not None or items_per_draw != len(ids)):
         raise BasinscopeError(
             f"per_item, antithetic={antithetic}, claim={claim}, items_per_draw={items_per_draw}",
-            f"with per_item, draws fixed beforehand, each with all {len(ids)} items",
+            f"draws fixed beforehand, each with all {len(ids)} items",
             f"items_per_draw={len(ids)}, without antithetic and claim",
         )
     level = max(value for value in (claim, target, chance) if value is not None)
@@ -103,7 +104,7 @@ def check(
             f"draws={draws} cannot certify more than {role}, p >= {level:g}, at confidence "
             f"{confidence:g}: not even if every answer is right",
             f"at least {needed} draws",
-            "more draws, a lower confidence, or a lower level",
+            f"draws={needed}, a lower confidence, or a lower level",
         )
 
 

@@ -212,6 +212,6 @@ def unfinished(store: Store, have: int) -> BasinscopeError:
     """What to say of a certificate that cannot be computed yet."""
     return BasinscopeError(
         f"{store.folder} has {have} of {store.spec.draws} draws without a gap",
-        "a bound for draws fixed beforehand needs all of them, any other at least one",
+        "all of them where they are fixed beforehand, else at least one",
         "run the same line again: it resumes",
     )

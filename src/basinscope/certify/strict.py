@@ -219,7 +219,7 @@ def checked(
     check_workers(workers)
     stream("", seed, 0)
     if not sigmas or len(set(sigmas)) != len(sigmas):
-        raise BasinscopeError(f"sigmas={sigmas}", "at least one, all different")
+        raise BasinscopeError(f"sigmas={sigmas}", "at least one, all different", "0.002,0.005")
     ids = [item.id for item in task.items]
     for sigma in sigmas:
         check(
@@ -229,8 +229,8 @@ def checked(
     if not 0 < share < 1 or not 0 <= tau < 1 or failures < 0 or lost not in ("score", "items"):
         raise BasinscopeError(
             f"share={share}, tau={tau}, failures={failures}, lost={lost!r}",
-            "share between 0 and 1, tau at least 0 and below 1, failures at least 0, "
-            "lost='score' or 'items'",
+            "0 < share < 1, 0 <= tau < 1, failures >= 0, lost 'score' or 'items'",
+            "the defaults",
         )
     needed = formulas.directions_needed(share, confidence, failures)
     if draws is None:
@@ -240,6 +240,7 @@ def checked(
             f"draws={draws} cannot show that {percent(share)} of directions are clean at "
             f"confidence {confidence:g} with {failures} failures",
             f"at least {needed} draws",
+            "leave draws out",
         )
     while formulas.directions_needed(share, confidence, failures + 1) <= draws:
         failures += 1

@@ -186,7 +186,9 @@ def certify_tokens(
     engine = engine_of(model, run, kind=kind(mode))
     if not isinstance(engine, TransformersEngine):
         raise BasinscopeError(
-            f"{engine.source!r} has no tokens", "a language model with its tokenizer"
+            f"{engine.source!r} has no tokens",
+            "a language model with its tokenizer",
+            "load a checkpoint with a tokenizer",
         )
     if mode == "row":
         found = _row_certificate(
@@ -225,8 +227,8 @@ def read_tokens(run: str | Path) -> TokenCertificate:
     except (OSError, ValueError) as error:
         raise BasinscopeError(
             f"{path} cannot be read ({type(error).__name__})",
-            "the counts beside it are kept",
-            "run the same line again: it is written anew",
+            "the replacements as they were written",
+            "run the same line again: they are written anew, from the counts",
         ) from error
     sigma, bounds = plan["sigma"], _bounds(store)
     radii = {item: float(formulas.radius(p, table.target, sigma)) for item, p in bounds.items()}
@@ -252,7 +254,7 @@ def checked(
 ) -> None:
     """Refuse what is out of range."""
     if mode not in ("position", "row"):
-        raise BasinscopeError(f"mode={mode!r}", "'position' or 'row'")
+        raise BasinscopeError(f"mode={mode!r}", "'position' or 'row'", "position")
     noise.stream("", seed, 0)
     ids = [item.id for item in task.items]
     check(
@@ -271,8 +273,8 @@ def _position_bounds(
         if not requests or not all(engine.prompt_once(r) for r in requests):
             raise BasinscopeError(
                 f"a prompt of {item.id!r} does not pass through the model exactly once",
-                "position-wise noise must be one draw for each prompt",
-                "another model or shorter prompts, or mode='row'",
+                "one pass for each prompt, whose noise is one draw",
+                "another model, shorter prompts, or mode='row'",
             )
     words = f"{noise.SCHEME} position-wise embedding noise/2 seed={seed}"
     bench = Bench.of(engine, [], [task])
@@ -338,8 +340,8 @@ def _row_certificate(engine: TransformersEngine, task: Task, **options: Any) -> 
     if head is not None and head.weight.data_ptr() == table.weight.data_ptr():  # type: ignore[operator]
         raise BasinscopeError(
             f"{engine.source!r} ties its embeddings to its output head",
-            "row-wise noise must not move the head",
-            "certify a copy that does not: certify_tokens(untied(engine), ...), or mode='position'",
+            "a head that row-wise noise does not move",
+            "certify_tokens(untied(engine), ...), or mode='position'",
         )
     names = [
         name
@@ -349,8 +351,8 @@ def _row_certificate(engine: TransformersEngine, task: Task, **options: Any) -> 
     if not names:
         raise BasinscopeError(
             "the embedding matrix is not among the perturbed parameters",
-            "row-wise noise is on the embedding matrix",
-            "load the model without params=",
+            "row-wise noise on the embedding matrix",
+            "load the model without params",
         )
     geometry = selected(engine, f"^{names[0].replace('.', '[.]')}$")
     return certify(engine, task, geometry=geometry, per_item=True, **options)

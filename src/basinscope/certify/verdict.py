@@ -146,13 +146,13 @@ def verdict(
     """
     if isinstance(other, int | float):
         if not other >= 0:
-            raise BasinscopeError(f"r={other}", "a distance of at least 0")
+            raise BasinscopeError(f"r={other}", "a distance of at least 0", "0.02")
         return _judged(cert, f"r = {other:.4g}", Distance(float(other), other, 0.0), target)
     direction = direction_of(other)
     if model is None:
         raise BasinscopeError(
             "a certificate without its model",
-            "the displacement is measured from the model's weights",
+            "a certificate on its model, from whose weights others are measured",
             "cert.verdict(other, engine=bs.load(...))",
         )
     if draws < 0:
@@ -165,7 +165,7 @@ def verdict(
     if cert.model.params is not None and not direction.label.startswith("saved:"):
         raise BasinscopeError(
             f"{direction.label} against a certificate of params={cert.model.params!r}",
-            "its other parameters are not compared with the model's",
+            "a saved direction, or a certificate that compares every parameter",
             f"certify the whole model with geometry='params:{cert.model.params}'",
         )
     moves = direction.as_displacement(engine)
@@ -176,6 +176,7 @@ def verdict(
         raise BasinscopeError(
             f"task {task.name!r} is not the certificate's ({cert.task.name!r} with its items)",
             "the same task with the same items",
+            f"task={cert.task.name!r}",
         )
     with restored(engine, cert.model.fingerprint):
         at, smoothed = _measured(cert, engine, task, moves, shape, draws)
@@ -248,7 +249,7 @@ def _check_model(cert: Certificate, engine: Engine) -> None:
         old, new = (str(getattr(m, wrong[0]))[:12] for m in (cert.model, now))
         raise BasinscopeError(
             f"the certificate was made for other weights: {', '.join(wrong)} ({old} -> {new})",
-            "a certificate holds for the model that it was made for",
+            "the model that it was made for",
             f"load {cert.model.source!r} as it was loaded then, or certify this model",
         )
 
@@ -261,7 +262,7 @@ def _checked_geometry(
         raise BasinscopeError(
             f"geometry {shape.label!r} is not the one that the certificate was made for "
             f"({cert.plan.geometry!r})",
-            "the covariance of the noise is fixed before sampling",
+            "the covariance that was fixed before sampling",
             "give that geometry, or certify with this one",
         )
     return shape

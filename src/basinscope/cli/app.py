@@ -66,7 +66,7 @@ def parse_steps(text: str, name: str = "steps") -> list[float]:
     wrong = BasinscopeError(
         f"{name} {text!r}",
         f"LO:HI:N with LO < HI and N from 2 to {MOST_STEPS}, or finite numbers by commas",
-        f"for example --{name} -0.03:0.03:13 or --{name} 0,0.005,0.01",
+        f"--{name} -0.03:0.03:13 or --{name} 0,0.005,0.01",
     )
     try:
         if ":" in text:

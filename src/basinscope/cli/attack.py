@@ -72,6 +72,7 @@ def attack(
         raise BasinscopeError(
             f"{' and '.join(idle)} with --method {method}",
             f"with --method {'proxy' if method == 'pga' else 'pga'}",
+            f"leave {' and '.join(idle)} out",
         )
     settings = {name: value for name, value in (("lr", lr), ("pull", pull)) if value is not None}
     plan: dict[str, Any] = {

@@ -227,7 +227,9 @@ def verdict(
     cert = read_certificate(run, target=target)
     if draws < 0 or not others:
         raise BasinscopeError(
-            f"draws={draws}, {len(others)} others", "draws of at least 0, others to judge"
+            f"draws={draws}, {len(others)} others",
+            "draws of at least 0, others to judge",
+            "quantised:8 --draws 20",
         )
     lines = [direction_of(other) for other in others]
     task = one(

@@ -87,7 +87,11 @@ def finetune(
     chosen = pairs("--set", set_, SETTINGS)
     lora = [key for key in chosen if key.startswith("lora_")]
     if lora and method != "lora":
-        raise BasinscopeError(f"{' and '.join(lora)} with --method {method}", "with --method lora")
+        raise BasinscopeError(
+            f"{' and '.join(lora)} with --method {method}",
+            "with --method lora",
+            f"leave {' and '.join(lora)} out",
+        )
     folder = output.folder(model, "finetune")
     settings: dict[str, Any] = {
         "recipe": recipe, "method": method, "epochs": epochs, "steps": steps, "batch": batch,

@@ -72,6 +72,7 @@ def landscape(
         raise BasinscopeError(
             f"--interpolate {interpolate} with {len(lines)} directions and --steps {steps}",
             "at least 2, with one -d to:MODEL (or another that a model is behind), without --steps",
+            "-d to:MODEL --interpolate 11",
         )
     searched = steps is None and interpolate is None
     points = None if steps is None else parse_steps(steps)
@@ -79,6 +80,7 @@ def landscape(
         raise BasinscopeError(
             f"--outcomes {outcomes} with fixed steps",
             "where the edges are searched, without --steps and --interpolate",
+            "leave --outcomes out",
         )
     draws = draws if draws is not None else (SEARCH_DRAWS if searched else STEPS_DRAWS)
     most = OUTCOMES if outcomes is None else outcomes

@@ -40,7 +40,7 @@ def report(
         raise BasinscopeError(
             f"--figure, --rms or further runs for {KINDS[kind].noun} ({run})",
             "for landscapes; --figure also for a certificate",
-            f"basinscope compare {run} --figure NAME" if kind == "widen" else "leave it out",
+            f"basinscope compare {run} --figure NAME" if kind == "widen" else "leave them out",
         )
     if kind == "widen":
         print(*bs.compare(run, *others).save(run / "figures"), sep="\n")
@@ -149,7 +149,9 @@ def strata(run: Path, task: str, /, *, step: float = 0.0, json: bool = False) ->
     there = rows[rows["step"] == step]
     if there.empty:
         steps = ", ".join(f"{s:g}" for s in sorted(set(rows["step"])))
-        raise BasinscopeError(f"nothing of {task!r} was measured at step {step:g}", f"at: {steps}")
+        raise BasinscopeError(
+            f"nothing of {task!r} was measured at step {step:g}", f"steps {steps}", "another --step"
+        )
     if json:
         print_json({"task": task, "strata": there.to_dict(orient="records")})
     else:
@@ -169,7 +171,7 @@ def verify(run: Path, /) -> None:
     if bad:
         raise BasinscopeError(
             f"{len(bad)} records did not verify ({bad[0]})",
-            f"{good} did; bad trials are set aside as .bad",
-            "run the line again: they are measured anew; other files must be deleted before",
+            f"records as they were written, like the other {good}",
+            "run the line again: trials are measured anew; delete other files before",
         )
     print(f"{good} records verified")

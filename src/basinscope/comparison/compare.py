@@ -209,9 +209,7 @@ def compare(
     try:
         check_confidence(confidence)
     except ValueError as error:
-        raise BasinscopeError(
-            f"confidence={confidence!r}", "between 0 and 1", "for example 0.95"
-        ) from error
+        raise BasinscopeError(f"confidence={confidence!r}", "between 0 and 1", "0.95") from error
     return Comparison(read_groups([Path(run) for run in runs], reference), confidence)
 
 

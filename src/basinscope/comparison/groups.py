@@ -58,7 +58,9 @@ def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[
             reference that is in no group.
     """
     if not folders:
-        raise BasinscopeError("no run folder", "one or more run folders of widen")
+        raise BasinscopeError(
+            "no run folder", "one or more run folders of widen", "the folder that --run named"
+        )
     studies: dict[str, tuple[dict[str, Any], dict[str, dict[int, RowRecord]]]] = {}
     for folder in folders:
         rows = record.rows(folder)
@@ -71,7 +73,7 @@ def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[
     if not groups:
         raise BasinscopeError(
             f"no rows in {', '.join(str(f) for f in folders)}",
-            "a row is there when its training is done",
+            "a folder with a row whose training is done",
             "run basinscope widen again: it goes on where it stopped",
         )
     if reference is not None and not any(group.reference for group in groups):
@@ -96,7 +98,7 @@ def _add(seeds: dict[int, RowRecord], row: RowRecord, folder: Path) -> None:
             raise BasinscopeError(
                 f"two methods are called {row.label!r}: {other.method} and, in {folder}, "
                 f"{row.method}",
-                "a label names one method",
+                "one method for a label",
                 "compare the folders one by one, or change a label",
             )
     held = seeds.get(row.seed)

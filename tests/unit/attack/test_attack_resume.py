@@ -103,7 +103,7 @@ def test_provenance_stands_in_the_file(whole):
 @pytest.mark.parametrize("changes", [{"seed": 5}, {"steps": 31}, {"radius": 1.0}, {"inside": True}])
 def test_a_folder_of_another_attack(whole, changes):
     (name,) = changes
-    with pytest.raises(bs.BasinscopeError, match=rf"holds another attack \({name} .*give another"):
+    with pytest.raises(bs.BasinscopeError, match=rf"holds another attack \({name} .*another"):
         run(whole.direction.file.rpartition("/")[0], **changes)
 
 
@@ -118,9 +118,11 @@ def test_another_model(whole):
 
 def test_folders_that_are_none(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(bs.BasinscopeError, match=r"not empty .* \(it holds 'mine.txt'\); --run"):
+    with pytest.raises(
+        bs.BasinscopeError, match=r"not empty .* \(it holds 'mine.txt'\); allowed: a new folder"
+    ):
         run(tmp_path)
-    with pytest.raises(bs.BasinscopeError, match=r"is a file; --run names a folder"):
+    with pytest.raises(bs.BasinscopeError, match=r"is a file; allowed: a new folder"):
         run(tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").read_text() == "precious"
 

@@ -131,11 +131,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "per item with a claim": ("certify m --per-item --claim 0.5", r"per_item, .*claim=0.5"),
     "no such option": ("landscape m --nosuch 1", r"Unknown option"),
     # folders
-    "foreign folder": ("landscape m --run mine", r"mine is not empty.*give another --run"),
-    "foreign folder of attack": ("attack m --run mine", r"mine is not .*give another --run"),
+    "foreign folder": ("landscape m --run mine", r"mine is not empty.*another --run"),
+    "foreign folder of attack": ("attack m --run mine", r"mine is not .*another --run"),
     "foreign folder of finetune": (
         "finetune m --data d.jsonl --run mine",
-        r"mine is not empty.*give another --run",
+        r"mine is not empty.*another --run",
     ),
     "file as a folder": ("surface m --run text.txt", r"text.txt is a file"),
     "below a file": ("landscape m --run text.txt/x", r"cannot .*text.txt"),
