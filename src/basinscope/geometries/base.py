@@ -168,6 +168,7 @@ class PerTensor:
             raise BasinscopeError(
                 f"scales of {self.label!r}: {dict(list(self.scales.items())[:3])}",
                 f"0 to {GREATEST_SCALE:g}, one of them positive",
+                "1.0 for each parameter that moves",
             )
 
     @property
@@ -237,7 +238,8 @@ def selected(engine: Weights, pattern: str) -> PerTensor:
     if not names:
         raise BasinscopeError(
             f"{pattern!r} matches no perturbed parameter",
-            f"they are named like: {', '.join(list(engine.shapes)[:3])}",
+            f"a regular expression found in names like {', '.join(list(engine.shapes)[:3])}",
+            "a part of one of these",
         )
     return PerTensor(f"params:{pattern}", dict.fromkeys(names, 1.0))
 
@@ -296,6 +298,4 @@ def shorten(displacement: Mapping[str, torch.Tensor], r: float, radius: float) -
 def check_radius(radius: float) -> None:
     """Raise unless the radius is a distance; NaN is the radius of a target out of reach."""
     if not radius >= 0.0:
-        raise BasinscopeError(
-            f"radius {radius}", "at least 0", "a target below the certified p has a radius"
-        )
+        raise BasinscopeError(f"radius {radius}", "at least 0", "a target below the certified p")

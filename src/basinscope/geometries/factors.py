@@ -75,7 +75,9 @@ class Factors:
     def __post_init__(self) -> None:
         """Hash the factors."""
         if not self.pairs:
-            raise BasinscopeError(f"{self.label}: no weight matrix", "at least one")
+            raise BasinscopeError(
+                f"{self.label}: no weight matrix", "at least one", "an adapter with LoRA factors"
+            )
         if not self.identity:
             digest = hashlib.sha256()
             for name, pair in sorted(self.pairs.items()):
@@ -177,6 +179,7 @@ def lora_xs(engine: Weights, rank: int, pattern: str = "") -> Factors:
         raise BasinscopeError(
             f"lora-xs of rank {rank} on {len(names)} weights that match {pattern!r}",
             f"1 to {most}" if names else "a pattern that matches linear layers",
+            "another rank" if names else "another pattern",
         )
     pairs = {}
     for name in names:

@@ -77,7 +77,8 @@ def subspace_from_gradients(
                 if value.numel() != 1 or not bool(torch.isfinite(value).all()):
                     raise BasinscopeError(
                         f"loss {n} has shape {tuple(value.shape)}, or is not finite",
-                        "loss(module) gives a finite scalar tensor",
+                        "a finite scalar tensor from loss(module)",
+                        "return the mean of finite losses",
                     )
                 slopes = torch.autograd.grad(value, list(live.values()), allow_unused=True)
             file = Path(scratch) / f"{n}.safetensors"

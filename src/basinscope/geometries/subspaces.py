@@ -176,7 +176,9 @@ class Subspace(LowRank):
         path = Path(self.file).expanduser()
         if not path.is_file():
             raise BasinscopeError(
-                f"no file at {str(self.file)!r}", "a safetensors file with a basis"
+                f"no file at {str(self.file)!r}",
+                "a safetensors file with a basis",
+                "check the path",
             )
         self.file = str(self.file)
         self._shelf = Shelf([path])
@@ -237,7 +239,7 @@ class RandomSubspace(LowRank):
 
     def __init__(self, engine: Weights, k: int, seed: int = 0) -> None:
         if k < 1 or k > engine.d:
-            raise BasinscopeError(f"k={k}", f"1 to d={engine.d}")
+            raise BasinscopeError(f"k={k}", f"1 to d={engine.d}", f"{min(16, engine.d)}")
         self.k, self.seed = k, seed
         self._names = frozenset(engine.shapes)
         # by name, so that another selection of parameters has another span, and another identity
@@ -296,7 +298,9 @@ def save_basis(
     """
     n = len(displacements)
     if not 1 <= k <= n:
-        raise BasinscopeError(f"k={k} of {n} displacements", f"1 to {n}")
+        raise BasinscopeError(
+            f"k={k} of {n} displacements", f"1 to {n}", f"k={n}, or more displacements"
+        )
     step = max(1, _ELEMENTS // n)
     gram = torch.zeros(n, n, dtype=torch.float64)
     moved: dict[str, torch.Size] = {}
@@ -312,7 +316,9 @@ def save_basis(
     if not bool(torch.isfinite(values).all()) or not values[k - 1] > 1e-9 * values[0]:
         rank = int((values > 1e-9 * values[0]).sum())
         raise BasinscopeError(
-            f"k={k}, but the {n} displacements span {rank} dimensions", f"1 to {rank}"
+            f"k={k}, but the {n} displacements span {rank} dimensions",
+            f"1 to {rank}",
+            f"k={rank}, or other displacements",
         )
     mixing = (vectors[:, :k] / values[:k].sqrt()).T.float()
     with _columns_of(Path(path), {m: (k, *s) for m, s in moved.items()}, metadata) as write:
@@ -342,7 +348,9 @@ def _columns_of(
         A function that writes elements start .. stop of all k rows of a tensor.
     """
     if path.suffix != ".safetensors":
-        raise BasinscopeError(f"basis file {str(path)!r}", "a name in .safetensors")
+        raise BasinscopeError(
+            f"basis file {str(path)!r}", "a name in .safetensors", f"{path}.safetensors"
+        )
     header: dict[str, Any] = {"__metadata__": {"provenance": json.dumps(dict(metadata))}}
     starts: dict[str, int] = {}
     end = 0
@@ -357,7 +365,8 @@ def _columns_of(
     def explain(path: Path, error: OSError) -> BasinscopeError:
         return BasinscopeError(
             f"cannot write {path} ({error.strerror or error})",
-            f"a basis needs {end / 1e6:.0f} MB of free disk space",
+            f"{end / 1e6:.0f} MB of free disk space",
+            "free some, or another path",
         )
 
     with files.whole(path, explain) as draft, draft.open("xb") as file:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basinscope import stats
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.landscape import paired
 from basinscope.landscape import spread as over_directions
 from basinscope.landscape.edges import LOOKS
@@ -200,7 +200,11 @@ class Landscape:
         zero = self._zero.get(task)
         spec = self._tasks[task]
         if zero is None:
-            raise BasinscopeError(f"task {task!r} was not measured at step 0", "resume the run")
+            raise BasinscopeError(
+                f"task {task!r} was not measured at step 0",
+                "a task with a score at step 0",
+                "run the same line again: it resumes",
+            )
         points = {
             abs(step): trials
             for step, trials in self.at_steps(task, label).items()
@@ -212,7 +216,8 @@ class Landscape:
         if not points:
             raise BasinscopeError(
                 f"nothing of {task!r} was measured along {label!r}, draw {draw}, sign {sign:+d}",
-                "measure steps of that sign",
+                "steps of that draw and sign",
+                "measure some, or take another draw or sign",
             )
         complete = max(len(trials) for trials in points.values())
         points = {a: trials for a, trials in points.items() if len(trials) == complete}
@@ -241,7 +246,11 @@ class Landscape:
                 **common,  # type: ignore[arg-type]
             )
         except ValueError as error:
-            raise BasinscopeError(str(error)) from error
+            raise BasinscopeError(
+                f"level={level}, confidence={confidence}, sign={sign}",
+                "level and confidence between 0 and 1, sign 1 or -1",
+                "level=0.5, confidence=0.95",
+            ) from error
 
     def widths(self, *, level: float = 0.5, confidence: float = 0.95) -> pd.DataFrame:
         """One row for each task, direction and sign: the summary that the command line prints.
@@ -404,7 +413,11 @@ class Landscape:
     def task(self, name: str) -> TaskSpec:
         """Spec of a task of this run."""
         if name not in self._tasks:
-            raise BasinscopeError(f"task {name!r}", f"this run has: {', '.join(self._tasks)}")
+            raise BasinscopeError(
+                f"task {name!r}, which this run lacks",
+                ", ".join(self._tasks),
+                nearest(name, self._tasks),
+            )
         return self._tasks[name]
 
     def at_steps(self, task: str, direction: str) -> dict[float, list[Trial]]:
@@ -430,7 +443,9 @@ class Landscape:
             return known[0]
         if label is None or label not in known:
             raise BasinscopeError(
-                f"direction {label!r}", f"measured for {task!r}: {', '.join(known) or 'none'}"
+                f"direction {label!r}",
+                f"for {task!r}: {', '.join(known) or 'none yet'}",
+                nearest(str(label), known) if known else "run the same line again",
             )
         return label
 

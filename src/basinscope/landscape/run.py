@@ -115,7 +115,7 @@ def check_search(steps: Sequence[float] | None, grid: bool | int, outcomes: int)
         raise BasinscopeError(
             f"grid={grid} with steps={None if steps is None else list(steps)}",
             "an odd number of points from 3 on, without steps: the edges say how far out",
-            f"{GRID_POINTS}, or the steps alone",
+            f"grid={GRID_POINTS}, or the steps alone",
         )
     if outcomes < 1 or (steps is not None and outcomes != OUTCOMES):
         raise BasinscopeError(
@@ -181,11 +181,17 @@ def interpolation_steps(
     """
     line = words.direction(direction)
     if points < 2 or not 0.0 <= beyond < math.inf:
-        raise BasinscopeError(f"points={points}, beyond={beyond}", "points >= 2, beyond >= 0")
+        raise BasinscopeError(
+            f"points={points}, beyond={beyond}",
+            "points >= 2, beyond >= 0",
+            "points=11, beyond=0.25",
+        )
     end = line.sits_at(engine_of(model))
     if end is None:
         raise BasinscopeError(
-            f"no model is behind {line.label}", "to:MODEL, adapter:FOLDER and others"
+            f"no model is behind {line.label}",
+            "a direction that another model is behind",
+            "to:MODEL or adapter:FOLDER",
         )
     last = points - 1
     return [end * k / last for k in range(points + math.ceil(beyond * last))]

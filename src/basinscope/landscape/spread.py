@@ -65,14 +65,18 @@ def variance(
                 split.items_needed(half_width, confidence),
             )
         except ValueError as error:
-            raise BasinscopeError(str(error)) from error
+            raise BasinscopeError(
+                f"half_width={half_width}, confidence={confidence}",
+                "half_width above 0, confidence between 0 and 1",
+                "half_width=0.01, confidence=0.95",
+            ) from error
         parts = (split.total, split.direction, split.item, split.residual)
         head = (step, split.n_draws, split.n_items, split.mean)
         rows.append((*head, *parts, split.standard_error(), *needed))
     if not rows:
         raise BasinscopeError(
             f"no step of {task!r} along {direction!r} was measured in two draws on all items",
-            "variance between directions needs at least two of them",
+            "a step that two draws answered in full",
             "run the line again with --steps or --grid, and with more --draws",
         )
     names = ["step", "draws", "items", "score", "total", "between_directions", "between_items",

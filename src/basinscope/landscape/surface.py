@@ -86,7 +86,9 @@ def surface(
     cosine = float(planes.cosines(engine, axes)[0, 1])
     if 1.0 - cosine**2 < planes.PARALLEL**2:
         raise BasinscopeError(
-            f"{a.label} and {b.label} are parallel", "two directions that span a plane"
+            f"{a.label} and {b.label} are parallel",
+            "two directions that span a plane",
+            "another direction for one axis",
         )
     points = [(s, t) for t in grid[1] for s in grid[0]]
     moved = [plane.at(*point) for point in points if point != (0.0, 0.0)]
@@ -255,14 +257,18 @@ def labels_of(directions: Sequence[Direction]) -> list[str]:
     """Labels of at least two directions, each named once; else BasinscopeError."""
     labels = [direction.label for direction in directions]
     if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise BasinscopeError(f"directions: {labels}", "at least two, each named once")
+        raise BasinscopeError(
+            f"directions: {labels}", "at least two, each named once", "random:1 and random:2"
+        )
     return labels
 
 
 def _positions(name: str, values: Sequence[float]) -> tuple[float, ...]:
     """Sorted, each once, without the sign of a zero."""
     if not len(values) or not all(math.isfinite(v) for v in values):
-        raise BasinscopeError(f"{name}={list(values)}", "at least one number, all finite")
+        raise BasinscopeError(
+            f"{name}={list(values)}", "at least one number, all finite", f"{name}=[-0.01, 0, 0.01]"
+        )
     return tuple(sorted({float(v) + 0.0 for v in values}))
 
 

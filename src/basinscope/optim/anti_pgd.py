@@ -49,7 +49,9 @@ class AntiPGD(Method):
         if not self._chosen:
             raise BasinscopeError(
                 f"select={select!r} matches no parameter",
-                f"the parameters are called like {', '.join(n for n, _ in setup.named()[:3])}",
+                "a regular expression found in names like "
+                f"{', '.join(n for n, _ in setup.named()[:3])}",
+                "leave select out",
             )
         self._sigma, self._schedule = sigma, schedule_of(schedule, setup.total_steps)
         super().__init__(setup, kind(setup.groups(), **options), identity=identity, average=average)

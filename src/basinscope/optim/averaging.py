@@ -28,7 +28,7 @@ def parse_average(word: str) -> tuple[str, float]:
     raise BasinscopeError(
         f"average={word!r}",
         "ema:DECAY with 0 < DECAY < 1, tail:SHARE with 0 < SHARE <= 1",
-        "for example ema:0.99 or tail:0.25",
+        "ema:0.99 or tail:0.25",
     )
 
 

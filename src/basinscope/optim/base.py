@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.optim.averaging import Average
 from basinscope.optim.state import pack, unpack
 from basinscope.weights import selection
@@ -66,7 +66,7 @@ class Setup:
             BasinscopeError: for a word that is not in `BASES`.
         """
         if word not in BASES:
-            raise BasinscopeError(f"base={word!r}", ", ".join(BASES))
+            raise BasinscopeError(f"base={word!r}", ", ".join(BASES), nearest(word, BASES))
         kind = next(k for name, k in vars(torch.optim).items() if name.lower() == word)
         offered = {"lr": self.lr, "betas": self.betas, "momentum": self.betas[0]}
         taken = inspect.signature(kind).parameters
@@ -120,13 +120,17 @@ class Method:
             BasinscopeError: no micro-batch, a loss that is no callable, or gives no scalar.
         """
         if not losses:
-            raise BasinscopeError("a step without a micro-batch", "one loss or more")
+            raise BasinscopeError(
+                "a step without a micro-batch",
+                "one loss or more",
+                "pass the loss of each micro-batch",
+            )
         if not all(map(callable, losses)):
             raise BasinscopeError(
                 "a loss that is a value",
-                "a callable that runs the forward pass, since a method chooses at which "
-                "weights it is taken, and how often",
-                "pass lambda: model(...).loss",
+                "a callable that runs the forward pass: the method says at which weights, and how "
+                "often",
+                "lambda: model(...).loss",
             )
         self.optimizer.zero_grad()
         mean_loss = self._gradients(losses)
@@ -190,7 +194,7 @@ class Method:
         if differences:
             raise BasinscopeError(
                 f"the state is that of another run ({'; '.join(differences)})",
-                "a run is resumed with the settings that it began with",
+                "the settings that the run began with",
                 "pass those, or begin a new run",
             )
         self._stateful.load_state_dict(state["optimizer"])

@@ -45,7 +45,7 @@ class ContinuousDropout(Method):
             raise BasinscopeError(
                 f"dropout in a {type(setup.model).__name__}, which has no dropout layer",
                 "a model with torch.nn.Dropout where dropout shall be, its rate may be 0",
-                "GPT-2 has them",
+                "GPT-2, which has them",
             )
         self._std = std
         kind, options = setup.base(base)
@@ -53,7 +53,9 @@ class ContinuousDropout(Method):
 
     def _gradients(self, losses: Sequence[Loss]) -> torch.Tensor:
         if not all(layer.training for layer in self._layers):
-            raise BasinscopeError("dropout with a model in evaluation mode", "model.train()")
+            raise BasinscopeError(
+                "dropout with a model in evaluation mode", "training mode", "model.train()"
+            )
         return self._pass(losses, self._dropping)
 
     @contextmanager

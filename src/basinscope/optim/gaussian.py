@@ -104,14 +104,14 @@ class GaussianAugmented(torch.optim.Optimizer):
     ) -> None:
         _check_sigma(sigma)
         if cast not in (None, torch.bfloat16):
-            raise BasinscopeError(f"cast={cast!r}", "torch.bfloat16, or None")
+            raise BasinscopeError(f"cast={cast!r}", "torch.bfloat16, or None", "leave cast out")
         check_relative(relative)
         noise.stream("", seed, 0)
         if not (isinstance(base, type) and issubclass(base, torch.optim.Optimizer)):
             raise BasinscopeError(
                 f"base={base!r}",
                 "a class derived from torch.optim.Optimizer",
-                "for example base=torch.optim.AdamW",
+                "base=torch.optim.AdamW",
             )
         self.base = base(params, **kwargs)
         self.relative, self.schedule, self.antithetic = relative, schedule, antithetic
@@ -141,7 +141,8 @@ class GaussianAugmented(torch.optim.Optimizer):
         if not any(map(self._is_chosen, every)):
             raise BasinscopeError(
                 f"select={select!r} matches no parameter",
-                f"the parameters are called like {', '.join(every[:3])}",
+                f"a regular expression found in names like {', '.join(every[:3])}",
+                "leave select out",
             )
 
     @property
@@ -210,9 +211,8 @@ class GaussianAugmented(torch.optim.Optimizer):
         elif _needs_closure(self.base):
             raise BasinscopeError(
                 f"step() without a closure, around {type(self.base).__name__}",
-                "this base takes the loss itself, more than once: give it a closure",
-                "step(closure), which clears the gradients, runs forward and backward, and returns "
-                "the loss",
+                "a closure, since this base takes the loss itself, more than once",
+                "step(closure): clear the gradients, run forward and backward, return the loss",
             )
         else:
             loss = self.base.step()
@@ -271,8 +271,8 @@ class GaussianAugmented(torch.optim.Optimizer):
         if differences:
             raise BasinscopeError(
                 f"the state was made with other noise ({'; '.join(differences)})",
-                "a run is resumed with the noise that it began with",
-                "pass those, or begin a new run",
+                "the noise that the run began with",
+                "pass its settings, or begin a new run",
             )
         self.base.load_state_dict(state_dict)
         self._share()
@@ -285,7 +285,8 @@ class GaussianAugmented(torch.optim.Optimizer):
         """Refused: the noise of a copy is that of other parameters, by names that it lacks."""
         raise BasinscopeError(
             "a copy of a GaussianAugmented",
-            "its state is copied: build another, and give it load_state_dict(opt.state_dict())",
+            "a copy of its state",
+            "build another, and give it load_state_dict(opt.state_dict())",
         )
 
     def _share(self) -> None:
@@ -327,8 +328,7 @@ class GaussianAugmented(torch.optim.Optimizer):
         if isinstance(whole, DTensor) or ranks > 1:
             raise BasinscopeError(
                 f"cast={self.cast} on {ranks} ranks",
-                "one process, since what a data-parallel wrapper keeps of a parameter is "
-                "tied to its dtype",
+                "one process, since a data-parallel wrapper ties its state to a parameter's dtype",
                 "leave cast out: FSDP2 casts the noisy shards itself (MixedPrecisionPolicy), DDP "
                 "under autocast",
             )
@@ -404,26 +404,29 @@ class GaussianAugmented(torch.optim.Optimizer):
         if self._open:
             raise BasinscopeError(
                 f"{call} inside perturbed(), where the weights are noisy",
-                "forward and backward belong inside the with-block, everything else after it",
+                "forward and backward, nothing else",
+                "call it after the with-block",
             )
 
 
 def check_relative(relative: Any) -> None:
     """Refuse what is no unit of sigma."""
     if not isinstance(relative, bool) and relative != "model":
-        raise BasinscopeError(f"relative={relative!r}", "true, false, 'model'")
+        raise BasinscopeError(f"relative={relative!r}", "true, false, 'model'", "false")
 
 
 def _check_sigma(sigma: Any) -> None:
     if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
-        raise BasinscopeError(f"sigma={sigma!r}", "a finite number of at least 0")
+        raise BasinscopeError(f"sigma={sigma!r}", "a finite number of at least 0", "0.01")
 
 
 def _pattern(select: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(select) if select is not None else None
     except re.error as error:
-        raise BasinscopeError(f"select={select!r}", f"a regular expression ({error})") from None
+        raise BasinscopeError(
+            f"select={select!r} ({error})", "a regular expression", "'mlp|norm'"
+        ) from None
 
 
 def _needs_closure(base: torch.optim.Optimizer) -> bool:

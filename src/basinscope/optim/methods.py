@@ -117,9 +117,7 @@ class MethodSpec:
         for key, value in self.options.items():
             option = f"method {self.name} with {key}={value!r}"
             if key not in allowed:
-                raise BasinscopeError(
-                    option, f"its options are {', '.join(allowed)}", nearest(key, allowed)
-                )
+                raise BasinscopeError(option, ", ".join(allowed), nearest(key, allowed))
             if key != "relative":
                 _check(option, defaults.get(key, 0.0), value)
             if key in _WORDS and value is not None:
@@ -128,8 +126,8 @@ class MethodSpec:
             if key not in self.options:
                 raise BasinscopeError(
                     f"method {self.name} without {key}",
-                    "it has no default",
-                    f"give {key}=NUMBER",
+                    "a value for it, since it has no default",
+                    f"{key}=NUMBER",
                 )
         unlike_defaults = {
             k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v
@@ -147,7 +145,7 @@ class MethodSpec:
             return cls(entry)
         if not isinstance(entry.get("name"), str):
             raise BasinscopeError(
-                f"method {dict(entry)!r}", "a name, or a mapping with `name` and options"
+                f"method {dict(entry)!r}", "a name, or a mapping with `name` and options", "go"
             )
         return cls(entry["name"], {k: v for k, v in entry.items() if k != "name"})
 
@@ -216,7 +214,9 @@ def _pattern(word: str) -> None:
     try:
         re.compile(word)
     except re.error as error:
-        raise BasinscopeError(f"select={word!r}", f"a regular expression ({error})") from error
+        raise BasinscopeError(
+            f"select={word!r} ({error})", "a regular expression", "'mlp|norm'"
+        ) from error
 
 
 _WORDS: dict[str, Callable[[Any], Any]] = {
@@ -233,10 +233,10 @@ def _check(option: str, default: Any, value: Any) -> None:
     """Refuse a value that is not of the kind of its default."""
     if isinstance(default, bool):
         if not isinstance(value, bool):
-            raise BasinscopeError(option, "true or false")
+            raise BasinscopeError(option, "true or false", "leave it out")
     elif isinstance(default, float):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value < math.inf:
-            raise BasinscopeError(option, "a finite number of at least 0")
+            raise BasinscopeError(option, "a finite number of at least 0", "0.01")
     elif value is not None and not isinstance(value, str):
-        raise BasinscopeError(option, "a string")
+        raise BasinscopeError(option, "a string", "put it in quotes")

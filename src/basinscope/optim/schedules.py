@@ -32,7 +32,7 @@ def schedule(word: str, total_steps: int) -> Callable[[int], float]:
             return lambda step: max(0.0, 1 - step / total_steps)
         return lambda step: min(1.0, step / total_steps)
     if kind not in ("last", "first", "warm"):
-        raise BasinscopeError(f"schedule={word!r}", _ALLOWED)
+        raise BasinscopeError(f"schedule={word!r}", _ALLOWED, "last:0.25")
     part = share(rest, f"schedule={word!r}") * total_steps
     if kind == "last":
         return lambda step: float(step >= total_steps - part)
@@ -52,5 +52,5 @@ def share(word: str, option: str) -> float:
     except ValueError:
         value = float("nan")
     if not 0 < value <= 1:
-        raise BasinscopeError(option, _ALLOWED)
+        raise BasinscopeError(option, _ALLOWED, "last:0.25")
     return value

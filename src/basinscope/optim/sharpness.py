@@ -85,7 +85,7 @@ def look_sam(setup: Setup, *, k: float, **options: Any) -> Method:
         BasinscopeError: k is no positive integer.
     """
     if k < 1 or k != int(k):
-        raise BasinscopeError(f"k={k:g}", "an integer of at least 1")
+        raise BasinscopeError(f"k={k:g}", "an integer of at least 1", "k=5")
     return SharpnessAware(setup, kind="LookSAM", every=int(k), k=int(k), **options)
 
 
@@ -101,7 +101,7 @@ def weighted_sam(setup: Setup, *, gamma: float, **options: Any) -> Method:
         BasinscopeError: gamma of 1 or more.
     """
     if not gamma < 1:
-        raise BasinscopeError(f"gamma={gamma:g}", "at least 0, below 1")
+        raise BasinscopeError(f"gamma={gamma:g}", "at least 0, below 1", "gamma=0.9")
     return SharpnessAware(setup, kind="WSAM", gamma=gamma, **options)
 
 
@@ -111,6 +111,6 @@ def _library(name: object) -> Any:
     except ImportError as error:
         raise BasinscopeError(
             f"method {name} without the package pytorch-optimizer",
-            "it is in the extra optim",
+            "basinscope with its extra optim",
             "pip install 'basinscope[optim]'",
         ) from error

@@ -21,7 +21,7 @@ def unwrapped(optimizer: Any) -> GaussianAugmented:
         raise BasinscopeError(
             f"the optimiser is {type(inner).__name__}",
             "GaussianAugmented",
-            "pass optimizer_cls_and_kwargs=(bs.GaussianAugmented, {...}) to the Trainer",
+            "optimizer_cls_and_kwargs=(bs.GaussianAugmented, {...})",
         )
     return inner
 

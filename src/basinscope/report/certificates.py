@@ -46,7 +46,8 @@ def plot_bounds(
     if len(kinds) != 1:
         raise BasinscopeError(
             f"{len(certificates)} certificates in {len(kinds)} geometries",
-            "one figure for one geometry, whose unit r has",
+            "one geometry, whose unit r has",
+            "a figure for each geometry",
         )
     marks = [v for v in verdicts if math.isfinite(v.r) and v.r > 0]
     smallest = min(cert.sigma for cert in certificates)
@@ -105,7 +106,9 @@ def plot_measured(path: Path, verdicts: Sequence[Verdict]) -> Path:
     ]
     if not rows:
         raise BasinscopeError(
-            "no verdict was measured", "give the verdict a task: cert.verdict(other, task=task)"
+            "no verdict was measured",
+            "verdicts with a measured score",
+            "cert.verdict(other, task=task)",
         )
     table = pd.DataFrame(rows, columns=["model", "kind", "bound", "low", "measured", "high"])
     figure, axis = _figure(path)

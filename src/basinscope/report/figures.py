@@ -49,14 +49,22 @@ def plot_landscapes(
     labels = list(names) or [f"run {i + 1}" if len(runs) > 1 else "" for i in range(len(runs))]
     if len(labels) != len(runs) or len(set(labels)) != len(labels):
         raise BasinscopeError(
-            f"names {labels} for {len(runs)} runs", "one name for each run, all different"
+            f"names {labels} for {len(runs)} runs",
+            "one name for each run, all different",
+            "leave names out",
         )
     if per_rms and not all(run.spec.model.rms > 0 for run in runs):
-        raise BasinscopeError("a model with RMS(theta0) = 0", "only alpha can be the axis")
+        raise BasinscopeError(
+            "a model with RMS(theta0) = 0", "alpha as the axis", "leave per_rms (--rms) out"
+        )
     named = dict(zip(labels, runs, strict=True))
     table = pd.concat([_table(run).assign(run=name) for name, run in named.items()])
     if table.empty:
-        raise BasinscopeError("nothing to draw: no point was measured", "resume the run first")
+        raise BasinscopeError(
+            "nothing to draw: no point was measured",
+            "a run with a measured point",
+            "run the same line again: it resumes",
+        )
     table["x"] = table["step_rms"] if per_rms else table["step"]
     tasks = list(dict.fromkeys(table["task"]))
     lines = list(dict.fromkeys(zip(table["run"], table["direction"], strict=True)))
@@ -88,7 +96,9 @@ def plot_landscapes(
 def check_name(path: Path) -> None:
     """Refuse a figure that matplotlib would not write, before anything is drawn."""
     if path.suffix not in (".png", ".pdf", ".svg"):
-        raise BasinscopeError(f"figure {str(path)!r}", "a name in .png, .pdf or .svg")
+        raise BasinscopeError(
+            f"figure {str(path)!r}", "a name in .png, .pdf or .svg", f"{path}.png"
+        )
 
 
 def save(figure: Any, path: Path, table: pd.DataFrame, dpi: int = 150) -> None:

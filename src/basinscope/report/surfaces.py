@@ -116,11 +116,11 @@ def plot_surface_3d(
         BasinscopeError: for another name, or without the extra ``html``.
     """
     if path.suffix != ".html":
-        raise BasinscopeError(f"page {str(path)!r}", "a name in .html")
+        raise BasinscopeError(f"page {str(path)!r}", "a name in .html", f"{path}.html")
     if find_spec("plotly") is None:
         raise BasinscopeError(
             "a surface in 3-D without plotly",
-            "it needs the extra html",
+            "plotly, which the extra html brings",
             'pip install "basinscope[html]"',
         )
     from plotly import graph_objects
@@ -180,7 +180,11 @@ def plot_surface_3d(
 def _tasks(table: pd.DataFrame) -> list[str]:
     """Tasks in their order; an error if nothing was measured."""
     if table.empty:
-        raise BasinscopeError("nothing to draw: no point was measured", "resume the run first")
+        raise BasinscopeError(
+            "nothing to draw: no point was measured",
+            "a run with a measured point",
+            "run the same line again: it resumes",
+        )
     return list(dict.fromkeys(table["task"]))
 
 

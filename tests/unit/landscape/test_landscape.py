@@ -251,7 +251,7 @@ def test_only_step_zero():
     assert land.means()["score"].tolist() == [1.0]
     assert land.widths()["reason"].tolist() == ["nothing but step 0 was measured"]
     assert land.compare().empty
-    with pytest.raises(bs.BasinscopeError, match=r"direction None; measured for 't': none"):
+    with pytest.raises(bs.BasinscopeError, match=r"direction None; allowed: for 't': none"):
         land.width("t")
 
 
@@ -268,15 +268,15 @@ def test_unknown_names_list_the_known_ones():
     land = bs.landscape(
         linear(), box("t", -1, 1), directions=[Axis(), bs.Random(0)], steps=[2], draws=2
     )
-    with pytest.raises(bs.BasinscopeError, match="task 'x'; this run has: t"):
+    with pytest.raises(bs.BasinscopeError, match="task 'x', which this run lacks; allowed: t"):
         land.width("x")
-    with pytest.raises(bs.BasinscopeError, match="direction 'x'; measured for 't': axis, random"):
+    with pytest.raises(bs.BasinscopeError, match="direction 'x'; allowed: for 't': axis, random"):
         land.width("t", direction="x")
-    with pytest.raises(bs.BasinscopeError, match="direction None; measured for 't': axis, random"):
+    with pytest.raises(bs.BasinscopeError, match="direction None; allowed: for 't': axis, random"):
         land.width("t")
     with pytest.raises(bs.BasinscopeError, match=r"nothing of 't' .* draw 7"):
         land.width("t", direction="axis", draw=7)
-    with pytest.raises(bs.BasinscopeError, match=r"sign -1; measure steps of that sign"):
+    with pytest.raises(bs.BasinscopeError, match=r"sign -1; allowed: steps of that draw and sign"):
         land.width("t", direction="axis", sign=-1)
     for level in (0.0, 1.0, math.nan):
         with pytest.raises(bs.BasinscopeError, match="level="):

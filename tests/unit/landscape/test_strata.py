@@ -66,5 +66,7 @@ def test_every_stratum_and_the_mean_of_all(land):
 def test_where_there_are_none_it_says_so(land):
     with pytest.raises(bs.BasinscopeError, match="items of task 'other' have no strata; allowed"):
         land.strata("other")
-    with pytest.raises(bs.BasinscopeError, match="task 'nosuch'; this run has: groups, other"):
+    with pytest.raises(
+        bs.BasinscopeError, match="task 'nosuch', which this run lacks; allowed: groups, other"
+    ):
         land.strata("nosuch")

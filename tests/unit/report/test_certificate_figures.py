@@ -48,7 +48,7 @@ class TestBounds:
         cert, _ = judged
         other = replace(cert, plan=cert.plan.model_copy(update={"covariance": "rms"}))
         for given in ([], [cert, other]):
-            with pytest.raises(bs.BasinscopeError, match="one figure for one geometry"):
+            with pytest.raises(bs.BasinscopeError, match="allowed: one geometry"):
                 plot_bounds(tmp_path / "x.png", given)
         with pytest.raises(bs.BasinscopeError, match="allowed: a name in"):
             plot_bounds(tmp_path / "x.gif", [cert])

@@ -146,7 +146,7 @@ def test_axis_in_units_of_each_models_scale(draw, drawn, tmp_path):
     assert large == [x / 2 for x in small]
     assert "RMS" in drawn[0].axes[0].get_xlabel()
     assert not drawn[0].axes[0].child_axes, "two scales have no upper axis in common"
-    with pytest.raises(bs.BasinscopeError, match=r"RMS\(theta0\) = 0; only alpha"):
+    with pytest.raises(bs.BasinscopeError, match=r"RMS\(theta0\) = 0; allowed: alpha"):
         draw(weight=0.0).plot(tmp_path / "y.svg", per_rms=True)
 
 

@@ -217,7 +217,9 @@ class TestThresholding:
         assert (measured(Moves(never=(3,))).thresholding("moves")["items"] == 20).all()
 
     def test_of_an_unknown_task_is_refused(self):
-        with pytest.raises(BasinscopeError, match=r"task 'x'; this run has: moves"):
+        with pytest.raises(
+            BasinscopeError, match=r"task 'x', which this run lacks; allowed: moves"
+        ):
             measured(Moves()).thresholding("x")
 
 

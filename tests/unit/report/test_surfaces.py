@@ -149,7 +149,7 @@ def test_without_plotly_one_line_says_what_to_install(found, tmp_path, monkeypat
     monkeypatch.setattr(surfaces, "find_spec", lambda n: None if n == "plotly" else real(n))
     surface = found()
     with pytest.raises(
-        bs.BasinscopeError, match=r'without plotly; .*; pip install "basinscope\[html\]"'
+        bs.BasinscopeError, match=r'without plotly; .*; try: pip install "basinscope\[html\]"'
     ):
         surface.plot_3d(tmp_path / "x.html")
     assert not list(tmp_path.iterdir())
