@@ -24,8 +24,8 @@ def disk_error(path: Path, error: OSError) -> BasinscopeError:
     """What to say when a file of the run folder cannot be written."""
     return BasinscopeError(
         f"cannot write {path} ({error.strerror or error})",
-        "what was measured before is kept",
-        "free some space or mend the permissions, then run the same line again",
+        "a folder with free space and the right to write",
+        "free some space or mend the permissions, then run the same line again: it resumes",
     )
 
 
@@ -159,7 +159,7 @@ def at_path(word: str, kind: str = "model", *, hub: bool = True) -> str:
     if (not hub or is_path(word)) and not Path(word).expanduser().exists():
         raise BasinscopeError(
             f"no {kind} at {word!r}",
-            f"{'a path that exists, or a hub id such as org/name' if hub else 'a file'}",
+            "a path that exists, or a hub id such as org/name" if hub else "a file",
             "check the path",
         )
     return word

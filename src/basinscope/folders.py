@@ -90,7 +90,7 @@ def verify(folder: str | Path) -> tuple[int, list[str]]:
             try:
                 good += studies.read_row(path, name) is not None
             except BasinscopeError as error:
-                bad.append(str(error))
+                bad.append(error.given)
     for file in sorted(path.rglob("*.safetensors")):
         if any(part.startswith(DRAFT) for part in file.parts):
             continue

@@ -109,7 +109,7 @@ class Processes:
                 worker.unit = replace(worker.unit, tasks=worker.unit.tasks[1:])
                 yield Trial.model_validate(news["trial"])
             elif "error" in news:
-                raise BasinscopeError(news["error"])
+                raise BasinscopeError(*news["error"])
             elif "done" in news:
                 worker.unit = None
                 left -= 1
@@ -134,7 +134,7 @@ class Processes:
                 raise BasinscopeError(
                     f"{MAX_DEATHS} workers died with {task} at step {dead.unit.step:g} in hand "
                     f"(the last with exit code {_cause(dead.process.returncode)})",
-                    "what was measured before is kept",
+                    "workers that live to the end of a trial",
                     "run the same line with fewer --workers, or with more memory",
                 )
             waiting.appendleft(dead.unit)

@@ -38,9 +38,9 @@ KINDS = {
 
 REPAIR = {
     "run.json": "delete run.json and run the same line again",
-    "attack.json": "give another --run, or delete the folder",
-    "training.json": "give another --run",
-    "widen.json": "give another --run",
+    "attack.json": "another --run, or delete the folder",
+    "training.json": "another --run",
+    "widen.json": "another --run",
 }
 """What helps where a header is corrupt."""
 
@@ -119,8 +119,8 @@ def read(path: Path) -> dict[str, Any]:
         raise BasinscopeError(
             f"{path} was written by a later version of basinscope (format {version}, known here: "
             f"up to {FORMAT})",
-            "a run folder is read by the version that wrote it and by later ones",
-            "update: pip install --upgrade basinscope",
+            "runs of this version and earlier ones",
+            "pip install --upgrade basinscope",
         )
     return body
 
@@ -138,7 +138,7 @@ def corrupt(path: Path, error: Exception) -> BasinscopeError:
     reason = malformed(error) if isinstance(error, ValidationError) else str(error) or "empty"
     return BasinscopeError(
         f"{path} is corrupt ({reason.splitlines()[0]})",
-        "what lies beside it is kept",
+        "a header as it was written",
         REPAIR[path.name],
     )
 
@@ -153,12 +153,14 @@ def missing(folder: Path, kind: str) -> BasinscopeError:
     """What to say of a folder that does not hold a run of this kind."""
     if header_of(folder) is None:
         return BasinscopeError(
-            f"{folder} is not a run folder (it has no {KINDS[kind].header})", "what --run named"
+            f"{folder} is not a run folder (it has no {KINDS[kind].header})",
+            "what --run named",
+            "check the path",
         )
     return BasinscopeError(
         f"{folder} holds {KINDS[kind_of(folder)].noun}, not {KINDS[kind].noun}",
         f"the folder of {KINDS[kind].noun}",
-        "bs.load_run and basinscope report read every kind",
+        "bs.load_run or basinscope report, which read every kind",
     )
 
 
@@ -174,12 +176,12 @@ def check_free(folder: Path, kind: str, parts: Collection[str] = (), option: str
     Raises:
         BasinscopeError: a file, a run of another kind, anything else; a folder that cannot be read.
     """
-    allowed = f"{option} names a new folder or one that such a run has made"
-    try_ = f"give another {option}"
+    allowed = "a new folder, or one that such a run has made"
+    try_ = f"another {option}"
     if not exists(folder):
         return
     if not folder.is_dir():
-        raise BasinscopeError(f"{folder} is a file", f"{option} names a folder", try_)
+        raise BasinscopeError(f"{folder} is a file", allowed, try_)
     other = header_of(folder)
     if other is not None:
         raise BasinscopeError(
@@ -216,6 +218,6 @@ def exists(path: Path) -> bool:
     except OSError as error:
         raise BasinscopeError(
             f"cannot read {path} ({error.strerror or error})",
-            "--run names a folder",
-            "give another --run or mend the permissions",
+            "a folder that can be read",
+            "another --run or mend the permissions",
         ) from error

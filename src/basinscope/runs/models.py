@@ -81,6 +81,6 @@ def check_folder(run: str | Path, kind: str) -> RunSpec | None:
         raise BasinscopeError(
             f"cannot write to {folder} ({place} {why})",
             "a folder that can be made or written to",
-            "give another --run",
+            "another --run",
         )
     return begun

@@ -25,23 +25,27 @@ def check(
         ("directions", [d.label for d in directions]),
     ):
         if not names or len(set(names)) != len(names):
-            raise BasinscopeError(f"{kind}: {names}", "at least one, each named once")
+            raise BasinscopeError(
+                f"{kind}: {names}", "at least one, each named once", "name each once"
+            )
     if steps is not None and (not len(steps) or not all(math.isfinite(s) for s in steps)):
-        raise BasinscopeError(f"steps={list(steps)}", "at least one, all finite")
+        raise BasinscopeError(f"steps={list(steps)}", "at least one, all finite", "0,0.01")
     if draws < 1:
-        raise BasinscopeError(f"draws={draws}", "at least 1")
+        raise BasinscopeError(f"draws={draws}", "at least 1", "20")
     check_workers(workers)
     if not 0 < level < 1:
-        raise BasinscopeError(f"level={level}", "between 0 and 1, such as 0.5")
+        raise BasinscopeError(f"level={level}", "between 0 and 1", "0.5")
     for task in tasks:
         if not task.items:
-            raise BasinscopeError(f"task {task.name!r} has no items")
+            raise BasinscopeError(
+                f"task {task.name!r} has no items", "a task with at least one item", "another task"
+            )
 
 
 def check_workers(workers: int | None) -> None:
     """Refuse a number of workers that measures nothing."""
     if workers is not None and workers < 1:
-        raise BasinscopeError(f"workers={workers}", "at least 1")
+        raise BasinscopeError(f"workers={workers}", "at least 1", "leave workers out")
 
 
 def units_at(

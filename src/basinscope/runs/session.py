@@ -73,7 +73,9 @@ def check_labels(bench: Bench, store: Store, draws: int) -> None:
             first = labels.setdefault((bench.identity(d, draw), draw), direction.label)
             if first != direction.label:
                 raise BasinscopeError(
-                    f"directions {first!r} and {direction.label!r} are the same", "give one of them"
+                    f"directions {first!r} and {direction.label!r} are the same",
+                    "directions that differ",
+                    "give one of them",
                 )
     for trial in store.trials():
         if trial.direction is None or trial.draw >= draws:
@@ -82,14 +84,14 @@ def check_labels(bench: Bench, store: Store, draws: int) -> None:
         if label is None and trial.direction in labels.values():
             raise BasinscopeError(
                 f"{store.folder} holds another direction called {trial.direction!r}",
-                "a label names one direction in a run folder",
-                "give another --run, or the direction another label",
+                "one direction for a label",
+                "another --run, or another label",
             )
         if label not in (None, trial.direction):
             raise BasinscopeError(
                 f"{store.folder} holds the direction {label!r} as {trial.direction!r}",
-                "a direction has one label in a run folder",
-                "give another --run, or the direction its old label",
+                "one label for a direction",
+                "another --run, or the old label",
             )
 
 

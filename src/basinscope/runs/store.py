@@ -123,8 +123,8 @@ class Store:
         if old is not None and (differences := conflicts(old, spec)):
             raise BasinscopeError(
                 f"{self.folder} holds another run ({'; '.join(differences)})",
-                "a run folder holds one model, one set of items and, of a certificate, one plan",
-                "give another --run, or run the old line again",
+                "one model, one set of items and, of a certificate, one plan in a run folder",
+                "another --run, or run the old line again",
             )
         self.spec = spec if old is None else merged(old, spec)
         if old != self.spec:
@@ -160,7 +160,7 @@ class Store:
         except OSError as error:  # not the record's fault: nothing is set aside
             raise BasinscopeError(
                 f"cannot read {path} ({error.strerror or error})",
-                "a run folder must be readable",
+                "records that can be read",
                 "mend the permissions, or delete that record: it is then measured again",
             ) from error
         try:

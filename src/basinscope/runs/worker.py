@@ -39,7 +39,7 @@ def main() -> None:
                 _say(out, {"trial": trial.model_dump(mode="json")})
             _say(out, {"done": True})
     except BasinscopeError as error:
-        _say(out, {"error": str(error)})
+        _say(out, {"error": error.args})
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(1)
 
@@ -58,18 +58,24 @@ def rebuild(order: dict[str, Any]) -> Bench:
     model, expected = model_spec(engine), ModelSpec.model_validate(order["model"])
     if model.model_copy(update={"source": expected.source}) != expected:
         raise BasinscopeError(
-            "a worker loaded other weights than its parent", "this is a bug: please report it"
+            "a worker loaded other weights than its parent",
+            "its parent's weights",
+            "report this as a bug, or run with one worker",
         )
     specs = tuple(task_spec(task) for task in tasks)
     if specs != tuple(TaskSpec.model_validate(spec) for spec in order["task_specs"]):
-        raise BasinscopeError("a worker built other items than its parent", "please report it")
+        raise BasinscopeError(
+            "a worker built other items than its parent",
+            "its parent's items",
+            "report this as a bug, or run with one worker",
+        )
     words = tuple(direction(word) for word in order["directions"])
     bench = Bench(engine, words, tasks, expected, specs)
     for d, identity in enumerate(order["identities"]):
         if bench.identity(d, 0) != identity:
             raise BasinscopeError(
                 f"{words[d].label} is another direction than when the run began",
-                "its files may not change while it is measured",
+                "files that stay as they are while they are measured",
                 "run the same line again",
             )
     return bench

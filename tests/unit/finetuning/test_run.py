@@ -515,7 +515,7 @@ def test_an_output_that_holds_something_else_is_refused(tune, tmp_path, checkpoi
     for output in ("mine", checkpoint):
         with pytest.raises(bs.BasinscopeError, match=r"is not empty and not a run folder"):
             tune(output, resume=False)
-    with pytest.raises(bs.BasinscopeError, match=r"is a file; --run names a folder; give"):
+    with pytest.raises(bs.BasinscopeError, match=r"is a file; allowed: a new folder"):
         tune("mine/thesis.txt")
     (tmp_path / "mine" / "training.json").write_text("{}")
     with pytest.raises(bs.BasinscopeError, match=r"training\.json is corrupt"):

@@ -46,7 +46,7 @@ def test_a_later_format_is_no_damage(kind, tmp_path):
     folder = write(tmp_path, name, {**body, "format": 2, "kind": "new"})
     with pytest.raises(
         bs.BasinscopeError,
-        match=rf"{name} was written by a later version .*\(format 2, .*up to 1\); .*update",
+        match=rf"{name} was written by a later version .*\(format 2, .*up to 1\); .*try: pip",
     ) as caught:
         header.kind_of(folder)
     assert not any(word in str(caught.value) for word in ("corrupt", "delete"))
@@ -80,10 +80,12 @@ def test_a_folder_is_free_where_nothing_else_is(kind, tmp_path):
     header.check_free(tmp_path, kind, parts=("mine",))
     with pytest.raises(
         bs.BasinscopeError,
-        match=r"not empty and .* \(it holds 'mine'\); -o names .*-o$",
+        match=r"not empty and .* \(it holds 'mine'\); allowed: a new folder.*-o$",
     ):
         header.check_free(tmp_path, kind, option="-o")
-    with pytest.raises(bs.BasinscopeError, match=r"mine is a file; --run names a folder; give ano"):
+    with pytest.raises(
+        bs.BasinscopeError, match=r"mine is a file; allowed: a new folder.*another --run"
+    ):
         header.check_free(tmp_path / "mine", kind)
 
 
@@ -91,6 +93,6 @@ def test_a_folder_is_free_where_nothing_else_is(kind, tmp_path):
 def test_a_run_of_another_kind_is_named(kind, tmp_path):
     folder = write(tmp_path, *BEFORE[kind])
     noun = header.KINDS[kind].noun
-    with pytest.raises(bs.BasinscopeError, match=rf"holds {noun}, not a landscape; .*give another"):
+    with pytest.raises(bs.BasinscopeError, match=rf"holds {noun}, not a landscape; .*another"):
         header.check_free(folder, "landscape")
     assert str(header.missing(folder, "surface")).startswith(f"{folder} holds {noun}, not a surf")

@@ -266,10 +266,10 @@ def foreign_selection(folder, toy, make_toy):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (foreign_files, r"not empty and not a run folder \(it holds 'thesis.tex'\).*give another"),
-        (foreign_model, r"holds another run \(fingerprint .*give another --run"),
-        (foreign_items, r"holds another run \(items of 'half-spaces'.*give another --run"),
-        (foreign_selection, r"holds another run \(selection .*give another --run"),
+        (foreign_files, r"not empty and not a run folder \(it holds 'thesis.tex'\).*another"),
+        (foreign_model, r"holds another run \(fingerprint .*another --run"),
+        (foreign_items, r"holds another run \(items of 'half-spaces'.*another --run"),
+        (foreign_selection, r"holds another run \(selection .*another --run"),
     ],
 )
 def test_foreign_folder_is_refused_and_not_touched(
@@ -287,7 +287,7 @@ def test_foreign_folder_is_refused_and_not_touched(
 def test_a_file_is_no_run_folder(toy, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")
-    with pytest.raises(bs.BasinscopeError, match=r"is a file; --run names a folder; give another"):
+    with pytest.raises(bs.BasinscopeError, match=r"is a file; allowed: a new folder.*another"):
         toy.measure(file)
     with pytest.raises(bs.BasinscopeError, match=r"cannot write .*Not a directory"):
         toy.measure(file / "below")
@@ -303,7 +303,7 @@ def test_load_run_of_what_is_no_run(make, tmp_path):
 
 
 def test_a_name_too_long_for_the_disk(toy, tmp_path):
-    with pytest.raises(bs.BasinscopeError, match=r"cannot read .*too long.*give another --run"):
+    with pytest.raises(bs.BasinscopeError, match=r"cannot read .*too long.*another --run"):
         toy.measure(tmp_path / ("x" * 300))
 
 
