@@ -93,7 +93,11 @@ def _xstest(folder: Path | None, name: str) -> list[tuple[str, str, str]]:
         if label == wanted:
             items.append((f"{row.text('type')}/{i}", row.text("prompt"), ""))
     if not items:
-        raise BasinscopeError(f"xstest has no row with label {wanted!r}", "", "load the data anew")
+        raise BasinscopeError(
+            f"xstest has no row with label {wanted!r}",
+            "data with both labels",
+            "load the data anew",
+        )
     return items
 
 

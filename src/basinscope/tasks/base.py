@@ -47,7 +47,9 @@ class Choices:
         check_turns(self.chat, self.turns)
         if not self.continuations or not all(self.continuations):
             raise BasinscopeError(
-                f"continuations {self.continuations!r}", "at least one, none of them empty"
+                f"continuations {self.continuations!r}",
+                "at least one, none of them empty",
+                "give a text for each",
             )
 
 
@@ -75,9 +77,9 @@ class Generate:
         """Refuse a stop that every text contains."""
         check_turns(self.chat, self.turns)
         if not all(self.stop) or isinstance(self.stop, str):
-            raise BasinscopeError(f"stop={self.stop!r}", "a tuple of non-empty strings")
+            raise BasinscopeError(f"stop={self.stop!r}", "a tuple of non-empty strings", "('.',)")
         if self.max_tokens < 0:
-            raise BasinscopeError(f"max_tokens={self.max_tokens}", "0 or more")
+            raise BasinscopeError(f"max_tokens={self.max_tokens}", "0 or more", "64")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Corpus:
             raise BasinscopeError(
                 f"a corpus of {len(self.text)} characters in windows of {self.window}",
                 "a text that is not empty, windows of at least 2 tokens",
+                "a longer text, window=512",
             )
 
 
@@ -245,7 +248,8 @@ class CallableTask:
         if self.n_items < 1:
             raise BasinscopeError(
                 f"n_items={self.n_items} for task {self.name!r}",
-                "n_items is the number of 0-1 values that fn returns, at least 1",
+                "at least 1: the number of 0-1 values that fn returns",
+                "n_items=100",
             )
         check_chance(self.name, self.chance)
 
@@ -271,7 +275,7 @@ class CallableTask:
         if len(values) != self.n_items:
             raise BasinscopeError(
                 f"task {self.name!r}: fn returned {len(values)} values",
-                f"n_items={self.n_items} were promised",
+                f"{self.n_items}, as n_items promises",
                 "return one 0 or 1 for each item",
             )
         return [
@@ -285,7 +289,9 @@ class CallableTask:
 def check_turns(chat: Chat, turns: Turns) -> None:
     """Raise if there are turns without a chat, or one that plain text could not show."""
     if turns and chat is not True:
-        raise BasinscopeError(f"{len(turns)} turns with chat={chat!r}", "with chat=True")
+        raise BasinscopeError(
+            f"{len(turns)} turns with chat={chat!r}", "turns in a chat", "chat=True"
+        )
 
 
 def without_references(item: Item) -> Item:
@@ -300,7 +306,7 @@ def without_references(item: Item) -> Item:
 def check_chance(name: str, chance: float) -> None:
     """Raise unless the chance level of a task is a score."""
     if not 0.0 <= chance < 1.0:
-        raise BasinscopeError(f"chance={chance} for task {name!r}", "0 <= chance < 1")
+        raise BasinscopeError(f"chance={chance} for task {name!r}", "0 <= chance < 1", "0")
 
 
 def items_hash(task: Task) -> str:
@@ -337,7 +343,9 @@ def limited(task: Task, limit: int | None, seed: int = 0) -> Task:
     if limit is None or limit >= len(task.items):
         return task
     if limit < 1:
-        raise BasinscopeError(f"limit={limit}", "at least 1 item, or no limit at all")
+        raise BasinscopeError(
+            f"limit={limit}", "at least 1 item, or no limit at all", "leave limit out"
+        )
     if isinstance(task, CallableTask):
         return task
     strata: dict[str, list[str]] = {}

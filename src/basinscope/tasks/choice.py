@@ -29,10 +29,16 @@ def choice_item(
     """
     if len(choices) < 2 or len(set(choices)) < len(choices):
         raise BasinscopeError(
-            f"choices {list(choices)} of item {item_id!r}", "two or more different texts"
+            f"choices {list(choices)} of item {item_id!r}",
+            "two or more different texts",
+            "drop what is twice there",
         )
     if not 0 <= answer < len(choices):
-        raise BasinscopeError(f"answer {answer} of item {item_id!r}", f"0 to {len(choices) - 1}")
+        raise BasinscopeError(
+            f"answer {answer} of item {item_id!r}",
+            f"0 to {len(choices) - 1}",
+            "count the choices from 0",
+        )
     return Item(item_id, (Choices(context, tuple(choices), **options),), answer)
 
 

@@ -52,7 +52,7 @@ class Row:
         """Error that names the place and the reason."""
         return BasinscopeError(
             f"{self.where}: {reason}",
-            f"it holds {sorted(self.cells)}",
+            f"the data set's own form (this row holds {sorted(self.cells)})",
             "mend the row, or load the data anew",
         )
 
@@ -151,17 +151,21 @@ def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]
                     names = cells
                     if missing := [c for c in columns if c not in names]:
                         raise BasinscopeError(
-                            f"{row.where}: no column {missing[0]!r}", f"it names {names}"
+                            f"{row.where}: no column {missing[0]!r}",
+                            f"a column of that name beside {names}",
+                            "load the data anew",
                         )
                 elif len(cells) != len(names):
                     raise BasinscopeError(
-                        f"{row.where}: {len(cells)} cells", f"{len(names)}: {names}"
+                        f"{row.where}: {len(cells)} cells", f"{len(names)}: {names}", "mend the row"
                     )
                 else:
                     yield Row(row.where, dict(zip(names, cells, strict=True)))
         except csv.Error as error:
             raise BasinscopeError(
-                f"{path}, line {line}: {error}", 'comma-separated, quoted by "'
+                f"{path}, line {line}: {error}",
+                'comma-separated cells, quoted by "',
+                "mend the line",
             ) from None
 
 
@@ -195,10 +199,12 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             cells = json.loads(text.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             raise BasinscopeError(
-                f"{where}: {error.msg} (column {error.colno})", "a JSON object a line"
+                f"{where}: {error.msg} (column {error.colno})",
+                "a JSON object a line",
+                "mend the line",
             ) from None
         if not isinstance(cells, dict):
-            raise BasinscopeError(f"{where}: no object", "a JSON object a line")
+            raise BasinscopeError(f"{where}: no object", "a JSON object a line", "mend the line")
         yield Row(where, cells)
 
 

@@ -64,7 +64,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
     if len(solved) < SHOTS:
         raise BasinscopeError(
             f"gsm8k/train has {len(solved)} rows",
-            f"{SHOTS} are needed as worked examples",
+            f"at least {SHOTS}, the worked examples",
             "load the data anew",
         )
     draws, shots = random.Random(_SEED), solved[:SHOTS]  # noqa: S311 (that of lm-eval)

@@ -130,7 +130,7 @@ def _examples(folder: Path | None, subjects: Sequence[str]) -> dict[str, list[tu
         if len(texts) < SHOTS:
             raise BasinscopeError(
                 f"mmlu/dev has {len(texts)} rows of {subject!r}",
-                f"{SHOTS} are needed as worked examples",
+                f"at least {SHOTS}, the worked examples",
                 "load the data anew",
             )
     return shots

@@ -116,14 +116,16 @@ def run_program(
     if not allow:
         raise BasinscopeError(
             "running generated code was not allowed",
-            "it runs with allow=True only, in a bubblewrap sandbox",
-            "on the command line: --allow-code-execution",
+            "allow=True, which runs it in a bubblewrap sandbox",
+            "allow=True or, on the command line, --allow-code-execution",
         )
     if not 0 < timeout_s < math.inf:
-        raise BasinscopeError(f"timeout_s={timeout_s}", "a positive number of seconds")
+        raise BasinscopeError(f"timeout_s={timeout_s}", "a positive number of seconds", "10")
     if memory_bytes < _LEAST_MEMORY:
         raise BasinscopeError(
-            f"memory_bytes={memory_bytes}", f"at least {_LEAST_MEMORY}, for Python itself"
+            f"memory_bytes={memory_bytes}",
+            f"at least {_LEAST_MEMORY}, for Python itself",
+            f"{_LEAST_MEMORY}",
         )
     limits = {
         "AS": memory_bytes,
@@ -171,7 +173,9 @@ def run_program(
                 kind, reason = "failed", "the interpreter of the tests died"
             return Verdict(kind == "passed", f"{kind}: {reason}" if reason else kind, seconds)
         if kind == "invalid":
-            raise BasinscopeError(f"the tests do not compile: {reason}", "", "mend the data")
+            raise BasinscopeError(
+                f"the tests do not compile: {reason}", "tests that Python can read", "mend the data"
+            )
         raise _cannot_start(log, timed_out=kind == "silent")
 
 
@@ -193,8 +197,8 @@ def _bwrap() -> str:
     if path is None:
         raise BasinscopeError(
             "bubblewrap (bwrap) is not installed",
-            "generated code runs in its sandbox and nowhere else (Linux only)",
-            "Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap",
+            "generated code in its sandbox and nowhere else (Linux only)",
+            "apt-get install bubblewrap (Debian, Ubuntu) or dnf install bubblewrap (Fedora)",
         )
     return path
 
@@ -236,8 +240,8 @@ def _prefixes() -> list[str]:
         if home.is_relative_to(prefix) and home != Path("/"):
             raise BasinscopeError(
                 f"the home folder {home} lies in {prefix}, with the interpreter or its libraries",
-                "generated code may read the folder of the interpreter, but not the home folder",
-                "use a Python installed in a folder of its own, or another HOME",
+                "an interpreter outside the home folder, since generated code may read its folder",
+                "a Python installed in a folder of its own, or another HOME",
             )
     return sorted(str(p) for p in prefixes if not p.is_relative_to("/usr"))
 
@@ -327,11 +331,13 @@ def _cannot_start(log: IO[bytes], *, timed_out: bool) -> BasinscopeError:
     log.seek(0)
     words = " ".join(log.read(_REPORT_BYTES).decode(errors="replace").split())[:300]
     if "Unknown option" in words:
-        return BasinscopeError(f"this bubblewrap is too old: {words}", "bubblewrap 0.7 or newer")
+        return BasinscopeError(
+            f"this bubblewrap is too old: {words}", "bubblewrap 0.7 or newer", "update it"
+        )
     if any(sign in words for sign in _FORBIDDEN):
         return BasinscopeError(
             f"this system forbids user namespaces, which the sandbox needs: {words}",
-            "generated code runs in the sandbox and nowhere else",
+            "generated code in the sandbox and nowhere else",
             "as root: sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces=10000, "
             "kernel.apparmor_restrict_unprivileged_userns=0, whichever exists; in a container: "
             "start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined",
@@ -339,6 +345,6 @@ def _cannot_start(log: IO[bytes], *, timed_out: bool) -> BasinscopeError:
     why = f"not within {STARTUP_S:g} s" if timed_out else words or "it ended without a word"
     return BasinscopeError(
         f"the sandbox did not start: {why}",
-        "",
-        "is the machine overloaded?" if timed_out else "bwrap by hand",
+        "a sandbox that starts",
+        "a machine with less load" if timed_out else "bwrap by hand",
     )

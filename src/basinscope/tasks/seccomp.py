@@ -78,7 +78,11 @@ def rules(machine: str) -> bytes:
     Calls of `REFUSED` fail with EPERM; a call in the convention of another architecture kills.
     """
     if machine not in MACHINES:
-        raise BasinscopeError(f"no sandbox for a machine of type {machine!r}", ", ".join(MACHINES))
+        raise BasinscopeError(
+            f"no sandbox for a machine of type {machine!r}",
+            ", ".join(MACHINES),
+            "another task, or another machine",
+        )
     column, architecture = MACHINES[machine]
     numbers = [n[column] for n in REFUSED.values() if n[column] is not None]
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET

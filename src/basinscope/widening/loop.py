@@ -197,6 +197,7 @@ def check_batch(batch: int, accumulate: int, world: int) -> None:
         raise BasinscopeError(
             f"batch {batch} with accumulate {accumulate} on {world} processes",
             "a batch that is a multiple of both together",
+            f"a batch of {accumulate * world}",
         )
 
 
@@ -272,7 +273,7 @@ def _resumed(folder: Path, module: nn.Module, method: Method) -> Progressed | No
     except Exception as error:  # whatever the file was cut to
         raise BasinscopeError(
             f"{checkpoints[-1]} cannot be resumed from ({' '.join(str(error).split())[:160]})",
-            "a checkpoint is read as it was written",
+            "a checkpoint as it was written",
             "delete it: the row then begins at the one before, or anew",
         ) from error
 

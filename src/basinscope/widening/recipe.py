@@ -43,7 +43,9 @@ class Shape(RecipePart):
     @model_validator(mode="after")
     def _divides(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+            raise ValueError(
+                f"width {self.width}", f"a multiple of heads {self.heads}", "another width"
+            )
         return self
 
     def parameters(self, vocabulary: int, context: int) -> int:
@@ -71,9 +73,11 @@ class Text(RecipePart):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if bool(self.files) == (self.dataset is not None):
-            raise ValueError("give either files or a dataset")
+            raise ValueError(
+                f"files={self.files}, dataset={self.dataset}", "one of the two", "files"
+            )
         if self.dataset is not None and self.characters is not None:
-            raise ValueError("characters is for files")
+            raise ValueError("characters with a dataset", "with files", "leave characters out")
         return self
 
 
@@ -105,7 +109,9 @@ class Entry(RecipePart):
     @classmethod
     def _label(cls, word: str | None) -> str | None:
         if word is not None and not (word.isprintable() and re.search(r"[A-Za-z0-9]", word)):
-            raise ValueError("a label is one line with a letter or a digit in it")
+            raise ValueError(
+                f"label {word!r}", "one line with a letter or a digit in it", "leave it out"
+            )
         return word
 
     @field_validator("lr_schedule")
@@ -136,7 +142,11 @@ class Training(RecipePart):
     @model_validator(mode="after")
     def _micro_batches(self) -> Self:
         if self.batch % self.accumulate:
-            raise ValueError(f"batch {self.batch} is no multiple of accumulate {self.accumulate}")
+            raise ValueError(
+                f"batch {self.batch}",
+                f"a multiple of accumulate {self.accumulate}",
+                "another batch",
+            )
         return self
 
 
@@ -202,14 +212,18 @@ class Recipe(Training):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.tokens is None) == (self.chinchilla is None):
-            raise ValueError("give either tokens or chinchilla")
+            raise ValueError(
+                f"tokens={self.tokens}, chinchilla={self.chinchilla}",
+                "one of the two",
+                "chinchilla: 1",
+            )
         if not self.methods:
-            raise ValueError("methods is empty: give at least one, for example adamw")
+            raise ValueError("methods is empty", "at least one", "adamw")
         if not self.seeds:
-            raise ValueError("seeds is empty: give at least one, for example 0")
+            raise ValueError("seeds is empty", "at least one", "0")
         for key, many in (("seeds", self.seeds), ("methods", self.methods)):
             if len({str(one) for one in many}) < len(many):
-                raise ValueError(f"{key} names one twice")
+                raise ValueError(f"{key} names one twice", "each once", "leave out the second")
         return self
 
 
@@ -244,7 +258,9 @@ def check_schedule(word: str) -> str:
             return word
     except ValueError:
         pass
-    raise ValueError(f"{word!r}; allowed: constant, linear, cosine, wsd:SHARE such as wsd:0.2")
+    raise ValueError(
+        f"{word!r}", "constant, linear, cosine, wsd:SHARE with 0 < SHARE <= 1", "wsd:0.2"
+    )
 
 
 def shipped() -> list[str]:
@@ -274,12 +290,16 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
         ) from None
     except OSError as error:
         raise BasinscopeError(
-            f"cannot read the recipe {path} ({error.strerror})", "a file one may read"
+            f"cannot read the recipe {path} ({error.strerror})",
+            "a file one may read",
+            "mend its permissions",
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise BasinscopeError(
-            f"recipe {path} is not YAML ({reason[:160]})", "keys and values of a recipe"
+            f"recipe {path} is not YAML ({reason[:160]})",
+            "keys and values of a recipe",
+            "mend the file",
         ) from None
     if not isinstance(content, dict):
         raise BasinscopeError(
@@ -324,10 +344,17 @@ def _first_wrong(error: ValidationError, name: str) -> BasinscopeError:
             nearest(str(fault["loc"][-1]), fields),
         )
     if fault["type"] == "missing":
-        return BasinscopeError(f"{name}: the key {place!r} is missing", "it has no default")
-    message = fault["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
-    given = "" if isinstance(fault["input"], (dict, RecipePart)) else f" {fault['input']!r:.80}:"
-    return BasinscopeError(f"{name}: {place}{given} {message[:1].lower()}{message[1:]}".strip())
+        return BasinscopeError(
+            f"{name}: the key {place!r} is missing",
+            "a value for it, since it has no default",
+            f"add {place}",
+        )
+    if fault["type"] == "value_error":
+        wrong, allowed, try_ = fault["ctx"]["error"].args
+        return BasinscopeError(": ".join(filter(None, (name, place, wrong))), allowed, try_)
+    allowed = fault["msg"].removeprefix("Input should be ").replace("valid tuple", "valid list")
+    value = "" if isinstance(fault["input"], dict) else f" {fault['input']!r:.80}"
+    return BasinscopeError(f"{name}: {place}{value}", allowed, f"another value of {place}")
 
 
 def _fields_at(place: tuple[int | str, ...]) -> list[str]:

@@ -66,8 +66,8 @@ def begin(folder: Path, study: Study, all_rows: Sequence[StudyRow]) -> tuple[str
     if differences := _differences(old.spec, new.spec):
         raise BasinscopeError(
             f"{folder} holds another study ({'; '.join(differences)})",
-            "a run folder holds one study, to which methods and seeds may be added",
-            "give another --run, or the recipe that it began with",
+            "one study in a run folder, to which methods and seeds may be added",
+            "another --run, or the recipe that it began with",
         )
     rows = old.spec["rows"] | new.spec["rows"]
     if rows != old.spec["rows"]:
@@ -151,7 +151,7 @@ def claimed(folder: Path, name: str, main: bool) -> Iterator[None]:
         os.close(handle)
         raise BasinscopeError(
             f"another process is at work on row {name} of {folder}",
-            "one process trains a row",
+            "one process for a row",
             "wait for it, or do other rows with --only",
         ) from None
     try:
@@ -200,7 +200,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _unreadable(path: Path, reason: str) -> BasinscopeError:
     return BasinscopeError(
         f"{path} cannot be read ({reason})",
-        "a record is read as it was written",
+        "a record as it was written",
         "delete it: what it tells is then measured again",
     )
 

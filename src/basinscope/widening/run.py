@@ -136,11 +136,15 @@ def widen(
     Cost: what a dry run says.
     """
     if device not in ("auto", "cpu"):
-        raise BasinscopeError(f"device={device!r}", "auto, cpu")
+        raise BasinscopeError(f"device={device!r}", "auto, cpu", "cpu")
     if dry_run:
         return plan(given, data_dir, only)
     if run is None and not isinstance(given, str | Path):
-        raise BasinscopeError("a recipe without a name, and no run", "a run folder", "")
+        raise BasinscopeError(
+            "a recipe without a name, and no run",
+            "a run folder, or the path of a recipe",
+            "run=FOLDER",
+        )
     chosen, beside = read_recipe(given)
     everything = study.rows(chosen)
     todo = study.select(everything, only)

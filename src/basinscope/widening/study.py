@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.optim import methods
 from basinscope.optim.methods import Method, MethodSpec
 from basinscope.widening import text, tokens
@@ -314,6 +314,7 @@ def select(all_rows: Sequence[StudyRow], only: Sequence[str] | None) -> tuple[St
             raise BasinscopeError(
                 f"no row {word!r}",
                 f"{', '.join(row.name for row in all_rows)}, or the label of a method",
+                nearest(word, [row.name for row in all_rows]),
             )
         chosen += named
     return tuple(row for row in all_rows if row in chosen)

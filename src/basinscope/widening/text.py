@@ -175,7 +175,11 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BasinscopeError(f"cannot read the text {path} ({error})", "a text in UTF-8") from None
+        raise BasinscopeError(
+            f"cannot read the text {path} ({error})",
+            "a text in UTF-8",
+            "check the path, or save the file as UTF-8",
+        ) from None
 
 
 def _from_hub(text: Text) -> Any:

@@ -107,7 +107,11 @@ def test_an_answer_of_the_other_kind_is_refused(made):
 @pytest.mark.parametrize(
     ("file", "text", "reason"),
     [
-        ("advbench/harmful_behaviors.csv", "goal\n1\n", "line 1: no column 'target'; it names"),
+        (
+            "advbench/harmful_behaviors.csv",
+            "goal\n1\n",
+            "line 1: no column 'target'; allowed: a column",
+        ),
         ("advbench/harmful_behaviors.csv", "goal,target\n,x\n", "line 2: 'goal' is empty"),
         ("xstest/xstest_prompts.csv", "id,prompt,type\n", "line 1: no column 'label'"),
         ("xstest/xstest_prompts.csv", "prompt,type,label\na,b,Safe\n", "line 2: label 'Safe' is n"),

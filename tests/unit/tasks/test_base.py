@@ -66,7 +66,9 @@ class TestCallableTask:
 
     @pytest.mark.parametrize("value", [[], [1], [1, 1, 1, 1], 1, None, torch.ones(2), "1111"])
     def test_of_another_length_is_refused(self, value):
-        with pytest.raises(BasinscopeError, match=r"'t': fn returned \d values; n_items=3 were"):
+        with pytest.raises(
+            BasinscopeError, match=r"'t': fn returned \d values; allowed: 3, as n_items"
+        ):
             outcomes(value)
 
     def test_matrices_are_not_taken_for_vectors(self):

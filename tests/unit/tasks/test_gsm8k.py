@@ -193,7 +193,7 @@ def test_too_few_worked_examples_are_refused(made):
     path = made / "gsm8k/train.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
     for name in gsm8k.NAMES:
-        with pytest.raises(bs.BasinscopeError, match="gsm8k/train has 4 rows; 5 are needed"):
+        with pytest.raises(bs.BasinscopeError, match="gsm8k/train has 4 rows; allowed: at least 5"):
             bs.tasks(name, data_dir=made)
 
 

@@ -63,7 +63,10 @@ def test_documents_of_a_data_set_are_held_out_by_their_hash():
 
 
 MISSING = {
-    "name": ("nosuch.txt", r"no text 'nosuch.txt' in .*; name the data folder with --data-dir"),
+    "name": (
+        "nosuch.txt",
+        r"no text 'nosuch.txt' in .*; try: name the data folder with --data-dir",
+    ),
     "pattern": ("*.md", r"no text '\*.md'"),
     "absolute": ("/nosuch/file.txt", "no text '/nosuch/file.txt'"),
 }

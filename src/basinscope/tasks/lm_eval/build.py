@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.tasks.base import Item, check_chance
 from basinscope.tasks.lm_eval.configs import Source, Word, find, functions, malformed, parse
 from basinscope.tasks.lm_eval.documents import Document, LmEval, Response
@@ -89,16 +89,20 @@ def _refuse(source: Source, allow_code_execution: bool) -> None:
         kind = settings.get("output_type", "generate_until")
         if kind not in BINARY:
             raise BasinscopeError(
-                f"{file}: lm-eval task {leaf!r} has output_type {kind!r}", ", ".join(BINARY)
+                f"{file}: lm-eval task {leaf!r} has output_type {kind!r}",
+                ", ".join(BINARY),
+                "another task",
             )
         if settings.get("unsafe_code"):
             raise BasinscopeError(
                 f"lm-eval task {leaf!r} runs the code that a model writes, without a sandbox",
                 "tasks that only read it",
-                "use the task humaneval, which has one",
+                "the task humaneval, which has one",
             )
         if settings.get("doc_to_image") or settings.get("doc_to_audio"):
-            raise BasinscopeError(f"lm-eval task {leaf!r} shows pictures or sounds", "text")
+            raise BasinscopeError(
+                f"lm-eval task {leaf!r} shows pictures or sounds", "text alone", "another task"
+            )
     if allow_code_execution:
         return
     for file in sorted(source.files()):
@@ -133,7 +137,11 @@ def _built(word: Word, source: Source, metrics: Mapping[str, str]) -> list[Any]:
     finally:
         library().task.get_metric = known
     if not tasks:
-        raise BasinscopeError(f"lm-eval group {word.name!r} holds no task")
+        raise BasinscopeError(
+            f"lm-eval group {word.name!r} holds no task",
+            "a group with at least one task",
+            "another name",
+        )
     return tasks
 
 
@@ -184,7 +192,9 @@ def _explained(word: Word, source: Source, error: Exception) -> BasinscopeError:
     if word.is_path and files:
         return malformed(files[0] if len(files) == 1 else files[0].parent, f"{kind}: {reason}")
     return BasinscopeError(
-        f"lm-eval could not build {word.name!r}: {kind}: {reason}", "", "see its README in lm-eval"
+        f"lm-eval could not build {word.name!r}: {kind}: {reason}",
+        "a task that its own library can build",
+        "read its README in lm-eval",
     )
 
 
@@ -204,7 +214,9 @@ def _scored_by(task: Any, word: Word, metrics: Mapping[str, str]) -> tuple[str, 
     filters = [ensemble.name for ensemble in task._filters]
     if word.filter and word.filter not in filters:
         raise BasinscopeError(
-            f"lm-eval task {name!r} has no filter {word.filter!r}", ", ".join(filters)
+            f"lm-eval task {name!r} has no filter {word.filter!r}",
+            ", ".join(filters),
+            nearest(word.filter, filters),
         )
     return metric, word.filter or filters[0]
 
@@ -217,7 +229,9 @@ def _documents(task: Any, metric: str, how: str, start: str) -> Iterator[tuple[D
             requests, places = requests_of(task.task_name, instances, prefix)
         except BasinscopeError as error:
             raise BasinscopeError(
-                f"lm-eval task {task.task_name!r}, document {number}: {error}"
+                f"lm-eval task {task.task_name!r}, document {number}: {error.given}",
+                error.allowed,
+                error.try_,
             ) from None
         kinds = tuple(instance.request_type for instance in instances)
         doc = instances[0].doc
@@ -263,7 +277,9 @@ def _probe(task: Any, documents: Sequence[Document]) -> None:
     if failures and len(failures) == tried:
         raise BasinscopeError(
             f"lm-eval task {task.task_name!r}: metric {documents[0].metric!r} cannot be computed "
-            f"({type(failures[0]).__name__}: {' '.join(str(failures[0]).split())[:200]})"
+            f"({type(failures[0]).__name__}: {' '.join(str(failures[0]).split())[:200]})",
+            "a metric that can be computed for each document",
+            "another: lm-eval:NAME@METRIC",
         )
 
 

@@ -63,10 +63,12 @@ def parse(word: str) -> Word:
         key, equals, value = option.partition("=")
         key, value = (key, value) if equals else ("metric", key)
         if not value or values.get(key, "?"):
-            raise BasinscopeError(f"{option!r} in task {word!r}", _GRAMMAR, "each part once")
+            raise BasinscopeError(
+                f"{option!r} in task {word!r}", f"each part once: {_GRAMMAR}", "mend or drop it"
+            )
         values[key] = value
     if not name or not (values["shots"].isdecimal() or not values["shots"]):
-        raise BasinscopeError(f"task {word!r}", _GRAMMAR)
+        raise BasinscopeError(f"task {word!r}", _GRAMMAR, "lm-eval:gsm8k")
     shots = int(values["shots"]) if values["shots"] else None
     return Word(name, values["metric"], values["filter"], shots)
 
@@ -211,7 +213,7 @@ def _local(name: str) -> Source:
             f"no YAML file at {name!r} defines a task",
             f"a YAML file, a folder of them, or FOLDER/TASK"
             f"{': one of ' if index else ''}{', '.join(sorted(index))}",
-            "a task of lm-eval's own is named without a slash",
+            "without a slash, a task of lm-eval's own",
         )
     return Source(tuple(names), _with_packaged(index))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.tasks.lm_eval.library import library
 
 BINARY: Final = {
@@ -82,10 +82,15 @@ def chosen(task: str, wanted: str, refusals: Mapping[str, str]) -> str:
         return wanted
     listed = ", ".join(allowed) or "none of this task's"
     if wanted and wanted not in refusals:
-        raise BasinscopeError(f"lm-eval task {task!r} has no metric {wanted!r}", listed)
+        raise BasinscopeError(
+            f"lm-eval task {task!r} has no metric {wanted!r}",
+            listed,
+            nearest(wanted, allowed) if allowed else "another task",
+        )
     refused = {wanted: refusals[wanted]} if wanted else refusals
     reasons = "; ".join(f"metric {name!r}: {reason}" for name, reason in refused.items())
     raise BasinscopeError(
         f"lm-eval task {task!r}: {reasons or 'it names no metric'}",
         f"metrics that are 0 or 1 for each document: {listed}",
+        f"@{allowed[0]}" if allowed else "another task",
     )

@@ -67,8 +67,8 @@ def requests_of(
         else:
             raise BasinscopeError(
                 f"lm-eval task {task!r} asks for {instance.request_type}",
-                "loglikelihood, multiple_choice, generate_until",
-                "a likelihood of whole texts is not 0 or 1 for each document",
+                "loglikelihood, multiple_choice or generate_until, whose score is 0 or 1",
+                "another task",
             )
     return tuple(requests), tuple(places)
 

@@ -11,7 +11,7 @@ import importlib.resources
 import json
 from typing import Any, Final
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest
 from basinscope.tasks.base import Generate, Item
 from basinscope.tasks.choice import ChoiceTask, choice_item
 from basinscope.tasks.refusal import RefusalTask
@@ -34,7 +34,9 @@ def load(name: str) -> ChoiceTask | RefusalTask:
         BasinscopeError: If there is no such task.
     """
     if name not in (*NAMES, "overrefusal"):
-        raise BasinscopeError(f"task {name!r}", f"{', '.join(NAMES)}, overrefusal")
+        raise BasinscopeError(
+            f"task {name!r}", f"{', '.join(NAMES)}, overrefusal", nearest(name, NAMES)
+        )
     if name == "overrefusal":
         header, rows = _read("safety")
         items = tuple(_ask(f"{name}-{row['id'][-3:]}", row["twin"]) for row in rows)
