@@ -13,24 +13,28 @@ class BasinscopeError(Exception):
     user's to mend (a broken invariant) is an ``assert`` or another exception, with its traceback.
     """
 
-    def __init__(self, given: str, allowed: str = "", try_: str = "") -> None:
-        """Keep the three parts, of which no one says its label."""
+    def __init__(self, given: str, allowed: str, try_: str) -> None:
+        """Keep the three texts, none of which says its label."""
         super().__init__(given, allowed, try_)
         self.given, self.allowed, self.try_ = given, allowed, try_
 
     def __str__(self) -> str:
         """``GIVEN; allowed: ALLOWED; try: TRY``."""
-        labelled = (("", self.given), ("allowed: ", self.allowed), ("try: ", self.try_))
-        return "; ".join(label + part for label, part in labelled if part)
+        return f"{self.given}; allowed: {self.allowed}; try: {self.try_}"
 
 
 def nearest(word: str, allowed: Iterable[str], n: int = 1) -> str:
-    """The allowed words nearest to a misspelt one.
+    """The allowed words nearest to a misspelt one, whole or up to their colon.
 
     >>> nearest("frontie", ["curves", "frontier"])
     'frontier'
+    >>> nearest("too", ["random", "to:MODEL"])
+    'to:MODEL'
     >>> nearest("x", ["curves", "frontier"])
     'one of these'
     """
-    *others, last = difflib.get_close_matches(word, list(allowed), n=n) or ["one of these"]
+    words = list(allowed)
+    forms = {form.partition(":")[0]: form for form in reversed(words)} | {w: w for w in words}
+    near = dict.fromkeys(forms[w] for w in difflib.get_close_matches(word, forms, n=n))
+    *others, last = near or ["one of these"]
     return f"{', '.join(others)} or {last}" if others else last

@@ -125,7 +125,9 @@ class _Merged:
             a, b = pair.a, pair.b
             if a is None or b is None:
                 raise BasinscopeError(
-                    f"{label} has one factor of {layer} only", "LoRA has A and B", "copy it again"
+                    f"{label} has one factor of {layer} only",
+                    "both factors of LoRA, A and B",
+                    "copy it again",
                 )
             name = engine.names.get(f"{layer}.weight")
             if name is None:
@@ -250,7 +252,9 @@ def _config(label: str, folder: Path) -> dict[str, Any]:
             f"to:{folder} for a whole model",
         ) from None
     except (OSError, ValueError) as error:
-        raise BasinscopeError(f"cannot read {path} ({error})", "peft's config") from error
+        raise BasinscopeError(
+            f"cannot read {path} ({error})", "peft's config, in JSON", "copy it again"
+        ) from error
     if config.get("peft_type") != "LORA":
         raise _refused(label, f"its type is {config.get('peft_type')}")
     for setting, name in _OTHER.items():
@@ -267,7 +271,9 @@ def _config(label: str, folder: Path) -> dict[str, Any]:
         }
     except (TypeError, ValueError, AttributeError, re.error) as error:
         raise BasinscopeError(
-            f"lora_alpha or alpha_pattern of {path} is malformed ({error})", "peft's config"
+            f"lora_alpha or alpha_pattern of {path} is malformed ({error})",
+            "numbers, as in peft's config",
+            "copy it again",
         ) from error
     return config
 

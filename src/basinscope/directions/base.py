@@ -55,7 +55,8 @@ class Direction(abc.ABC):
         if cls.delta is Direction.delta and cls.parts is Direction.parts:
             raise BasinscopeError(
                 f"{cls.__name__}, a direction that has neither `delta` nor `parts`",
-                "a subclass of Direction with one of them, the other follows from it",
+                "a subclass of Direction with one of them",
+                "define one: the other follows",
             )
 
     @property
@@ -92,8 +93,8 @@ class Direction(abc.ABC):
         if delta.shape != shape:
             raise BasinscopeError(
                 f"direction {self.label!r} gives {name} the shape {tuple(delta.shape)}",
-                f"the parameter has {tuple(shape)}",
-                "is it made for another model?",
+                f"the parameter's own, {tuple(shape)}",
+                "a direction of this model",
             )
         flat = delta.detach().to(device, torch.float32).reshape(-1)
         return lambda a, b: flat[a:b].clone()
@@ -111,7 +112,9 @@ class Direction(abc.ABC):
         parts = self.parts(engine, name, draw, live.device)
         if parts is not None and not add_parts(engine.pristine(name), live, step, parts):
             raise BasinscopeError(
-                f"the direction of {name} is not finite (NaN or infinity)", "finite directions"
+                f"the direction of {name} is not finite (NaN or infinity)",
+                "finite numbers",
+                "another direction",
             )
 
     def identity(self, engine: Weights, draw: int = 0) -> str:
@@ -139,7 +142,7 @@ class Direction(abc.ABC):
         """
         if self.draws is not None and not 0 <= draw < self.draws:
             allowed = "0, its only draw" if self.draws == 1 else f"0 to {self.draws - 1}"
-            raise BasinscopeError(f"draw={draw} of {self.label}", allowed)
+            raise BasinscopeError(f"draw={draw} of {self.label}", allowed, "draw=0")
 
     def sits_at(self, engine: Weights) -> float | None:
         """Step at which the other model itself sits on the slice, displacement / sqrt(d)."""

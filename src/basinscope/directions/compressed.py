@@ -40,9 +40,9 @@ class Quantised(Displaced):
     def __post_init__(self) -> None:
         """Refuse grids that are none."""
         if not _is_int(self.bits) or not 2 <= self.bits <= MOST_BITS:
-            raise BasinscopeError(f"bits={self.bits!r}", f"an integer, 2 to {MOST_BITS}")
+            raise BasinscopeError(f"bits={self.bits!r}", f"an integer, 2 to {MOST_BITS}", "8")
         if self.group is not None and (not _is_int(self.group) or self.group < 1):
-            raise BasinscopeError(f"group={self.group!r}", "an integer of at least 1")
+            raise BasinscopeError(f"group={self.group!r}", "an integer of at least 1", "128")
         object.__setattr__(self, "bits", int(self.bits))
         object.__setattr__(self, "group", None if self.group is None else int(self.group))
 
@@ -86,7 +86,7 @@ class Pruned(Displaced):
         """Refuse fractions that prune nothing."""
         number = isinstance(self.fraction, float | int) and not isinstance(self.fraction, bool)
         if not number or not 0 < self.fraction <= 1:
-            raise BasinscopeError(f"fraction={self.fraction!r}", "above 0, at most 1")
+            raise BasinscopeError(f"fraction={self.fraction!r}", "above 0, at most 1", "0.5")
         object.__setattr__(self, "fraction", float(self.fraction))
 
     @property

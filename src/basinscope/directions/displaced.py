@@ -80,8 +80,8 @@ class Displaced(Direction):
             if not math.isfinite(term):
                 raise BasinscopeError(
                     f"{self.label}: {name} is not finite (NaN or infinity)",
-                    "every weight must be a finite number",
-                    "the run that wrote it diverged, or the file is damaged",
+                    "finite weights",
+                    "another checkpoint: its run diverged, or the file is damaged",
                 )
             square += term
             if term == 0.0:
@@ -89,7 +89,7 @@ class Displaced(Direction):
         if square == 0.0:
             raise BasinscopeError(
                 f"{self.label} has the same weights as the model",
-                "a direction needs a displacement that is not zero",
+                "a displacement that is not zero",
                 "check the paths, the dtype and params",
             )
         # the one state of a frozen value: what it has read of the last engine

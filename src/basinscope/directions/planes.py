@@ -88,6 +88,7 @@ class Orthogonal(Displaced):
             raise BasinscopeError(
                 f"{self.a.label} and {self.b.label} are parallel",
                 "two directions that span a plane",
+                "another direction for one axis",
             )
         return _Remainder(self.b, self.a, share, _pair_identity(engine, self.a, self.b))
 
@@ -155,7 +156,9 @@ class Point(Direction):
     def __post_init__(self) -> None:
         """Refuse a point that is nowhere."""
         if not np.isfinite([self.x, self.y]).all():
-            raise BasinscopeError(f"point ({self.x}, {self.y})", "finite coordinates")
+            raise BasinscopeError(
+                f"point ({self.x}, {self.y})", "finite coordinates", "numbers such as 0.01"
+            )
 
     @property
     def label(self) -> str:
@@ -210,13 +213,15 @@ def cosines(engine: Weights, directions: Sequence[Direction]) -> npt.NDArray[np.
     *Cost*: one pass over each direction.
     """
     if not directions:
-        raise BasinscopeError("cosines of no direction", "at least one")
+        raise BasinscopeError("cosines of no direction", "at least one", "random")
     gram = inner_products(engine, directions)
     norms = np.sqrt(np.diagonal(gram))
     for direction, norm in zip(directions, norms, strict=True):
         if not norm > 0:
             raise BasinscopeError(
-                f"{direction.label} is zero or not finite", "a cosine needs a direction"
+                f"{direction.label} is zero or not finite",
+                "a direction that is finite and not zero",
+                "another direction",
             )
     table: npt.NDArray[np.float64] = np.clip(gram / np.outer(norms, norms), -1.0, 1.0)
     np.fill_diagonal(table, 1.0)
@@ -246,12 +251,16 @@ def project(engine: Weights, plane: Plane, model: Direction | str) -> Projection
     reach = line.sits_at(engine)
     if reach is None:
         raise BasinscopeError(
-            f"no model is behind {line.label}", "to:MODEL, adapter:FOLDER, quantised:BITS"
+            f"no model is behind {line.label}",
+            "a direction that another model is behind",
+            "to:MODEL, adapter:FOLDER or quantised:BITS",
         )
     gram = inner_products(engine, [*plane.axes, line])
     if np.linalg.cond(gram[:2, :2]) > PARALLEL**-2:
         raise BasinscopeError(
-            f"{plane.a.label} and {plane.b.label} are parallel", "two directions that span a plane"
+            f"{plane.a.label} and {plane.b.label} are parallel",
+            "two directions that span a plane",
+            "another direction for one axis",
         )
     x, y = np.linalg.solve(gram[:2, :2], reach * gram[:2, 2])
     share = torch.tensor([-x, -y, reach], dtype=torch.float64)

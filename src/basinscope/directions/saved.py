@@ -77,7 +77,7 @@ class Saved(Displaced):
         path = Path(self.file).expanduser()
         if not path.is_file():
             raise BasinscopeError(
-                f"no file at {self.file!r}", "a safetensors file with a direction"
+                f"no file at {self.file!r}", "a safetensors file with a direction", "check the path"
             )
         return Shelf([path])
 
@@ -133,19 +133,24 @@ def save_direction(
 
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise BasinscopeError(f"direction file {str(path)!r}", "a name in .safetensors")
+        raise BasinscopeError(
+            f"direction file {str(path)!r}", "a name in .safetensors", f"{path}.safetensors"
+        )
     if not tensors or (twice := sorted(set(tensors) & set(zero))):
         raise BasinscopeError(
             f"{len(tensors)} tensors, zero={twice if tensors else list(zero)}",
-            "at least one tensor; a parameter has a tensor or is zero, not both",
+            "at least one tensor, and none for what is zero",
+            "a tensor for what moves, zero for the rest",
         )
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise BasinscopeError(
-                f"the direction of {name} is not finite (NaN or infinity)", "finite directions"
+                f"the direction of {name} is not finite (NaN or infinity)",
+                "finite numbers",
+                "mend that tensor",
             )
     if displacement is not None and not (math.isfinite(displacement) and displacement > 0):
-        raise BasinscopeError(f"displacement={displacement}", "above 0, or None")
+        raise BasinscopeError(f"displacement={displacement}", "above 0, or None", "leave it out")
     entries = {
         "provenance": dict(metadata),
         "displacement": None if displacement is None else float(displacement),
@@ -156,7 +161,9 @@ def save_direction(
         text = {FORMAT: json.dumps(entries, sort_keys=True, allow_nan=False)}
     except (TypeError, ValueError) as error:
         raise BasinscopeError(
-            f"metadata of a direction ({error})", "JSON's types, without NaN"
+            f"metadata of a direction ({error})",
+            "JSON's types, without NaN",
+            "text for what JSON cannot hold",
         ) from error
     state = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in tensors.items()}
     with files.whole(path) as draft:

@@ -71,7 +71,9 @@ class Merge(Displaced):
             len(shares) != len(self.models) or not all(math.isfinite(w) for w in shares)
         ):
             raise BasinscopeError(
-                f"weights {list(shares)} of {len(self.models)} models", "one finite number for each"
+                f"weights {list(shares)} of {len(self.models)} models",
+                "one finite number for each",
+                "leave the weights out",
             )
 
     @property

@@ -136,13 +136,17 @@ WORDS: dict[str, Callable[[str, str], Direction]] = {
 }
 
 
+_FORMS = (
+    "random[:INTEGER]", "to:MODEL", "adapter:FOLDER", "saved:FILE", "pruned:FRACTION",
+    "quantised:BITS[:GROUP][:asymmetric]", "merge:A+B", "merge:0.3*A+0.7*B",
+)  # fmt: skip
+
+
 def _malformed(word: str) -> BasinscopeError:
     return BasinscopeError(
         f"direction {word!r}",
-        "random or random:SEED with an integer seed, to:MODEL, adapter:FOLDER, "
-        "saved:FILE, quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or "
-        "merge:0.3*A+0.7*B",
-        nearest(word.partition(":")[0], WORDS),
+        ", ".join(_FORMS),
+        nearest(word.partition(":")[0], _FORMS),
     )
 
 

@@ -77,7 +77,7 @@ def _unknown(given: str, kind: str = "") -> BasinscopeError:
     return BasinscopeError(
         given,
         f"{', '.join(words)}, or an object with noise, distance and project",
-        nearest(kind, [word.partition(":")[0] for word in words]),
+        nearest(kind, words),
     )
 
 

@@ -70,7 +70,7 @@ class Shelf:
                 if name in self.entries:
                     raise BasinscopeError(
                         f"{name} stands in {path} and in {self.files[self.entries[name].file]}",
-                        "a checkpoint holds each tensor once",
+                        "each tensor once in a checkpoint",
                         "remove the files that do not belong to it",
                     )
                 self.entries[name] = Location(
@@ -91,7 +91,7 @@ class Shelf:
         if _stamp(file) != self._stamps[entry.file]:
             raise BasinscopeError(
                 f"{self.files[entry.file]} was written to since it was first read",
-                "a checkpoint may not change while it is measured",
+                "a checkpoint that stays as it is while it is measured",
                 "run the line again once it is complete",
             )
         out = torch.empty(stop - start, dtype=entry.dtype)
@@ -100,7 +100,9 @@ class Shelf:
         while len(memory):
             got = file.readinto(memory)
             if not got:
-                raise BasinscopeError(f"{self.files[entry.file]} ends early", "copy it again")
+                raise BasinscopeError(
+                    f"{self.files[entry.file]} ends early", "a complete file", "copy it again"
+                )
             memory = memory[got:]
         return out
 
@@ -159,7 +161,7 @@ def match(
             if name in keys and not _equal(shelf, keys[name], key):
                 raise BasinscopeError(
                     f"{label} has different values for {keys[name]} and {key}",
-                    "the model ties them: they are one parameter there",
+                    "one value, since the model ties them",
                     "load a model whose config does not tie them",
                 )
             if keys.get(name) != name:
@@ -222,12 +224,13 @@ def _files_in(folder: Path) -> list[Path]:
             raise BasinscopeError(
                 f"{folder / _INDEX} is malformed ({type(error).__name__}: {error})",
                 "an index with a weight_map, as save_pretrained writes it",
+                "copy it again",
             ) from error
         absent = [file.name for file in files if not file.is_file()]
         if absent:
             raise BasinscopeError(
                 listed(f"{folder} lacks {len(absent)} of {len(files)} shards", absent),
-                "a checkpoint needs all files that its index names",
+                "all files that its index names",
                 "copy the missing ones",
             )
         return files
@@ -273,7 +276,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             return json.loads(file.read(size)), 8 + size
     except (OSError, SafetensorError) as error:
         raise BasinscopeError(
-            f"cannot read {path} ({error})", "a complete safetensors file"
+            f"cannot read {path} ({error})", "a complete safetensors file", "copy it again"
         ) from error
 
 

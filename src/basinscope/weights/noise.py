@@ -59,7 +59,7 @@ def stream(name: str, seed: int, draw: int) -> tuple[int, int, int, int]:
     """
     for word, value in (("seed", seed), ("draw", draw)):
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-            raise BasinscopeError(f"{word}={value!r}", "an integer of at least 0")
+            raise BasinscopeError(f"{word}={value!r}", "an integer of at least 0", "0")
     digest = hashlib.sha256(f"{SCHEME}\0{seed:d}\0{draw:d}\0{name}".encode()).digest()
     k0, k1, c2, c3 = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12))
     return k0, k1, c2, c3
@@ -98,7 +98,7 @@ def normals(
     True
     """
     if n < 0 or start < 0:
-        raise BasinscopeError(f"n={n}, start={start}", "positions of at least 0")
+        raise BasinscopeError(f"n={n}, start={start}", "positions of at least 0", "start=0")
     if torch.device(device).type != "cpu":
         return normals_torch(name, n, seed=seed, draw=draw, start=start, device=device)
     key = stream(name, seed, draw)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest
 
 Parts = Callable[[int, int], torch.Tensor]
 """Elements start .. stop of a flattened tensor, float32, in memory that the caller may write to."""
@@ -65,7 +65,9 @@ def shape_of(engine: Weights, name: str) -> torch.Size:
     except KeyError:
         some = ", ".join(list(engine.shapes)[:3])
         raise BasinscopeError(
-            f"no perturbed parameter is called {name!r}", f"{some}, ..."
+            f"no perturbed parameter is called {name!r}",
+            f"{some}, ...",
+            nearest(name, engine.shapes),
         ) from None
 
 

@@ -45,14 +45,14 @@ def parameters(module: nn.Module, pattern: str | None = None) -> dict[str, nn.Pa
         some = ", ".join(list(named)[:3]) or "none"
         raise BasinscopeError(
             f"params={pattern!r} selects no parameter" if pattern else "the model has no parameter",
-            f"the model has {len(named)} named like: {some}",
-            "a regular expression that matches some of them, such as 'weight'",
+            f"at least one of {len(named)} named like: {some}",
+            "params='weight', or another regular expression",
         )
     for name, parameter in chosen.items():
         if not bool(torch.isfinite(parameter.detach()).all()):
             raise BasinscopeError(
                 f"the weights of {name} are not finite (NaN or infinity)",
-                "every weight must be a finite number",
+                "finite numbers alone",
                 "check the checkpoint, or load it in float32",
             )
     return chosen
@@ -69,7 +69,8 @@ def compiled(pattern: str) -> re.Pattern[str]:
     except re.error as error:
         raise BasinscopeError(
             f"{pattern!r} is not a regular expression ({error})",
-            r"Python's re syntax, such as 'mlp|norm' or 'layers\.0\.'",
+            "Python's re syntax",
+            r"'mlp|norm' or 'layers\.0\.'",
         ) from None
 
 
@@ -93,7 +94,7 @@ def checkpoint_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
         if name in parameters:
             raise BasinscopeError(
                 f"two parameters are both called {name!r} in the checkpoint",
-                "names must differ once what wrappers add to them is taken off",
+                "names that differ once what wrappers add is taken off",
                 "unwrap the module, or merge its adapters",
             )
         views.add(view)
@@ -112,7 +113,7 @@ def checkpoint_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
             if start < end:
                 raise BasinscopeError(
                     f"{first} and {second} overlap in memory without being the same tensor",
-                    "parameters must be tied wholly or not at all",
+                    "parameters tied wholly or not at all",
                     "give each its own memory: parameter.data = parameter.data.clone()",
                 )
     return parameters

@@ -260,7 +260,9 @@ def test_an_untrained_adapter_is_refused(engine, tmp_path):
 
 def test_folders_that_are_no_adapter_are_refused(engine, folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BasinscopeError, match=r"is not an adapter .*; to:.* for a whole model"):
+    with pytest.raises(
+        BasinscopeError, match=r"is not an adapter .*; try: to:.* for a whole model"
+    ):
         bs.Adapter(tmp_path / "empty").fit(engine)
     with pytest.raises(BasinscopeError, match="no model at"):
         bs.Adapter("./nowhere").fit(engine)

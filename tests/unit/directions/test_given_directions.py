@@ -158,7 +158,7 @@ class TestWhereTheOtherModelSits:
         copy = bs.Toward(tmp_path / "copy.safetensors")
         with pytest.raises(bs.BasinscopeError, match=r"are the same"):
             bs.landscape(engine, inside(0.5), directions=[toward, copy], steps=[1.0])
-        with pytest.raises(bs.BasinscopeError, match=r"holds the direction .* as .*its old label"):
+        with pytest.raises(bs.BasinscopeError, match=r"holds the direction .* as .*the old label"):
             bs.landscape(engine, inside(0.5), directions=[copy], steps=[1.0], run=tmp_path / "run")
 
     def test_a_finished_run_is_resumed_without_measuring(self, land, engine, toward, tmp_path):

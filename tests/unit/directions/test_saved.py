@@ -226,7 +226,7 @@ class TestRefusals:
     [
         ({"path": "x.pt"}, r"allowed: a name in .safetensors"),
         ({"tensors": {}}, "at least one tensor"),
-        ({"zero": ["w"]}, "a tensor or is zero, not both"),
+        ({"zero": ["w"]}, "and none for what is zero"),
         ({"metadata": {"a": math.nan}}, "without NaN"),
         ({"metadata": {"a": object()}}, "JSON's types"),
         ({"displacement": 0.0}, "above 0, or None"),

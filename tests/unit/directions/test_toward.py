@@ -292,7 +292,7 @@ class TestRefusals:
     def test_of_an_adapter(self, engine, tmp_path):
         (tmp_path / "adapter_config.json").write_text("{}")
         save_file({"a": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
-        with pytest.raises(BasinscopeError, match=r"is an adapter, .*; adapter:"):
+        with pytest.raises(BasinscopeError, match=r"is an adapter, .*; try: adapter:"):
             bs.Toward(tmp_path).fit(engine)
 
     @pytest.mark.parametrize("word", ["./nowhere", "/no/such/model", "a/b/c", "x.gguf"])

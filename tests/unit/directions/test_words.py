@@ -64,7 +64,7 @@ def test_fractions_may_be_written_in_other_ways():
      "merge:0.5*a+b", "merge:a+0.5*b"],
 )  # fmt: skip
 def test_anything_else_is_refused(word):
-    with pytest.raises(BasinscopeError, match=r"direction .*allowed: random or random:SEED"):
+    with pytest.raises(BasinscopeError, match=r"direction .*allowed: random\[:INTEGER\], to:MODEL"):
         direction(word)
 
 
@@ -88,5 +88,5 @@ def test_an_object_is_taken_as_it_is_and_a_wrong_one_refused():
 
 
 def test_the_nearest_word_is_suggested():
-    with pytest.raises(BasinscopeError, match=r"try: random$"):
+    with pytest.raises(BasinscopeError, match=r"try: random\[:INTEGER\]$"):
         direction("randm:1")
