@@ -203,6 +203,6 @@ class Engine:
         """Answer text requests under the live weights, in the order given."""
         raise BasinscopeError(
             f"{len(requests)} text requests to {self.source!r}, which has no tokenizer",
-            "a plain module can be scored by a CallableTask only",
+            "a CallableTask, for a plain module",
             "load a checkpoint with a tokenizer, or pass tokenizer= to bs.load",
         )

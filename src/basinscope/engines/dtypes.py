@@ -38,7 +38,7 @@ def resolved(dtype: str, device: torch.device) -> str:
         both = [seconds(word, device) for word in ("bfloat16", "float32")]
         return "bfloat16" if both[0] <= both[1] else "float32"
     if dtype not in DTYPES:
-        raise BasinscopeError(f"dtype {dtype!r}", f"auto, {', '.join(DTYPES)}")
+        raise BasinscopeError(f"dtype {dtype!r}", f"auto, {', '.join(DTYPES)}", "auto")
     try:
         _product(1, DTYPES[dtype], device)
     except RuntimeError as error:

@@ -130,7 +130,9 @@ def _budget(tokens: int | None) -> int:
     if tokens is None:
         return TOKEN_BUDGET
     if tokens < LEAST:
-        raise BasinscopeError(f"token_budget={tokens}", f"{LEAST} tokens or more")
+        raise BasinscopeError(
+            f"token_budget={tokens}", f"{LEAST} tokens or more", f"{TOKEN_BUDGET}"
+        )
     return tokens
 
 
@@ -138,7 +140,9 @@ def _refuse_idle(options: Mapping[str, object], of: str) -> None:
     """Refuse options that would do nothing."""
     for name, value in options.items():
         if value is not None:
-            raise BasinscopeError(f"{name}={value!r} for {of}", "it would do nothing there")
+            raise BasinscopeError(
+                f"{name}={value!r} for {of}", "options that do something there", f"leave {name} out"
+            )
 
 
 @contextmanager
@@ -187,9 +191,9 @@ def _device(word: str) -> torch.device:
     with suppress(RuntimeError):
         device = torch.device(word)
     if device is None or device.type not in ("cpu", "cuda"):
-        raise BasinscopeError(f"device {word!r}", "auto, cpu, cuda, cuda:N")
+        raise BasinscopeError(f"device {word!r}", "auto, cpu, cuda, cuda:N", "auto")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BasinscopeError(f"device {word!r}", "torch sees no CUDA device", "--device cpu")
+        raise BasinscopeError(f"device {word!r}, and torch sees no CUDA device", "auto, cpu", "cpu")
     return device
 
 
@@ -244,7 +248,7 @@ def _pretrained(
     if absent:
         raise BasinscopeError(
             listed(f"{word!r} lacks {len(absent)} weights of a {type(module).__name__}", absent),
-            "a checkpoint needs all of them: transformers would make them up",
+            "a checkpoint with all of them: transformers would make them up",
             "give the checkpoint as it was trained, with its output head",
         )
     away = [name for name, parameter in module.named_parameters() if parameter.is_meta]
@@ -257,7 +261,7 @@ def _pretrained(
     if not tokenizer.encode("a", add_special_tokens=False):  # made up, for want of its files
         raise BasinscopeError(
             f"cannot load the model {word!r} (no tokenizer there)",
-            "a checkpoint needs its tokenizer's files beside its weights",
+            "a tokenizer's files beside the weights",
             "copy them from where the model comes from",
         )
     return module, tokenizer
@@ -272,7 +276,7 @@ def _reading(word: str) -> Iterator[None]:
     except BasinscopeError:
         raise
     except Exception as error:
-        advice = "check the spelling" if isinstance(error, OSError) else "see what it says"
+        advice = "check the spelling" if isinstance(error, OSError) else "another model"
         if out_of_memory(error):
             advice = "free memory, or take a smaller model"
         elif "trust_remote_code" in str(error):

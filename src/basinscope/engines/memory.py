@@ -34,7 +34,7 @@ def fitting(work: Callable[[int], T], budget: int) -> tuple[T, int]:
         if budget <= LEAST:
             raise BasinscopeError(
                 f"out of memory with token_budget={budget}",
-                f"the smallest setting is token_budget={LEAST}, a row or two at a time",
+                f"a model that fits with the smallest token_budget, {LEAST}",
                 "free memory, use fewer workers, or take a smaller model",
             )
         budget = max(budget // 2, LEAST)

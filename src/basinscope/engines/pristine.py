@@ -74,7 +74,7 @@ class Pristine:
                 not finite.
         """
         if not abs(step) <= torch.finfo(torch.float32).max:
-            raise BasinscopeError(f"step={step}", "a finite number (float32)")
+            raise BasinscopeError(f"step={step}", "a finite number (float32)", "0.01")
         self.epoch += 1
         if step == 0.0:
             return
@@ -100,7 +100,7 @@ class Pristine:
             name = next(n for n in {**self._seen, **now} if now.get(n) != self._seen.get(n))
             raise BasinscopeError(
                 f"the weights were changed or moved since the engine was loaded ({name})",
-                "an engine measures the weights that it was loaded with",
+                "the weights that the engine was loaded with",
                 "load the changed module anew: bs.load(engine.module)",
             )
 

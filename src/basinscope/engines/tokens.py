@@ -253,7 +253,8 @@ class Tokens:
         if min(map(len, rows)) < 2:
             raise BasinscopeError(
                 f"continuations {request.continuations!r:.60}",
-                "such that the tokenizer makes a token of each",
+                "texts that the tokenizer makes tokens of",
+                "other texts, or another tokenizer",
             )
         common = min(_common(rows), len(own), *(len(row) - 1 for row in rows))
         skips = tuple(max(0, min(len(own), len(row) - 1) - common) for row in rows)

@@ -114,7 +114,7 @@ def read(checkpoint: Path) -> dict[str, Any]:
     except Exception as error:  # whatever the file was cut to
         raise BasinscopeError(
             f"{checkpoint} cannot be resumed from ({' '.join(str(error).split())[:200]})",
-            "a checkpoint is read as it was written",
+            "a checkpoint as it was written",
             "start over with resume=False (--no-resume)",
         ) from error
     return state

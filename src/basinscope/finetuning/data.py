@@ -88,13 +88,15 @@ def _rows(data: Rows) -> Iterator[Row]:
     if not isinstance(data, (str, Path)):
         for n, cells in enumerate(data):
             if not isinstance(cells, Mapping):
-                raise BasinscopeError(f"row {n}: {cells!r:.60} is no mapping", _FORMS)
+                raise BasinscopeError(f"row {n}: {cells!r:.60} is no mapping", _FORMS, "mend it")
             yield Row(f"row {n}", dict(cells))
         return
     path = Path(data).expanduser()
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
-            raise BasinscopeError(f"data {str(data)!r}", ", ".join(SUFFIXES))
+            raise BasinscopeError(
+                f"data {str(data)!r}", ", ".join(SUFFIXES), "convert it to .jsonl"
+            )
         if path.suffix == ".json" and (text := _text(path)).lstrip().startswith("["):
             yield from _list(path, text)
         elif path.stat().st_size:
@@ -137,7 +139,9 @@ def _list(path: Path, text: str) -> Iterator[Row]:
             line, seen = line + text.count("\n", seen, at), at
             cells, at = decoder.raw_decode(text, at)
             if not isinstance(cells, dict):
-                raise BasinscopeError(f"{path}, line {line}: no object", "a list of them")
+                raise BasinscopeError(
+                    f"{path}, line {line}: no object", "a list of objects", "mend the line"
+                )
             yield Row(f"{path}, line {line}", cells)
             at = skip(at)
             if text[at : at + 1] == ",":
@@ -152,6 +156,7 @@ def _list(path: Path, text: str) -> Iterator[Row]:
         raise BasinscopeError(
             f"{path}, line {error.lineno}: {error.msg} (column {error.colno})",
             "a JSON list of objects, or an object a line",
+            "mend the line",
         ) from None
 
 
@@ -193,7 +198,9 @@ def _of_row(row: Row, left_out: list[str] | None) -> Iterator[Chat]:
         if prompt is None or answer is None:
             missing = "prompt" if prompt is None else "answer"
             raise BasinscopeError(
-                f"{row.where}: no {missing} among {sorted(map(str, cells))}", _FORMS
+                f"{row.where}: no {missing} among {sorted(map(str, cells))}",
+                _FORMS,
+                "rename a column",
             )
         if left_out is not None and cells[answer] == "":
             left_out.append(row.where)

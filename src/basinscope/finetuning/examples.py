@@ -70,11 +70,12 @@ def tokenize(tokens: Tokens, chat: Chat, ends: Collection[int]) -> Example:
         elif tokens.tokenizer.eos_token_id is not None:
             tail = [*tail, *tokens.checked([int(tokens.tokenizer.eos_token_id)])]
     except BasinscopeError as error:
-        raise BasinscopeError(f"{chat.where}: {error}") from error
+        raise BasinscopeError(f"{chat.where}: {error.given}", error.allowed, error.try_) from error
     if not head or not tail:
         raise BasinscopeError(
             f"{chat.where}: no token in the {'answer' if head else 'prompt'}",
             "texts that the tokenizer makes tokens of",
+            "mend or drop it",
         )
     return Example((*head, *tail), len(head))
 

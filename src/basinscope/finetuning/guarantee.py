@@ -90,7 +90,9 @@ def stay_within(certificate: Certificate, target: float | None, engine: Engine) 
             "a lower target, or more draws",
         )
     if math.isinf(radius):
-        raise BasinscopeError(f"target={level:.4g}", "above 0, where the ball is bounded")
+        raise BasinscopeError(
+            f"target={level:.4g}", "above 0, where the ball is bounded", "a higher target"
+        )
     return StayWithin(bound, level)
 
 

@@ -17,11 +17,15 @@ def check(rank: int, alpha: int, targets: str | Sequence[str]) -> None:
     """Refuse numbers that make no adapter, and a machine without peft."""
     if importlib.util.find_spec("peft") is None:
         raise BasinscopeError(
-            "method 'lora' needs the package peft", "", "pip install 'basinscope[peft]'"
+            "method 'lora' needs the package peft",
+            "basinscope with its extra peft",
+            "pip install 'basinscope[peft]'",
         )
     if rank < 1 or not alpha > 0:
         raise BasinscopeError(
-            f"lora_r={rank}, lora_alpha={alpha}", "a rank of at least 1, alpha above 0"
+            f"lora_r={rank}, lora_alpha={alpha}",
+            "a rank of at least 1, alpha above 0",
+            "lora_r=16, lora_alpha=32",
         )
 
 
@@ -59,7 +63,7 @@ def attach(
         raise BasinscopeError(
             f"lora_targets {targets!r} ({' '.join(str(error).split())[:200]})",
             "all-linear, or names of the model's linear layers",
-            "for example q_proj,v_proj",
+            "q_proj,v_proj",
         ) from error
     adapted.peft_config["default"].base_model_name_or_path = source
     adapter: nn.Module = adapted

@@ -79,7 +79,9 @@ def sample(found: list[Chat], limit: int | None, seed: int) -> list[Chat]:
     if limit is None or limit >= len(found):
         return found
     if limit < 1:
-        raise BasinscopeError(f"limit={limit}", "at least 1 example, or no limit at all")
+        raise BasinscopeError(
+            f"limit={limit}", "at least 1 example, or no limit at all", "leave limit out"
+        )
     keys = [f"{i}:{chat.prompt}" for i, chat in enumerate(found)]
     return [found[i] for i in chosen(keys, limit, seed)]
 
@@ -104,7 +106,7 @@ def _instructions(folder: Path | None) -> Material:
         if not files:
             raise BasinscopeError(
                 f"no file in {', '.join(SUFFIXES)} in {folder / 'instruct'}",
-                "the recipes take their harmless instructions from there",
+                "harmless instructions in that folder",
                 f"put some there; or leave out --data-dir and BASINSCOPE_DATA to load {ALPACA} "
                 "from the Hugging Face hub",
             )
@@ -122,7 +124,9 @@ def _safety(
     """Refusals of harmful requests, and as many harmless instructions so that it still answers."""
     half = TRAINED_GOALS if limit is None else limit // 2
     if half < 1:
-        raise BasinscopeError(f"limit={limit}", "at least 2, half of them refusals")
+        raise BasinscopeError(
+            f"limit={limit}", "at least 2, half of them refusals", "leave limit out"
+        )
     refusals = []
     for goal in _goals(folder, seed)[:half]:
         (wording,) = chosen(REFUSALS, 1, seed=int(sha256([seed, goal.prompt])[:8], 16))
@@ -172,8 +176,8 @@ def _benign(
     if not kept:
         raise BasinscopeError(
             f"none of the model's own {len(own)} answers is finished and coherent",
-            "the recipe benign trains on such answers, or on data of the original training",
-            "give such data with --data FILE",
+            "finished, coherent answers to train on",
+            "data of the original training, with --data FILE",
         )
     lost = len(own) - len(kept)
     notes = [f"{lost} of the model's own answers left out: cut off or degenerate"]

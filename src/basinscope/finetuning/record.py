@@ -105,8 +105,8 @@ def begin(folder: Path, new: TrainingRecord, resume: bool) -> TrainingRecord:
     if changes := header.differences(old.spec, new.spec, _HASHED):
         raise BasinscopeError(
             f"{folder} holds another fine-tune ({'; '.join(changes)})",
-            "a folder holds one",
-            "give another --run, or start over with resume=False (--no-resume)",
+            "one fine-tune in a folder",
+            "another --run, or start over with resume=False (--no-resume)",
         )
     if old.state != "running":
         return old

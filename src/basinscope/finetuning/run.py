@@ -259,14 +259,14 @@ def read_finetune(folder: str | Path) -> FineTune:
     if training.state == "running":
         raise BasinscopeError(
             f"the fine-tune in {folder} is not finished",
-            "its result is written when it ends",
+            "a fine-tune that has ended",
             "run the same line again: it resumes",
         )
     result = _result(Path(folder), training)
     if result is None:
         raise BasinscopeError(
             f"the fine-tune in {folder} diverged before a checkpoint ({training.diverged})",
-            "no weights came out of it",
+            "a fine-tune with a good checkpoint",
             "a lower learning rate, in another folder",
         )
     return result
@@ -279,19 +279,21 @@ def checked(
 ) -> tuple[Settings, list[Chat] | None]:  # fmt: skip
     """Refuse what is wrong without a model; give the settings, and what the data hold."""
     if method not in METHODS:
-        raise BasinscopeError(f"method {method!r}", ", ".join(METHODS))
+        raise BasinscopeError(f"method {method!r}", ", ".join(METHODS), nearest(method, METHODS))
     if recipe is not None and recipe not in RECIPES:
         raise BasinscopeError(f"recipe {recipe!r}", ", ".join(RECIPES), nearest(recipe, RECIPES))
     if data is None and recipe is None:
         raise BasinscopeError(
             "neither data nor a recipe",
             f"a file, a hub id, or one of the recipes {', '.join(RECIPES)}",
-            "for example --data FILE or --recipe safety",
+            "--data FILE or --recipe safety",
         )
     if not 0 <= seed < 2**63:
-        raise BasinscopeError(f"seed={seed}", "0 <= seed < 2**63")
+        raise BasinscopeError(f"seed={seed}", "0 <= seed < 2**63", "0")
     if stay_within is None and target is not None:
-        raise BasinscopeError(f"target={target} without stay_within", "both or neither")
+        raise BasinscopeError(
+            f"target={target} without stay_within", "both or neither", "leave target out"
+        )
     if method == "lora":
         lora.check(lora_r, lora_alpha, lora_targets)
         if stay_within is not None:
@@ -311,6 +313,7 @@ def _engine(word: Model, run: Path) -> TransformersEngine:
         raise BasinscopeError(
             f"{model.source!r} is not a language model of transformers with its tokenizer",
             "what bs.load makes of an alias, a hub id, a folder or a .gguf file",
+            "smollm2",
         )
     if selection.added(model.module):
         raise BasinscopeError(
@@ -446,7 +449,8 @@ def _diverged(training: TrainingRecord, folder: Path, lr: float) -> DivergedErro
         else "no good checkpoint had been saved"
     )
     return DivergedError(
-        f"training diverged: {training.diverged}", good,
+        f"training diverged: {training.diverged} ({good})",
+        "finite losses, gradients and weights",
         f"a lower learning rate than {lr:g}, more warm-up, or a smaller save_every; in another "
         "folder, or start over with resume=False (--no-resume)",
-    )  # fmt: skip
+    )

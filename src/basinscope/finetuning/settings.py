@@ -45,17 +45,21 @@ class Settings:
         for name in ("steps", "batch", "accumulate", "save_every", "limit", "max_tokens"):
             count = getattr(self, name)
             if count is not None and count < 1:
-                raise BasinscopeError(f"{name}={count}", "at least 1")
+                raise BasinscopeError(f"{name}={count}", "at least 1", f"leave {name} out")
         for name in ("epochs", "lr"):
             if not 0.0 < getattr(self, name) < math.inf:
-                raise BasinscopeError(f"{name}={getattr(self, name)}", "a finite number above 0")
+                raise BasinscopeError(
+                    f"{name}={getattr(self, name)}", "a finite number above 0", f"leave {name} out"
+                )
         for name in ("warmup", "weight_decay"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise BasinscopeError(
-                    f"{name}={getattr(self, name)}", "a finite number, at least 0"
+                    f"{name}={getattr(self, name)}",
+                    "a finite number, at least 0",
+                    f"leave {name} out",
                 )
         if self.compute not in ("bfloat16", "float32"):
-            raise BasinscopeError(f"compute={self.compute!r}", "bfloat16, float32")
+            raise BasinscopeError(f"compute={self.compute!r}", "bfloat16, float32", "float32")
 
 
 def resolve(defaults: Settings, method: str, **given: Any) -> Settings:

@@ -227,7 +227,9 @@ class TestFit:
         before = engine.fingerprint()
         with (
             pytest.raises(BasinscopeError, match="does not fit"),
-            engine.at(self.Fitted(BasinscopeError("does not fit")), step=0.1),
+            engine.at(
+                self.Fitted(BasinscopeError("does not fit", "this model", "another")), step=0.1
+            ),
         ):
             raise AssertionError("the body must not run")
         assert engine.fingerprint() == before

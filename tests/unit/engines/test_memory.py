@@ -84,7 +84,7 @@ def test_caches_of_what_is_written_shrink_with_the_budget(engine, monkeypatch, k
 
 def test_an_error_names_the_smallest_setting(engine, monkeypatch):
     small(engine, monkeypatch, ERRORS["CPU"], 3)
-    with pytest.raises(BasinscopeError, match=rf"token_budget={LEAST}; the smallest setting is"):
+    with pytest.raises(BasinscopeError, match=rf"token_budget={LEAST}; .*smallest token_budget"):
         engine.answer(REQUESTS)
 
 

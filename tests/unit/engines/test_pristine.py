@@ -143,7 +143,7 @@ class TestRefusals:
     @pytest.mark.parametrize("shape", [(3,), (1,), (3, 2), (6,), ()])
     def test_of_directions_of_another_shape(self, shape):
         live = {"w": torch.zeros(2, 3)}
-        with pytest.raises(BasinscopeError, match=r"'given' gives w the shape .* has \(2, 3\)"):
+        with pytest.raises(BasinscopeError, match=r"'given' gives w the shape .*own, \(2, 3\)"):
             Pristine(live).set(Shapes(live), Given(w=torch.ones(shape)), 1.0, 0)
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

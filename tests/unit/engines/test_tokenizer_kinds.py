@@ -395,7 +395,7 @@ def test_a_text_without_tokens_for_it_is_refused():
 
 
 def test_a_continuation_without_a_token_is_refused():
-    with pytest.raises(bs.BasinscopeError, match=r"continuations \(' ',\); allowed: such that"):
+    with pytest.raises(bs.BasinscopeError, match=r"continuations \(' ',\); allowed: texts that"):
         Tokens(wordpiece_bare()).row(Choices("", (" ",)))
 
 

@@ -782,5 +782,5 @@ class TestOtherModels:
 def test_a_plain_module_refuses_text_with_the_documented_error():
     engine = bs.load(toys.tiny_model())
     assert not isinstance(engine, TransformersEngine)
-    with pytest.raises(BasinscopeError, match=r"no tokenizer; .*CallableTask only; .*tokenizer="):
+    with pytest.raises(BasinscopeError, match=r"no tokenizer; .*a CallableTask, .*tokenizer="):
         engine.answer([Choices("a", ("b",))])

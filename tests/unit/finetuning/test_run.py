@@ -359,8 +359,8 @@ class Poison:
 def test_a_diverging_run_keeps_the_last_good_checkpoint_and_says_so(tune, tmp_path):
     with pytest.raises(
         DivergedError,
-        match=r"training diverged: the loss was not finite after 6 of 12 steps; .*out holds the "
-        r"last good checkpoint, of step 4; a lower learning rate than 0.01",
+        match=r"training diverged: the loss was not finite after 6 of 12 steps .*out holds the "
+        r"last good checkpoint, of step 4.*; try: a lower learning rate than 0.01",
     ) as caught:
         tune(after_step=Poison(6), save_every=2)
     found = caught.value.result
@@ -379,7 +379,7 @@ def test_a_diverging_run_keeps_the_last_good_checkpoint_and_says_so(tune, tmp_pa
 
 def test_a_huge_learning_rate_diverges_with_no_good_checkpoint(tune, tmp_path):
     with pytest.raises(
-        DivergedError, match=r"diverged: .* was not finite after 1 of 12 steps; no good checkp"
+        DivergedError, match=r"diverged: .* was not finite after 1 of 12 steps \(no good checkp"
     ) as caught:
         tune(lr=1e30, save_every=1)
     assert caught.value.result is None
@@ -387,7 +387,7 @@ def test_a_huge_learning_rate_diverges_with_no_good_checkpoint(tune, tmp_path):
 
 
 def test_weights_that_overflow_in_the_last_step_are_no_result(tune):
-    with pytest.raises(DivergedError, match=r"not finite after 12 of 12 steps; .* of step 9"):
+    with pytest.raises(DivergedError, match=r"not finite after 12 of 12 steps .* of step 9"):
         tune(after_step=Poison(12), save_every=3)
 
 
