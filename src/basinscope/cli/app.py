@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import sys
 import time
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BasinscopeError as error:
         _fail(str(error))
     except cyclopts.CycloptsError as error:
-        _fail(" ".join(str(error).split()) + "; try: basinscope --help")
+        _fail(str(_usage(error)))
     except KeyboardInterrupt:
         line = shlex.join(["basinscope", *words])
         sys.stderr.write(f"\ninterrupted; what was measured is kept; to resume: {line}\n")
@@ -102,6 +103,18 @@ def main(arguments: list[str] | None = None) -> None:
         # whoever read (head, less) has gone: let the flush at exit go nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _usage(error: cyclopts.CycloptsError) -> BasinscopeError:
+    """What cyclopts says of a line, in our form."""
+    text = re.sub(r"(?<!\.)\.$", "", " ".join(str(error).split()))
+    near = re.search(r'Did you mean "?([^"?]+)', text)
+    listed = re.search(r"(?:Choose from|Available commands): (.+)", text)
+    return BasinscopeError(
+        text.partition(". ")[0],
+        listed[1] if listed else "what its help lists",
+        near[1] if near else " ".join(["basinscope", *(error.command_chain or ()), "--help"]),
+    )
 
 
 def _fail(message: str) -> None:

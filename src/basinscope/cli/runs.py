@@ -150,7 +150,7 @@ def strata(run: Path, task: str, /, *, step: float = 0.0, json: bool = False) ->
     if there.empty:
         steps = ", ".join(f"{s:g}" for s in sorted(set(rows["step"])))
         raise BasinscopeError(
-            f"nothing of {task!r} was measured at step {step:g}", f"steps {steps}", "another --step"
+            f"nothing of {task!r} was measured at step {step:g}", steps, "another --step"
         )
     if json:
         print_json({"task": task, "strata": there.to_dict(orient="records")})
@@ -170,8 +170,8 @@ def verify(run: Path, /) -> None:
     good, bad = verified(run)
     if bad:
         raise BasinscopeError(
-            f"{len(bad)} records did not verify ({bad[0]})",
-            f"records as they were written, like the other {good}",
+            f"{len(bad)} of {len(bad) + good} records did not verify ({bad[0]})",
+            "records as they were written",
             "run the line again: trials are measured anew; delete other files before",
         )
     print(f"{good} records verified")

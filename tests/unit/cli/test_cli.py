@@ -179,7 +179,7 @@ def test_a_run_that_cannot_be_written_to_is_printed(line, run_cli, monkeypatch):
     assert run_cli(*line()).code == 0
 
     def read_only(*_args, **_options):
-        raise bs.BasinscopeError("cannot write x (Read-only file system)")
+        raise bs.BasinscopeError("cannot write x (Read-only file system)", "a folder", "another")
 
     monkeypatch.setattr("basinscope.report.page.write_report", read_only)
     ended = run_cli(*line())
@@ -273,7 +273,7 @@ def test_strata(run_cli, no_figure, checkpoint, tmp_path):
     found = strict(run_cli("strata", "y", "xstest", "--json").out)
     assert [row["n"] for row in found["strata"]] == [2, 1, 3]
     assert "have no strata" in run_cli("strata", "y", "basic").error
-    assert "at step 0.5; at: 0" in run_cli("strata", "y", "xstest", "--step", 0.5).error
+    assert "at step 0.5; allowed: 0" in run_cli("strata", "y", "xstest", "--step", 0.5).error
 
 
 def test_verify_then_set_aside_then_measured_again(finished, line, run_cli):
@@ -283,7 +283,7 @@ def test_verify_then_set_aside_then_measured_again(finished, line, run_cli):
     good = bad.read_bytes()
     bad.write_bytes(good[:-1])
     error = run_cli("verify", finished).error
-    assert "1 records did not verify" in error
+    assert "1 of 4 records did not verify" in error
     assert bad.name in error
     assert "run the line again" in error
     assert run_cli("verify", finished).out == "3 records verified\n"
@@ -451,7 +451,10 @@ WRONG = {
     "task": ({"tasks": "basic,nosuch"}, ["task 'nosuch'", "allowed: mini, basic", "by commas"]),
     "no task": ({"tasks": ""}, ["task ''", "allowed: mini, basic"]),
     "code": ({"tasks": "humaneval"}, ["generated code was not allowed", "--allow-code-execution"]),
-    "direction": ({"direction": "sideways"}, ["direction 'sideways'", "allowed: random or"]),
+    "direction": (
+        {"direction": "sideways"},
+        ["direction 'sideways'", r"allowed: random\[:INTEGER\], to"],
+    ),
     "no model": ({"direction": "to:"}, ["direction 'to:'", "to:MODEL"]),
     "model of direction": ({"direction": "to:./nosuch"}, ["no model at './nosuch'", "check"]),
     "own weights": ({"direction": "to:self"}, ["to:self has the same weights as the model"]),
@@ -465,8 +468,8 @@ WRONG = {
     "no bits": ({"direction": "quantised:x"}, ["direction 'quantised:x'", "BITS"]),
     "merge": ({"direction": "merge:one"}, ["direction 'merge:one'", r"merge:A\+B"]),
     "fraction": ({"direction": "pruned:2"}, ["fraction=2.0", "at most 1"]),
-    "seed": ({"direction": "random:x"}, ["direction 'random:x'", "integer seed"]),
-    "steps": ({"steps": "0:1"}, ["steps '0:1'", "allowed: LO:HI:N", "for example --steps"]),
+    "seed": ({"direction": "random:x"}, ["direction 'random:x'", r"random\[:INTEGER\]"]),
+    "steps": ({"steps": "0:1"}, ["steps '0:1'", "allowed: LO:HI:N", "try: --steps"]),
     "negative steps": ({"steps": "-1:x:3"}, ["steps '-1:x:3'", "allowed: LO:HI:N"]),
     "selection": (
         {"load": "params=nothing"},
@@ -518,7 +521,7 @@ def test_the_users_errors_are_one_line_each(line, run_cli, troubles):
     before = files(troubles)
     for name, (changes, expected) in WRONG.items():
         ended = run_cli(*line(**changes))
-        assert re.fullmatch(r"error: [^\n]+\n", ended.err), f"{name}: {ended.err}"
+        assert re.fullmatch(r"error: .+; allowed: .+; try: .+\n", ended.err), f"{name}: {ended.err}"
         assert ended.code == 2, name
         assert ended.out == "", name
         for pattern in expected:
@@ -529,7 +532,10 @@ def test_the_users_errors_are_one_line_each(line, run_cli, troubles):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none(line, run_cli):
-    assert "device 'cuda'; torch sees no CUDA device" in run_cli(*line(device="cuda")).error
+    assert (
+        "device 'cuda', and torch sees no CUDA device; allowed: auto, cpu"
+        in run_cli(*line(device="cuda")).error
+    )
 
 
 @pytest.mark.parametrize(

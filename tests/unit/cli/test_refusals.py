@@ -69,7 +69,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     "without a reference": ("attack m -t safety", r"'safety' has no reference answer"),
     "measured": ("attack m --measure mth", r"task 'mth'; allowed: .*try: math"),
     "method": ("attack m --method x", r"--method.*x"),
-    "direction": ("landscape m -d sideways", r"direction 'sideways'; allowed: random or"),
+    "direction": (
+        "landscape m -d sideways",
+        r"direction 'sideways'; allowed: random\[:INTEGER\], to",
+    ),
     "near direction": ("landscape m -d rndom:1", r"direction 'rndom:1'; .*try: random"),
     "no model of a direction": ("landscape m -d to:", r"direction 'to:'; allowed: .*to:MODEL"),
     "folder of a direction": ("landscape m -d to:./gone", r"no model at './gone'"),
@@ -78,7 +81,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     "file of a direction": ("landscape m -d saved:gone", r"no file at 'gone'"),
     "bits": ("landscape m -d quantised:99", r"bits=99"),
     "fraction": ("landscape m -d pruned:2", r"fraction=2.0"),
-    "direction of a plane": ("surface m -x nosuch", r"direction 'nosuch'; allowed: random or"),
+    "direction of a plane": (
+        "surface m -x nosuch",
+        r"direction 'nosuch'; allowed: random\[:INTEGER\], to",
+    ),
     "one direction twice": (
         "surface m -x random:1",
         r"'random:1'\]; .*each named once",
@@ -196,6 +202,7 @@ def test_it_is_refused_before_a_model_is_loaded(case, folders, run_cli, monkeypa
     before = files(folders)
     error = run_cli(*line.split()).error
     assert re.search(message, error), error
+    assert re.fullmatch(r"error: .+; allowed: .+; try: .+\n", error)
     assert files(folders) == before
 
 
