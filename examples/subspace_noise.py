@@ -66,7 +66,7 @@ class SubspaceAugmented(GaussianAugmented):
             if kwargs.get(key):
                 raise BasinscopeError(
                     f"{key}={kwargs[key]!r} with noise in a subspace",
-                    "one z moves all tensors together, along the rows of the basis",
+                    "noise of one z, which moves all tensors together along the basis",
                     "leave it out",
                 )
         super().__init__(params, base, sigma=sigma, seed=seed, **kwargs)
