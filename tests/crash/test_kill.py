@@ -255,7 +255,7 @@ def test_killed_again_and_again_it_gives_up_and_says_so(checkpoint, tmp_path):
     try:
         with pytest.raises(
             bs.BasinscopeError,
-            match=r"^3 workers died with basic at .* code -9, SIGKILL\).*kept.*fewer --workers",
+            match=r"^3 workers died with basic at .* code -9, SIGKILL\).*try: .*fewer --workers",
         ):
             bs.landscape(
                 bs.load(checkpoint), bs.tasks("basic", limit=2), steps=[0.01, 0.02], draws=2,

@@ -90,16 +90,16 @@ def test_a_disk_that_is_full(context, error, tmp_path):
     ):
         fail()
     with pytest.raises(bs.BasinscopeError, match=r"^mine: x, .*No space left"):
-        fail(lambda path, reason: bs.BasinscopeError(f"mine: {path.name}, {reason}"))
+        fail(lambda path, reason: bs.BasinscopeError(f"mine: {path.name}, {reason}", "a", "b"))
     assert not list(tmp_path.rglob(f"{files.DRAFT}*"))
 
 
 def test_errors_for_the_user_pass_through(tmp_path):
     def fail():
         with files.whole(tmp_path / "x"):
-            raise bs.BasinscopeError("mine")
+            raise bs.BasinscopeError("mine", "a", "b")
 
-    with pytest.raises(bs.BasinscopeError, match=r"^mine$"):
+    with pytest.raises(bs.BasinscopeError, match=r"^mine; allowed: a; try: b$"):
         fail()
 
 

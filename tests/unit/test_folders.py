@@ -185,7 +185,7 @@ def test_a_later_format_is_told_on_the_command_line(kind, command, copy, run_cli
     code, out, err = run_cli(command, run)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "written by a later version" in err
-    assert "update" in err
+    assert "pip install --upgrade" in err
     assert "delete" not in err
 
 
@@ -223,9 +223,8 @@ def test_verify_finds_damage(kind, file, made, copy, run_cli):
     path.write_bytes(path.read_bytes()[:-9])
     code, out, err = run_cli("verify", run)
     assert (code, out) == (2, "")
-    assert "1 records did not verify" in err
+    assert f"1 of {good} records did not verify" in err
     assert path.name in err
-    assert f"; {good - 1} did" in err
 
 
 SAID = {

@@ -284,7 +284,7 @@ class Landscape:
                         )
                     except BasinscopeError as error:  # the other rows are right all the same
                         nothing = [math.nan] * 6
-                        rows.append((*head, direction, sign, 0, *nothing, str(error), mark))
+                        rows.append((*head, direction, sign, 0, *nothing, error.given, mark))
                         continue
                     ends = (w.estimate, w.low, w.high)
                     draws = w.n_units if w.unit == "draws" else 1
@@ -443,8 +443,8 @@ class Landscape:
             return known[0]
         if label is None or label not in known:
             raise BasinscopeError(
-                f"direction {label!r}",
-                f"for {task!r}: {', '.join(known) or 'none yet'}",
+                f"direction {label!r} of task {task!r}",
+                ", ".join(known) or "one that was measured",
                 nearest(str(label), known) if known else "run the same line again",
             )
         return label

@@ -135,7 +135,7 @@ class Processes:
                     f"{MAX_DEATHS} workers died with {task} at step {dead.unit.step:g} in hand "
                     f"(the last with exit code {_cause(dead.process.returncode)})",
                     "workers that live to the end of a trial",
-                    "run the same line with fewer --workers, or with more memory",
+                    "run the same line with fewer --workers, or with more memory: it resumes",
                 )
             waiting.appendleft(dead.unit)
         if waiting:

@@ -119,7 +119,8 @@ def _names(word: Any) -> Sequence[str | Task]:
         shown = (*GROUPS, *NAMES)
         raise BasinscopeError(
             f"task {name!r}",
-            f"{', '.join(n for n in shown if ':' not in n)}, mmlu:SUBJECT, nll:FILE, lm-eval:NAME",
+            f"{', '.join(n for n in shown if ':' not in n)}, mmlu:SUBJECT, nll:FILE, lm-eval:NAME, "
+            "or several by commas",
             nearest(name, shown, 3),
         )
     if name.startswith(lm_eval.PREFIX):

@@ -178,7 +178,9 @@ def test_no_basin_has_no_spread():
 def test_step_zero_alone_has_no_rows():
     land = bs.landscape(linear(), inside(1), steps=[0], draws=2)
     assert land.spread().empty
-    with pytest.raises(bs.BasinscopeError, match="direction None; measured for 'inside': none"):
+    with pytest.raises(
+        bs.BasinscopeError, match="of task 'inside'; allowed: one that was measured"
+    ):
         land.bands("inside")
 
 
@@ -186,7 +188,7 @@ def test_step_zero_alone_has_no_rows():
 def test_unknown_names(method, signs):
     with pytest.raises(bs.BasinscopeError, match="which this run lacks; allowed: signs"):
         getattr(signs, method)("nothing")
-    with pytest.raises(bs.BasinscopeError, match="measured for 'signs': random"):
+    with pytest.raises(bs.BasinscopeError, match="of task 'signs'; allowed: random"):
         getattr(signs, method)("signs", direction="other")
     with pytest.raises(bs.BasinscopeError, match="which this run lacks; allowed: signs"):
         signs.spread("nothing")

@@ -165,7 +165,7 @@ SECTIONS = ["widths", "means", "compare", "items", "spread", "bands", "variance"
 @pytest.mark.usefixtures("no_figure")
 @pytest.mark.parametrize("section", SECTIONS)
 @pytest.mark.parametrize(
-    "error", [bs.BasinscopeError("too few draws"), ValueError("a fault of ours")]
+    "error", [bs.BasinscopeError("too few draws", "more", "20"), ValueError("a fault of ours")]
 )
 def test_no_section_takes_the_rest_with_it(draw, page, monkeypatch, section, error):
     land = draw(("a", ("x", "y"), 0.5))
@@ -202,7 +202,7 @@ def test_a_width_that_cannot_be_computed_keeps_the_other_rows(draw, monkeypatch)
 
     def width(self, task, *args, **options):
         if task == "a":
-            raise bs.BasinscopeError("nothing to bracket")
+            raise bs.BasinscopeError("nothing to bracket", "a bracket", "more")
         return real(self, task, *args, **options)
 
     monkeypatch.setattr(type(land), "width", width)
