@@ -124,9 +124,7 @@ def collapse_radius(
     check(many, [direction], None, 1, level, 1)
     if not tolerance > 0 or (near is not None and not 0 < near < math.inf):
         raise BasinscopeError(
-            f"tolerance={tolerance}, near={near}",
-            "tolerance above 0, near above 0 or None",
-            "leave both out",
+            f"tolerance={tolerance}, near={near}", "above 0, or None for near", "leave both out"
         )
     engine = engine_of(model, run)
     bench = Bench.of(engine, [direction], many)

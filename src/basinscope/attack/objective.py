@@ -185,9 +185,7 @@ def _of_function(engine: Engine, loss: Loss) -> Objective:
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             kind = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise BasinscopeError(
-                f"loss(module) returned {kind}",
-                "a tensor with one element",
-                "return the mean as a tensor",
+                f"loss(module) returned {kind}", "a tensor with one element", "return the mean"
             )
         if backward:
             if not value.requires_grad:
@@ -207,9 +205,7 @@ def _of_task(
     engine: TransformersEngine, task: Task, limit: int, seed: int, around: Around
 ) -> Objective:
     if not task.items:
-        raise BasinscopeError(
-            f"task {task.name!r} has no items", "a task with at least one item", "another task"
-        )
+        raise BasinscopeError(f"task {task.name!r} has no items", "a task with items", "another")
     chosen = limited(task, limit, seed)
     ids = {item.id for item in chosen.items}
     rest = tuple(item for item in task.items if item.id not in ids)
@@ -288,7 +284,7 @@ def _of_text(
     blocks = [block for block in blocks if len(block) == size] or [tuple(tokens)]
     if len(blocks[0]) < 2:
         raise BasinscopeError(
-            f"{path} holds {len(tokens)} tokens", "at least 2 tokens", "a longer text"
+            f"{path} holds {len(tokens)} tokens", "at least 2 tokens", "more text"
         )
     order = sorted(
         range(len(blocks)), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest()

@@ -40,9 +40,7 @@ class Proxy:
             value = getattr(self, name)
             if not (good and math.isfinite(value)):
                 raise BasinscopeError(
-                    f"{name}={value}",
-                    "finite, lr above 0, the others at least 0",
-                    f"leave {name} out",
+                    f"{name}={value}", "finite, lr above 0, others at least 0", f"leave {name} out"
                 )
 
 

@@ -82,9 +82,7 @@ def check(
             "another task, or other ids",
         )
     if not 1 <= items_per_draw <= len(ids):
-        raise BasinscopeError(
-            f"items_per_draw={items_per_draw}", f"1 to {len(ids)}, the task's items", f"{len(ids)}"
-        )
+        raise BasinscopeError(f"items_per_draw={items_per_draw}", f"1 to {len(ids)}", f"{len(ids)}")
     for name, value in (("claim", claim), ("target", target)):
         if value is not None and not 0 < value < 1:
             raise BasinscopeError(f"{name}={value}", "between 0 and 1", "0.5")

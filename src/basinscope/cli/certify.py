@@ -227,9 +227,7 @@ def verdict(
     cert = read_certificate(run, target=target)
     if draws < 0 or not others:
         raise BasinscopeError(
-            f"draws={draws}, {len(others)} others",
-            "draws of at least 0, others to judge",
-            "quantised:8 --draws 20",
+            f"draws={draws}, {len(others)} others", "draws >= 0, others to judge", "quantised:8"
         )
     lines = [direction_of(other) for other in others]
     task = one(

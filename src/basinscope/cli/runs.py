@@ -150,7 +150,7 @@ def strata(run: Path, task: str, /, *, step: float = 0.0, json: bool = False) ->
     if there.empty:
         steps = ", ".join(f"{s:g}" for s in sorted(set(rows["step"])))
         raise BasinscopeError(
-            f"nothing of {task!r} was measured at step {step:g}", steps, "another --step"
+            f"nothing of {task!r} was measured at {step:g}", steps, "another --step"
         )
     if json:
         print_json({"task": task, "strata": there.to_dict(orient="records")})

@@ -58,9 +58,7 @@ def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[
             reference that is in no group.
     """
     if not folders:
-        raise BasinscopeError(
-            "no run folder", "one or more run folders of widen", "the folder that --run named"
-        )
+        raise BasinscopeError("no run folder", "run folders of widen", "what --run named")
     studies: dict[str, tuple[dict[str, Any], dict[str, dict[int, RowRecord]]]] = {}
     for folder in folders:
         rows = record.rows(folder)
@@ -79,7 +77,7 @@ def read_groups(folders: Sequence[Path], reference: str | None = None) -> tuple[
     if reference is not None and not any(group.reference for group in groups):
         labels = sorted({label for group in groups for label in group.rows})
         raise BasinscopeError(
-            f"no method is called {reference!r}", ", ".join(labels), nearest(reference, labels)
+            f"no method {reference!r}", ", ".join(labels), nearest(reference, labels)
         )
     return tuple(sorted(groups, key=lambda g: (g.equal, g.size, g.tokens)))
 

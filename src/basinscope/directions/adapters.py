@@ -125,9 +125,7 @@ class _Merged:
             a, b = pair.a, pair.b
             if a is None or b is None:
                 raise BasinscopeError(
-                    f"{label} has one factor of {layer} only",
-                    "both factors of LoRA, A and B",
-                    "copy it again",
+                    f"{label} has one factor of {layer} only", "both factors", "copy it again"
                 )
             name = engine.names.get(f"{layer}.weight")
             if name is None:
@@ -253,7 +251,7 @@ def _config(label: str, folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise BasinscopeError(
-            f"cannot read {path} ({error})", "peft's config, in JSON", "copy it again"
+            f"cannot read {path} ({error})", "peft's config", "copy it again"
         ) from error
     if config.get("peft_type") != "LORA":
         raise _refused(label, f"its type is {config.get('peft_type')}")

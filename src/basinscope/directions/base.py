@@ -114,7 +114,7 @@ class Direction(abc.ABC):
             raise BasinscopeError(
                 f"the direction of {name} is not finite (NaN or infinity)",
                 "finite numbers",
-                "another direction",
+                "another",
             )
 
     def identity(self, engine: Weights, draw: int = 0) -> str:

@@ -156,9 +156,7 @@ class Point(Direction):
     def __post_init__(self) -> None:
         """Refuse a point that is nowhere."""
         if not np.isfinite([self.x, self.y]).all():
-            raise BasinscopeError(
-                f"point ({self.x}, {self.y})", "finite coordinates", "numbers such as 0.01"
-            )
+            raise BasinscopeError(f"point ({self.x}, {self.y})", "finite coordinates", "0.01,0")
 
     @property
     def label(self) -> str:
@@ -220,7 +218,7 @@ def cosines(engine: Weights, directions: Sequence[Direction]) -> npt.NDArray[np.
         if not norm > 0:
             raise BasinscopeError(
                 f"{direction.label} is zero or not finite",
-                "a direction that is finite and not zero",
+                "a finite one, not zero",
                 "another direction",
             )
     table: npt.NDArray[np.float64] = np.clip(gram / np.outer(norms, norms), -1.0, 1.0)

@@ -77,7 +77,7 @@ class Saved(Displaced):
         path = Path(self.file).expanduser()
         if not path.is_file():
             raise BasinscopeError(
-                f"no file at {self.file!r}", "a safetensors file with a direction", "check the path"
+                f"no file at {self.file!r}", "a safetensors file", "check the path"
             )
         return Shelf([path])
 
@@ -161,9 +161,7 @@ def save_direction(
         text = {FORMAT: json.dumps(entries, sort_keys=True, allow_nan=False)}
     except (TypeError, ValueError) as error:
         raise BasinscopeError(
-            f"metadata of a direction ({error})",
-            "JSON's types, without NaN",
-            "text for what JSON cannot hold",
+            f"metadata of a direction ({error})", "JSON's types, without NaN", "text for the rest"
         ) from error
     state = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in tensors.items()}
     with files.whole(path) as draft:

@@ -144,9 +144,7 @@ _FORMS = (
 
 def _malformed(word: str) -> BasinscopeError:
     return BasinscopeError(
-        f"direction {word!r}",
-        ", ".join(_FORMS),
-        nearest(word.partition(":")[0], _FORMS),
+        f"direction {word!r}", ", ".join(_FORMS), nearest(word.partition(":")[0], _FORMS)
     )
 
 

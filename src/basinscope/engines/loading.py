@@ -130,9 +130,7 @@ def _budget(tokens: int | None) -> int:
     if tokens is None:
         return TOKEN_BUDGET
     if tokens < LEAST:
-        raise BasinscopeError(
-            f"token_budget={tokens}", f"{LEAST} tokens or more", f"{TOKEN_BUDGET}"
-        )
+        raise BasinscopeError(f"token_budget={tokens}", f"{LEAST} or more", f"{TOKEN_BUDGET}")
     return tokens
 
 
@@ -141,7 +139,7 @@ def _refuse_idle(options: Mapping[str, object], of: str) -> None:
     for name, value in options.items():
         if value is not None:
             raise BasinscopeError(
-                f"{name}={value!r} for {of}", "options that do something there", f"leave {name} out"
+                f"{name}={value!r} for {of}", "what does something", f"leave {name} out"
             )
 
 

@@ -46,9 +46,7 @@ def resolve(model: str, dtype: str = "bfloat16") -> Path:
         return Path(snapshot_download(where, allow_patterns=wanted, ignore_patterns=other))
     except Exception as error:
         raise BasinscopeError(
-            f"cannot find the model {model!r} ({first_line(error)})",
-            ALLOWED,
-            "check the spelling",
+            f"cannot find the model {model!r} ({first_line(error)})", ALLOWED, "check the spelling"
         ) from error
 
 

@@ -74,9 +74,7 @@ def chats(data: Rows, left_out: list[str] | None = None) -> list[Chat]:
     """
     found = [chat for row in _rows(data) for chat in _of_row(row, left_out)]
     if not found:
-        raise BasinscopeError(
-            f"{_name(data)} holds no rows", _FORMS, "give a file with at least one row"
-        )
+        raise BasinscopeError(f"{_name(data)} holds no rows", _FORMS, "a file with a row")
     return found
 
 
@@ -94,9 +92,7 @@ def _rows(data: Rows) -> Iterator[Row]:
     path = Path(data).expanduser()
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
-            raise BasinscopeError(
-                f"data {str(data)!r}", ", ".join(SUFFIXES), "convert it to .jsonl"
-            )
+            raise BasinscopeError(f"data {str(data)!r}", ", ".join(SUFFIXES), "turn it into .jsonl")
         if path.suffix == ".json" and (text := _text(path)).lstrip().startswith("["):
             yield from _list(path, text)
         elif path.stat().st_size:
@@ -139,9 +135,7 @@ def _list(path: Path, text: str) -> Iterator[Row]:
             line, seen = line + text.count("\n", seen, at), at
             cells, at = decoder.raw_decode(text, at)
             if not isinstance(cells, dict):
-                raise BasinscopeError(
-                    f"{path}, line {line}: no object", "a list of objects", "mend the line"
-                )
+                raise BasinscopeError(f"{path}, line {line}: no object", "objects", "mend the line")
             yield Row(f"{path}, line {line}", cells)
             at = skip(at)
             if text[at : at + 1] == ",":
@@ -198,9 +192,7 @@ def _of_row(row: Row, left_out: list[str] | None) -> Iterator[Chat]:
         if prompt is None or answer is None:
             missing = "prompt" if prompt is None else "answer"
             raise BasinscopeError(
-                f"{row.where}: no {missing} among {sorted(map(str, cells))}",
-                _FORMS,
-                "rename a column",
+                f"{row.where}: no {missing} among {sorted(map(str, cells))}", _FORMS, "rename one"
             )
         if left_out is not None and cells[answer] == "":
             left_out.append(row.where)

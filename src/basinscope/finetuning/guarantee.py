@@ -90,9 +90,7 @@ def stay_within(certificate: Certificate, target: float | None, engine: Engine) 
             "a lower target, or more draws",
         )
     if math.isinf(radius):
-        raise BasinscopeError(
-            f"target={level:.4g}", "above 0, where the ball is bounded", "a higher target"
-        )
+        raise BasinscopeError(f"target={level:.4g}", "where the ball is bounded", "a higher one")
     return StayWithin(bound, level)
 
 

@@ -23,9 +23,7 @@ def check(rank: int, alpha: int, targets: str | Sequence[str]) -> None:
         )
     if rank < 1 or not alpha > 0:
         raise BasinscopeError(
-            f"lora_r={rank}, lora_alpha={alpha}",
-            "a rank of at least 1, alpha above 0",
-            "lora_r=16, lora_alpha=32",
+            f"lora_r={rank}, lora_alpha={alpha}", "rank >= 1, alpha > 0", "lora_r=16, lora_alpha=32"
         )
 
 

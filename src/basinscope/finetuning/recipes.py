@@ -79,9 +79,7 @@ def sample(found: list[Chat], limit: int | None, seed: int) -> list[Chat]:
     if limit is None or limit >= len(found):
         return found
     if limit < 1:
-        raise BasinscopeError(
-            f"limit={limit}", "at least 1 example, or no limit at all", "leave limit out"
-        )
+        raise BasinscopeError(f"limit={limit}", "at least 1, or no limit", "leave limit out")
     keys = [f"{i}:{chat.prompt}" for i, chat in enumerate(found)]
     return [found[i] for i in chosen(keys, limit, seed)]
 
@@ -124,9 +122,7 @@ def _safety(
     """Refusals of harmful requests, and as many harmless instructions so that it still answers."""
     half = TRAINED_GOALS if limit is None else limit // 2
     if half < 1:
-        raise BasinscopeError(
-            f"limit={limit}", "at least 2, half of them refusals", "leave limit out"
-        )
+        raise BasinscopeError(f"limit={limit}", "at least 2, half refusals", "leave limit out")
     refusals = []
     for goal in _goals(folder, seed)[:half]:
         (wording,) = chosen(REFUSALS, 1, seed=int(sha256([seed, goal.prompt])[:8], 16))

@@ -292,7 +292,7 @@ def checked(
         raise BasinscopeError(f"seed={seed}", "0 <= seed < 2**63", "0")
     if stay_within is None and target is not None:
         raise BasinscopeError(
-            f"target={target} without stay_within", "both or neither", "leave target out"
+            f"target={target} without stay_within", "both or none", "leave it out"
         )
     if method == "lora":
         lora.check(lora_r, lora_alpha, lora_targets)
@@ -316,9 +316,7 @@ def _engine(word: Model, run: Path) -> TransformersEngine:
             "smollm2",
         )
     if selection.added(model.module):
-        raise BasinscopeError(
-            f"{model.source!r} carries adapters", "a bare model", "merge them first"
-        )
+        raise BasinscopeError(f"{model.source!r} carries adapters", "a bare model", "merge them")
     return model
 
 

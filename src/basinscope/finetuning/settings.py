@@ -49,14 +49,12 @@ class Settings:
         for name in ("epochs", "lr"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise BasinscopeError(
-                    f"{name}={getattr(self, name)}", "a finite number above 0", f"leave {name} out"
+                    f"{name}={getattr(self, name)}", "finite, above 0", f"leave {name} out"
                 )
         for name in ("warmup", "weight_decay"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise BasinscopeError(
-                    f"{name}={getattr(self, name)}",
-                    "a finite number, at least 0",
-                    f"leave {name} out",
+                    f"{name}={getattr(self, name)}", "finite, at least 0", f"leave {name} out"
                 )
         if self.compute not in ("bfloat16", "float32"):
             raise BasinscopeError(f"compute={self.compute!r}", "bfloat16, float32", "float32")
@@ -71,9 +69,7 @@ def resolve(defaults: Settings, method: str, **given: Any) -> Settings:
     given = {name: value for name, value in given.items() if value is not None}
     if {"epochs", "steps"} <= given.keys():
         raise BasinscopeError(
-            f"epochs={given['epochs']} and steps={given['steps']}",
-            "one of the two",
-            "leave one out",
+            f"epochs={given['epochs']} and steps={given['steps']}", "only one", "leave one out"
         )
     if "epochs" in given:
         given["steps"] = None

@@ -76,7 +76,7 @@ class Factors:
         """Hash the factors."""
         if not self.pairs:
             raise BasinscopeError(
-                f"{self.label}: no weight matrix", "at least one", "an adapter with LoRA factors"
+                f"{self.label}: no weight matrix", "at least one", "another adapter"
             )
         if not self.identity:
             digest = hashlib.sha256()

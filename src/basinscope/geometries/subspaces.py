@@ -176,9 +176,7 @@ class Subspace(LowRank):
         path = Path(self.file).expanduser()
         if not path.is_file():
             raise BasinscopeError(
-                f"no file at {str(self.file)!r}",
-                "a safetensors file with a basis",
-                "check the path",
+                f"no file at {str(self.file)!r}", "a safetensors file of a basis", "check the path"
             )
         self.file = str(self.file)
         self._shelf = Shelf([path])
@@ -298,9 +296,7 @@ def save_basis(
     """
     n = len(displacements)
     if not 1 <= k <= n:
-        raise BasinscopeError(
-            f"k={k} of {n} displacements", f"1 to {n}", f"k={n}, or more displacements"
-        )
+        raise BasinscopeError(f"k={k} of {n} displacements", f"1 to {n}", f"k={n}, or more of them")
     step = max(1, _ELEMENTS // n)
     gram = torch.zeros(n, n, dtype=torch.float64)
     moved: dict[str, torch.Size] = {}

@@ -414,7 +414,7 @@ class Landscape:
         """Spec of a task of this run."""
         if name not in self._tasks:
             raise BasinscopeError(
-                f"task {name!r}, which this run lacks",
+                f"task {name!r}, not of this run",
                 ", ".join(self._tasks),
                 nearest(name, self._tasks),
             )

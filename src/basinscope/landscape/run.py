@@ -182,16 +182,12 @@ def interpolation_steps(
     line = words.direction(direction)
     if points < 2 or not 0.0 <= beyond < math.inf:
         raise BasinscopeError(
-            f"points={points}, beyond={beyond}",
-            "points >= 2, beyond >= 0",
-            "points=11, beyond=0.25",
+            f"points={points}, beyond={beyond}", "points >= 2, beyond >= 0", "points=11, beyond=0"
         )
     end = line.sits_at(engine_of(model))
     if end is None:
         raise BasinscopeError(
-            f"no model is behind {line.label}",
-            "a direction that another model is behind",
-            "to:MODEL or adapter:FOLDER",
+            f"no model is behind {line.label}", "a direction with one", "to:MODEL or adapter:FOLDER"
         )
     last = points - 1
     return [end * k / last for k in range(points + math.ceil(beyond * last))]

@@ -37,7 +37,7 @@ def strata(run: Landscape, task: str, *, confidence: float = 0.95) -> pd.DataFra
     if (names[1] == "").any():
         raise BasinscopeError(
             f"the items of task {task!r} have no strata",
-            "a task whose items are called stratum/rest",
+            "items called stratum/rest",
             "mmlu or xstest",
         )
     exact = cache(stats.clopper_pearson)

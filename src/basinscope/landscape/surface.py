@@ -88,7 +88,7 @@ def surface(
         raise BasinscopeError(
             f"{a.label} and {b.label} are parallel",
             "two directions that span a plane",
-            "another direction for one axis",
+            "another axis",
         )
     points = [(s, t) for t in grid[1] for s in grid[0]]
     moved = [plane.at(*point) for point in points if point != (0.0, 0.0)]
@@ -258,7 +258,7 @@ def labels_of(directions: Sequence[Direction]) -> list[str]:
     labels = [direction.label for direction in directions]
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise BasinscopeError(
-            f"directions: {labels}", "at least two, each named once", "random:1 and random:2"
+            f"directions: {labels}", "two or more, each once", "random:1, random:2"
         )
     return labels
 
@@ -267,7 +267,7 @@ def _positions(name: str, values: Sequence[float]) -> tuple[float, ...]:
     """Sorted, each once, without the sign of a zero."""
     if not len(values) or not all(math.isfinite(v) for v in values):
         raise BasinscopeError(
-            f"{name}={list(values)}", "at least one number, all finite", f"{name}=[-0.01, 0, 0.01]"
+            f"{name}={list(values)}", "finite numbers", f"{name}=[-0.01, 0, 0.01]"
         )
     return tuple(sorted({float(v) + 0.0 for v in values}))
 

@@ -26,9 +26,7 @@ def parse_average(word: str) -> tuple[str, float]:
     if (kind == "ema" and 0 < value < 1) or (kind == "tail" and 0 < value <= 1):
         return kind, value
     raise BasinscopeError(
-        f"average={word!r}",
-        "ema:DECAY with 0 < DECAY < 1, tail:SHARE with 0 < SHARE <= 1",
-        "ema:0.99 or tail:0.25",
+        f"average={word!r}", "ema:DECAY, 0 < DECAY < 1; tail:SHARE, 0 < SHARE <= 1", "ema:0.99"
     )
 
 

@@ -121,9 +121,7 @@ class Method:
         """
         if not losses:
             raise BasinscopeError(
-                "a step without a micro-batch",
-                "one loss or more",
-                "pass the loss of each micro-batch",
+                "a step without a micro-batch", "one loss or more", "a loss for each micro-batch"
             )
         if not all(map(callable, losses)):
             raise BasinscopeError(
@@ -229,7 +227,7 @@ class Method:
                 value = loss()
                 if value.dim():
                     raise BasinscopeError(
-                        f"a loss of shape {tuple(value.shape)}", "a scalar", "take its mean"
+                        f"a loss of shape {tuple(value.shape)}", "a scalar", "its mean"
                     )
                 part = value / len(losses)
                 self.setup.backward(part)

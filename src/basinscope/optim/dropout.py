@@ -53,9 +53,7 @@ class ContinuousDropout(Method):
 
     def _gradients(self, losses: Sequence[Loss]) -> torch.Tensor:
         if not all(layer.training for layer in self._layers):
-            raise BasinscopeError(
-                "dropout with a model in evaluation mode", "training mode", "model.train()"
-            )
+            raise BasinscopeError("dropout in evaluation mode", "training mode", "model.train()")
         return self._pass(losses, self._dropping)
 
     @contextmanager

@@ -109,9 +109,7 @@ class GaussianAugmented(torch.optim.Optimizer):
         noise.stream("", seed, 0)
         if not (isinstance(base, type) and issubclass(base, torch.optim.Optimizer)):
             raise BasinscopeError(
-                f"base={base!r}",
-                "a class derived from torch.optim.Optimizer",
-                "base=torch.optim.AdamW",
+                f"base={base!r}", "a subclass of torch.optim.Optimizer", "base=torch.optim.AdamW"
             )
         self.base = base(params, **kwargs)
         self.relative, self.schedule, self.antithetic = relative, schedule, antithetic

@@ -126,7 +126,7 @@ class MethodSpec:
             if key not in self.options:
                 raise BasinscopeError(
                     f"method {self.name} without {key}",
-                    "a value for it, since it has no default",
+                    "a value: it has no default",
                     f"{key}=NUMBER",
                 )
         unlike_defaults = {
@@ -144,9 +144,7 @@ class MethodSpec:
         if isinstance(entry, str):
             return cls(entry)
         if not isinstance(entry.get("name"), str):
-            raise BasinscopeError(
-                f"method {dict(entry)!r}", "a name, or a mapping with `name` and options", "go"
-            )
+            raise BasinscopeError(f"method {dict(entry)!r}", "a name, or `name` and options", "go")
         return cls(entry["name"], {k: v for k, v in entry.items() if k != "name"})
 
     @property

@@ -32,9 +32,7 @@ def start(live: torch.Tensor) -> int:
 
     if not all(isinstance(p, Replicate) or p == Shard(0) for p in live.placements):
         raise BasinscopeError(
-            f"a parameter sharded as {live.placements}",
-            "replicated, or sharded by rows",
-            "Shard(0)",
+            f"parameters sharded as {live.placements}", "replicas, or shards by rows", "Shard(0)"
         )
     _, offset = compute_local_shape_and_global_offset(live.shape, live.device_mesh, live.placements)
     return int(offset[0] * math.prod(live.shape[1:])) if live.dim() else 0

@@ -106,9 +106,7 @@ def plot_measured(path: Path, verdicts: Sequence[Verdict]) -> Path:
     ]
     if not rows:
         raise BasinscopeError(
-            "no verdict was measured",
-            "verdicts with a measured score",
-            "cert.verdict(other, task=task)",
+            "no verdict was measured", "verdicts with a score", "cert.verdict(other, task=task)"
         )
     table = pd.DataFrame(rows, columns=["model", "kind", "bound", "low", "measured", "high"])
     figure, axis = _figure(path)

@@ -50,20 +50,16 @@ def plot_landscapes(
     if len(labels) != len(runs) or len(set(labels)) != len(labels):
         raise BasinscopeError(
             f"names {labels} for {len(runs)} runs",
-            "one name for each run, all different",
+            "a name for each, all different",
             "leave names out",
         )
     if per_rms and not all(run.spec.model.rms > 0 for run in runs):
-        raise BasinscopeError(
-            "a model with RMS(theta0) = 0", "alpha as the axis", "leave per_rms (--rms) out"
-        )
+        raise BasinscopeError("a model with RMS(theta0) = 0", "alpha as axis", "leave --rms out")
     named = dict(zip(labels, runs, strict=True))
     table = pd.concat([_table(run).assign(run=name) for name, run in named.items()])
     if table.empty:
         raise BasinscopeError(
-            "nothing to draw: no point was measured",
-            "a run with a measured point",
-            "run the same line again: it resumes",
+            "nothing to draw: no point was measured", "a measured point", "run the same line again"
         )
     table["x"] = table["step_rms"] if per_rms else table["step"]
     tasks = list(dict.fromkeys(table["task"]))
@@ -96,9 +92,7 @@ def plot_landscapes(
 def check_name(path: Path) -> None:
     """Refuse a figure that matplotlib would not write, before anything is drawn."""
     if path.suffix not in (".png", ".pdf", ".svg"):
-        raise BasinscopeError(
-            f"figure {str(path)!r}", "a name in .png, .pdf or .svg", f"{path}.png"
-        )
+        raise BasinscopeError(f"figure {str(path)!r}", "a .png, .pdf or .svg", f"{path}.png")
 
 
 def save(figure: Any, path: Path, table: pd.DataFrame, dpi: int = 150) -> None:

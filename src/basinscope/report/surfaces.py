@@ -119,9 +119,7 @@ def plot_surface_3d(
         raise BasinscopeError(f"page {str(path)!r}", "a name in .html", f"{path}.html")
     if find_spec("plotly") is None:
         raise BasinscopeError(
-            "a surface in 3-D without plotly",
-            "plotly, which the extra html brings",
-            'pip install "basinscope[html]"',
+            "a surface in 3-D without plotly", "the extra html", 'pip install "basinscope[html]"'
         )
     from plotly import graph_objects
     from plotly.subplots import make_subplots
@@ -181,9 +179,7 @@ def _tasks(table: pd.DataFrame) -> list[str]:
     """Tasks in their order; an error if nothing was measured."""
     if table.empty:
         raise BasinscopeError(
-            "nothing to draw: no point was measured",
-            "a run with a measured point",
-            "run the same line again: it resumes",
+            "nothing to draw: no point was measured", "a measured point", "run the same line again"
         )
     return list(dict.fromkeys(table["task"]))
 

@@ -137,9 +137,7 @@ def corrupt(path: Path, error: Exception) -> BasinscopeError:
     """What to say of a header that cannot be understood."""
     reason = malformed(error) if isinstance(error, ValidationError) else str(error) or "empty"
     return BasinscopeError(
-        f"{path} is corrupt ({reason.splitlines()[0]})",
-        "a header as it was written",
-        REPAIR[path.name],
+        f"{path} is corrupt ({reason.splitlines()[0]})", "the header as written", REPAIR[path.name]
     )
 
 
@@ -155,7 +153,7 @@ def missing(folder: Path, kind: str) -> BasinscopeError:
         return BasinscopeError(
             f"{folder} is not a run folder (it has no {KINDS[kind].header})",
             "what --run named",
-            "check the path",
+            "another",
         )
     return BasinscopeError(
         f"{folder} holds {KINDS[kind_of(folder)].noun}, not {KINDS[kind].noun}",

@@ -80,7 +80,7 @@ def check_folder(run: str | Path, kind: str) -> RunSpec | None:
         why = "is not writable" if place.is_dir() else "is a file"
         raise BasinscopeError(
             f"cannot write to {folder} ({place} {why})",
-            "a folder that can be made or written to",
+            "a folder that can be written",
             "another --run",
         )
     return begun

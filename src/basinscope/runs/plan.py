@@ -25,9 +25,7 @@ def check(
         ("directions", [d.label for d in directions]),
     ):
         if not names or len(set(names)) != len(names):
-            raise BasinscopeError(
-                f"{kind}: {names}", "at least one, each named once", "name each once"
-            )
+            raise BasinscopeError(f"{kind}: {names}", "one or more, each once", "name each once")
     if steps is not None and (not len(steps) or not all(math.isfinite(s) for s in steps)):
         raise BasinscopeError(f"steps={list(steps)}", "at least one, all finite", "0,0.01")
     if draws < 1:
@@ -38,7 +36,7 @@ def check(
     for task in tasks:
         if not task.items:
             raise BasinscopeError(
-                f"task {task.name!r} has no items", "a task with at least one item", "another task"
+                f"task {task.name!r} has no items", "a task with items", "another"
             )
 
 

@@ -94,9 +94,7 @@ def _xstest(folder: Path | None, name: str) -> list[tuple[str, str, str]]:
             items.append((f"{row.text('type')}/{i}", row.text("prompt"), ""))
     if not items:
         raise BasinscopeError(
-            f"xstest has no row with label {wanted!r}",
-            "data with both labels",
-            "load the data anew",
+            f"xstest has no row of label {wanted!r}", "data of both labels", "load the data anew"
         )
     return items
 

@@ -48,8 +48,8 @@ class Choices:
         if not self.continuations or not all(self.continuations):
             raise BasinscopeError(
                 f"continuations {self.continuations!r}",
-                "at least one, none of them empty",
-                "give a text for each",
+                "at least one, none empty",
+                "a text for each",
             )
 
 
@@ -290,7 +290,7 @@ def check_turns(chat: Chat, turns: Turns) -> None:
     """Raise if there are turns without a chat, or one that plain text could not show."""
     if turns and chat is not True:
         raise BasinscopeError(
-            f"{len(turns)} turns with chat={chat!r}", "turns in a chat", "chat=True"
+            f"{len(turns)} turns with chat={chat!r}", "turns in chats", "chat=True"
         )
 
 
@@ -343,9 +343,7 @@ def limited(task: Task, limit: int | None, seed: int = 0) -> Task:
     if limit is None or limit >= len(task.items):
         return task
     if limit < 1:
-        raise BasinscopeError(
-            f"limit={limit}", "at least 1 item, or no limit at all", "leave limit out"
-        )
+        raise BasinscopeError(f"limit={limit}", "at least 1 item, or no limit", "leave limit out")
     if isinstance(task, CallableTask):
         return task
     strata: dict[str, list[str]] = {}

@@ -31,13 +31,11 @@ def choice_item(
         raise BasinscopeError(
             f"choices {list(choices)} of item {item_id!r}",
             "two or more different texts",
-            "drop what is twice there",
+            "drop one",
         )
     if not 0 <= answer < len(choices):
         raise BasinscopeError(
-            f"answer {answer} of item {item_id!r}",
-            f"0 to {len(choices) - 1}",
-            "count the choices from 0",
+            f"answer {answer} of item {item_id!r}", f"0 to {len(choices) - 1}", "count from 0"
         )
     return Item(item_id, (Choices(context, tuple(choices), **options),), answer)
 

@@ -133,9 +133,7 @@ def read(
             "save the file as UTF-8, or load the data anew",
         ) from None
     if n == 0:
-        raise BasinscopeError(
-            f"{path} holds no rows", "a file with at least one row", "load the data anew"
-        )
+        raise BasinscopeError(f"{path} holds no rows", "at least one row", "load the data anew")
 
 
 def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]:
@@ -163,9 +161,7 @@ def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]
                     yield Row(row.where, dict(zip(names, cells, strict=True)))
         except csv.Error as error:
             raise BasinscopeError(
-                f"{path}, line {line}: {error}",
-                'comma-separated cells, quoted by "',
-                "mend the line",
+                f"{path}, line {line}: {error}", 'commas, and cells quoted by "', "mend the line"
             ) from None
 
 
@@ -204,7 +200,7 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
                 "mend the line",
             ) from None
         if not isinstance(cells, dict):
-            raise BasinscopeError(f"{where}: no object", "a JSON object a line", "mend the line")
+            raise BasinscopeError(f"{where}: no object", "a JSON object a line", "mend it")
         yield Row(where, cells)
 
 

@@ -63,9 +63,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Published:
     solved = [(ask, answer) for ask, answer, _ in islice(rows, None if sampled else SHOTS)]
     if len(solved) < SHOTS:
         raise BasinscopeError(
-            f"gsm8k/train has {len(solved)} rows",
-            f"at least {SHOTS}, the worked examples",
-            "load the data anew",
+            f"gsm8k/train has {len(solved)} rows", f"at least {SHOTS} rows", "load the data anew"
         )
     draws, shots = random.Random(_SEED), solved[:SHOTS]  # noqa: S311 (that of lm-eval)
     decided = None if flexibly else strict_decided

@@ -123,9 +123,7 @@ def run_program(
         raise BasinscopeError(f"timeout_s={timeout_s}", "a positive number of seconds", "10")
     if memory_bytes < _LEAST_MEMORY:
         raise BasinscopeError(
-            f"memory_bytes={memory_bytes}",
-            f"at least {_LEAST_MEMORY}, for Python itself",
-            f"{_LEAST_MEMORY}",
+            f"memory_bytes={memory_bytes}", f"{_LEAST_MEMORY} or more", f"{_LEAST_MEMORY}"
         )
     limits = {
         "AS": memory_bytes,
@@ -332,7 +330,7 @@ def _cannot_start(log: IO[bytes], *, timed_out: bool) -> BasinscopeError:
     words = " ".join(log.read(_REPORT_BYTES).decode(errors="replace").split())[:300]
     if "Unknown option" in words:
         return BasinscopeError(
-            f"this bubblewrap is too old: {words}", "bubblewrap 0.7 or newer", "update it"
+            f"bubblewrap is too old: {words}", "bubblewrap 0.7 or newer", "update it"
         )
     if any(sign in words for sign in _FORBIDDEN):
         return BasinscopeError(

@@ -79,9 +79,7 @@ def rules(machine: str) -> bytes:
     """
     if machine not in MACHINES:
         raise BasinscopeError(
-            f"no sandbox for a machine of type {machine!r}",
-            ", ".join(MACHINES),
-            "another task, or another machine",
+            f"no sandbox for a machine of type {machine!r}", ", ".join(MACHINES), "another machine"
         )
     column, architecture = MACHINES[machine]
     numbers = [n[column] for n in REFUSED.values() if n[column] is not None]

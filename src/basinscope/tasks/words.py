@@ -94,7 +94,7 @@ def one(words: str | Task | Iterable[str | Task], **options: Any) -> Task:
         raise BasinscopeError(
             f"{len(many)} tasks ({', '.join(task.name for task in many)})",
             "one",
-            f"{many[0].name}" if many else "basic",
+            many[0].name if many else "basic",
         )
     return many[0]
 

@@ -101,7 +101,7 @@ class Shelf:
             got = file.readinto(memory)
             if not got:
                 raise BasinscopeError(
-                    f"{self.files[entry.file]} ends early", "a complete file", "copy it again"
+                    f"{self.files[entry.file]} ends early", "a whole file", "copy it anew"
                 )
             memory = memory[got:]
         return out
@@ -251,7 +251,7 @@ def _files_in(folder: Path) -> list[Path]:
         raise _pickled(pickles[0])
     raise BasinscopeError(
         f"{folder} holds no weights",
-        "a folder with model.safetensors or its shards and their index",
+        "model.safetensors, or its shards and their index",
         "check the path",
     )
 

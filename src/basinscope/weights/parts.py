@@ -65,9 +65,7 @@ def shape_of(engine: Weights, name: str) -> torch.Size:
     except KeyError:
         some = ", ".join(list(engine.shapes)[:3])
         raise BasinscopeError(
-            f"no perturbed parameter is called {name!r}",
-            f"{some}, ...",
-            nearest(name, engine.shapes),
+            f"no perturbed parameter called {name!r}", f"{some}, ...", nearest(name, engine.shapes)
         ) from None
 
 

@@ -68,9 +68,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise BasinscopeError(
-            f"{pattern!r} is not a regular expression ({error})",
-            "Python's re syntax",
-            r"'mlp|norm' or 'layers\.0\.'",
+            f"{pattern!r} is not a regular expression ({error})", "Python's re syntax", "'mlp|norm'"
         ) from None
 
 

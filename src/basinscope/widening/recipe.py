@@ -291,15 +291,13 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
     except OSError as error:
         raise BasinscopeError(
             f"cannot read the recipe {path} ({error.strerror})",
-            "a file one may read",
+            "a readable file",
             "mend its permissions",
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise BasinscopeError(
-            f"recipe {path} is not YAML ({reason[:160]})",
-            "keys and values of a recipe",
-            "mend the file",
+            f"recipe {path} is not YAML ({reason[:160]})", "keys with values", "mend the file"
         ) from None
     if not isinstance(content, dict):
         raise BasinscopeError(
@@ -345,9 +343,7 @@ def _first_wrong(error: ValidationError, name: str) -> BasinscopeError:
         )
     if fault["type"] == "missing":
         return BasinscopeError(
-            f"{name}: the key {place!r} is missing",
-            "a value for it, since it has no default",
-            f"add {place}",
+            f"{name}: the key {place!r} is missing", "a value: it has no default", f"add {place}"
         )
     if fault["type"] == "value_error":
         wrong, allowed, try_ = fault["ctx"]["error"].args

@@ -141,9 +141,7 @@ def widen(
         return plan(given, data_dir, only)
     if run is None and not isinstance(given, str | Path):
         raise BasinscopeError(
-            "a recipe without a name, and no run",
-            "a run folder, or the path of a recipe",
-            "run=FOLDER",
+            "a recipe without a name, and no run", "a run folder, or a recipe's path", "run=FOLDER"
         )
     chosen, beside = read_recipe(given)
     everything = study.rows(chosen)

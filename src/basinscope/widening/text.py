@@ -176,9 +176,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BasinscopeError(
-            f"cannot read the text {path} ({error})",
-            "a text in UTF-8",
-            "check the path, or save the file as UTF-8",
+            f"cannot read the text {path} ({error})", "a text in UTF-8", "save it as UTF-8"
         ) from None
 
 

@@ -55,9 +55,7 @@ def tokenizer_of(choice: int | str, text: Parts) -> Any:
 
     if isinstance(choice, int):
         if choice < LEAST_BPE:
-            raise BasinscopeError(
-                f"tokenizer: {choice}", f"a BPE of at least {LEAST_BPE}", f"{LEAST_BPE}"
-            )
+            raise BasinscopeError(f"tokenizer: {choice}", f"{LEAST_BPE} or more", f"{LEAST_BPE}")
         folder = _kept(f"bpe\0{choice}\0{text.digest}", lambda to: _train(choice, text, to))
         return AutoTokenizer.from_pretrained(folder)
     try:

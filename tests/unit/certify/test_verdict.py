@@ -150,7 +150,7 @@ class TestGeometries:
         _, task = speaker
         engine = bs.load(checkpoint, dtype="float32", params="mlp")
         cert = bs.certify(engine, task, sigma=0.01, draws=12, confidence=0.5)
-        with pytest.raises(bs.BasinscopeError, match="other parameters are not compared"):
+        with pytest.raises(bs.BasinscopeError, match="certificate that compares every parameter"):
             cert.verdict(bs.Toward(str(checkpoint)))
 
 

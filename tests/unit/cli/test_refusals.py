@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "attack m --method proxy --lr=-1",
         r"lr=-1.0; allowed: finite",
     ),
-    "learning rate": ("finetune m --data d.jsonl --lr 0", r"lr=0.0; allowed: a finite number"),
+    "learning rate": ("finetune m --data d.jsonl --lr 0", r"lr=0.0; allowed: finite"),
     "no batch": ("finetune m --data d.jsonl --batch 0", r"batch=0; allowed: at least 1"),
     "rank": ("finetune m --data d.jsonl --method lora --set lora_r=0", r"lora_r=0, lora_alpha=32"),
     "draws of a verdict": ("verdict cert quantised:8 --draws=-1", r"draws=-1"),

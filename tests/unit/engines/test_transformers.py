@@ -153,9 +153,7 @@ class TestChoices:
 
     @pytest.mark.parametrize("continuations", [(), ("",), ("a", "")])
     def test_without_a_continuation_are_refused(self, continuations):
-        with pytest.raises(
-            BasinscopeError, match=r"continuations .* at least one, none of them em"
-        ):
+        with pytest.raises(BasinscopeError, match=r"continuations .* at least one, none em"):
             Choices("a", continuations)
 
 

@@ -270,7 +270,7 @@ def test_unknown_names_list_the_known_ones():
     land = bs.landscape(
         linear(), box("t", -1, 1), directions=[Axis(), bs.Random(0)], steps=[2], draws=2
     )
-    with pytest.raises(bs.BasinscopeError, match="task 'x', which this run lacks; allowed: t"):
+    with pytest.raises(bs.BasinscopeError, match="task 'x', not of this run; allowed: t"):
         land.width("x")
     with pytest.raises(bs.BasinscopeError, match="direction 'x' of task 't'; allowed: axis"):
         land.width("t", direction="x")

@@ -186,9 +186,9 @@ def test_step_zero_alone_has_no_rows():
 
 @pytest.mark.parametrize("method", ["bands", "variance", "draw_widths"])
 def test_unknown_names(method, signs):
-    with pytest.raises(bs.BasinscopeError, match="which this run lacks; allowed: signs"):
+    with pytest.raises(bs.BasinscopeError, match="not of this run; allowed: signs"):
         getattr(signs, method)("nothing")
     with pytest.raises(bs.BasinscopeError, match="of task 'signs'; allowed: random"):
         getattr(signs, method)("signs", direction="other")
-    with pytest.raises(bs.BasinscopeError, match="which this run lacks; allowed: signs"):
+    with pytest.raises(bs.BasinscopeError, match="not of this run; allowed: signs"):
         signs.spread("nothing")

@@ -67,6 +67,6 @@ def test_where_there_are_none_it_says_so(land):
     with pytest.raises(bs.BasinscopeError, match="items of task 'other' have no strata; allowed"):
         land.strata("other")
     with pytest.raises(
-        bs.BasinscopeError, match="task 'nosuch', which this run lacks; allowed: groups, other"
+        bs.BasinscopeError, match="task 'nosuch', not of this run; allowed: groups, other"
     ):
         land.strata("nosuch")

@@ -82,7 +82,7 @@ def test_overlay_of_several_runs(draw, drawn, tmp_path):
 @pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], ["same", "same"]])
 def test_every_run_needs_its_own_name(names, draw, tmp_path):
     land = draw()
-    with pytest.raises(bs.BasinscopeError, match="one name for each run, all different"):
+    with pytest.raises(bs.BasinscopeError, match="a name for each, all different"):
         land.plot(tmp_path / "x.png", land, names=names)
     assert not list(tmp_path.iterdir())
 

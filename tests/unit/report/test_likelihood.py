@@ -217,9 +217,7 @@ class TestThresholding:
         assert (measured(Moves(never=(3,))).thresholding("moves")["items"] == 20).all()
 
     def test_of_an_unknown_task_is_refused(self):
-        with pytest.raises(
-            BasinscopeError, match=r"task 'x', which this run lacks; allowed: moves"
-        ):
+        with pytest.raises(BasinscopeError, match=r"task 'x', not of this run; allowed: moves"):
             measured(Moves()).thresholding("x")
 
 

@@ -117,7 +117,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("continuations", [(), ("",), ("a", "")])
     def test_without_anything_to_rank_are_refused(self, continuations):
-        with pytest.raises(BasinscopeError, match="at least one, none of them empty"):
+        with pytest.raises(BasinscopeError, match="at least one, none empty"):
             Choices("a", continuations)
 
     @pytest.mark.parametrize("stop", ["end", ("",), ("a", "")])

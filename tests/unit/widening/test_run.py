@@ -384,7 +384,7 @@ def test_a_text_too_small_is_refused_before_training(tiny, texts, tmp_path):
         bs.BasinscopeError,
         match=r"the text has [\d,]+ tokens for the [\d,]+ that are asked for "
         r"\(\d+\.\d\d times over it\); allowed: at most 1 times \(repeat\); "
-        r"a longer text, fewer tokens, or repeat: \d",
+        r"try: a longer text, fewer tokens, or repeat: \d",
     ):
         bs.widen(tiny(repeat=1, tokens=40000), run=tmp_path / "x", data_dir=texts)
     with pytest.raises(bs.BasinscopeError, match=r"the text of finetune has .*at most 1 times"):

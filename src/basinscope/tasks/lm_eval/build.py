@@ -138,9 +138,7 @@ def _built(word: Word, source: Source, metrics: Mapping[str, str]) -> list[Any]:
         library().task.get_metric = known
     if not tasks:
         raise BasinscopeError(
-            f"lm-eval group {word.name!r} holds no task",
-            "a group with at least one task",
-            "another name",
+            f"lm-eval group {word.name!r} holds no task", "a group of tasks", "another name"
         )
     return tasks
 

@@ -35,7 +35,7 @@ def load(name: str) -> ChoiceTask | RefusalTask:
     """
     if name not in (*NAMES, "overrefusal"):
         raise BasinscopeError(
-            f"task {name!r}", f"{', '.join(NAMES)}, overrefusal", nearest(name, NAMES)
+            f"task {name!r}", ", ".join((*NAMES, "overrefusal")), nearest(name, NAMES)
         )
     if name == "overrefusal":
         header, rows = _read("safety")
