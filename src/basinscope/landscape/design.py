@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,6 +107,15 @@ class Design:
     def late(self) -> bool:
         """Whether the budget is spent."""
         return self.budget is not None and time.perf_counter() - self.began >= self.budget
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "settings": self.settings,
+            "seconds": float(f"{self.seconds:.3g}"),
+            "searched": self.searched,
+            "tasks": {task: asdict(share) for task, share in self.shares.items()},
+        }
 
     def __str__(self) -> str:
         """One line."""

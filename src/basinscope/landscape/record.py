@@ -51,9 +51,11 @@ class Landscape:
         self._zero = {t.task: t for t in self.trials if t.direction is None}
         self._scores: dict[tuple[Any, ...], float] = {}
         for task, each in (spec.crossed.items if spec.crossed else {}).items():
-            strata = Strata.of(self._zero[task]) if task in self._zero else None
-            for trial in self.trials if strata else ():
-                if trial.task == task and trial.items == strata.sample(trial.draw, each):
+            if task not in self._zero:
+                continue
+            strata = Strata.of(self._zero[task])
+            for trial in (t for t in self.trials if t.task == task and t.direction is not None):
+                if trial.items == strata.sample(trial.draw, each):
                     self._scores[_place(trial)] = strata.score(trial.items, trial.correct)
         self._points: dict[tuple[str, str], dict[float, list[Trial]]] = {}
         for trial in self.trials:

@@ -1,4 +1,4 @@
-"""Fixed steps in a crossed design: draw after draw, until time is over or every point is precise."""
+"""Fixed steps in a crossed design: draw after draw, until time is over or all are precise."""
 
 from __future__ import annotations
 

@@ -181,8 +181,9 @@ def check_crossed(
             "leave out draws",
         )
     if all(line.draws_among(2) == 1 for line in directions):
+        labels = ", ".join(line.label for line in directions)
         raise BasinscopeError(
-            f"budget={budget}, precision={precision} along {', '.join(d.label for d in directions)}",
+            f"budget={budget}, precision={precision} along {labels}",
             "allowed: with a direction of several draws, such as random",
             "leave them out: a direction that is determined is measured on all items",
         )
