@@ -90,8 +90,8 @@ def landscape(
     most = OUTCOMES if outcomes is None else outcomes
     tasks = scored.read()
     check(tasks, lines, points, 1 if draws is None else draws, level, output.workers)
-    check_search(points or (None if searched else [0.0]), grid, most, draws)
-    seconds = check_crossed(lines, draws, budget, precision)
+    check_search(points or (None if searched else [0.0]), grid, most)
+    seconds = check_crossed(lines, draws, budget, precision, most)
     folder = output.folder(model)
     engine = loaded.engine(model, folder)
     if interpolate is not None:

@@ -75,11 +75,14 @@ class Strata:
             taken |= {stratum[int((u + j) * len(stratum) / share)] for j in range(share)}
         return tuple(item for item in self.items if item in taken)
 
+    def weights(self, items: Sequence[str]) -> list[float]:
+        """Share of all items that each of a draw's items stands for."""
+        right = set(self.right)
+        n_right = sum(item in right for item in items)
+        of_right = len(self.right) / max(n_right, 1) / len(self.items)
+        of_wrong = len(self.wrong) / max(len(items) - n_right, 1) / len(self.items)
+        return [of_right if item in right else of_wrong for item in items]
+
     def score(self, items: Sequence[str], correct: Sequence[int]) -> float:
         """X of the module, from the outcomes of a draw's items."""
-        outcomes = dict(zip(items, correct, strict=True))
-        total = 0.0
-        for stratum in (self.right, self.wrong):
-            own = [outcomes[item] for item in stratum if item in outcomes]
-            total += len(stratum) * sum(own) / len(own) if stratum else 0.0
-        return min(total / len(self.items), 1.0)
+        return min(sum(w * z for w, z in zip(self.weights(items), correct, strict=True)), 1.0)

@@ -57,11 +57,25 @@ class Costs:
 
     def draw(self, items: Sequence[int]) -> float:
         """Of a draw at one step, with so many items of each task."""
-        return self.setting + sum(self.alone(t, n) - self.setting for t, n in enumerate(items))
+        own = zip(self.start, self.item, items, strict=True)
+        return self.setting + sum(start + item * n for start, item, n in own)
 
-    def alone(self, t: int, items: int) -> float:
-        """Of a draw that answers items of one task alone."""
-        return self.setting + self.start[t] + self.item[t] * items
+
+@dataclass(frozen=True)
+class Price:
+    """Seconds of a point: of a draw without items, of an item, and of how many draws it is made.
+
+    A search looks at many points: ``fixed`` draws and ``rate`` times as many as one point has.
+    """
+
+    start: float
+    item: float
+    fixed: float = 0.0
+    rate: float = 1.0
+
+    def seconds(self, draws: int, items: int) -> float:
+        """Of so many draws that answer so many items each."""
+        return (self.fixed + self.rate * draws) * (self.start + self.item * items)
 
 
 @dataclass(frozen=True)
@@ -172,47 +186,54 @@ def design(
     room = math.inf if budget is None else (budget - zero_s) * team / len(tasks) / points
     shares, seconds, settings = {}, zero_s, 1
     for t, task in enumerate(tasks):
-        n = len(task.items)
-        sizes = [m for m in SIZES if m < n] or [n]
+        sizes = [m for m in SIZES if m < len(task.items)] or [len(task.items)]
         if known is not None and task.name in known.items:
             sizes = [known.items[task.name]]
-
-        def seconds_of_point(draws: int, m: int, t: int = t) -> float:
-            return (fixed + rate * draws) * costs.alone(t, m)
-
-        if (seconds_of_point(LEAST, min(sizes)) > room and not fixed) or room <= 0:
-            least = zero_s + seconds_of_point(LEAST, min(sizes)) * points * len(tasks) / team
+        price = Price(costs.setting + costs.start[t], costs.item[t], fixed, rate)
+        least = price.seconds(LEAST, sizes[0]) if not fixed else 0.1 * price.seconds(0, sizes[0])
+        if least > room:
+            needed = zero_s + least * points * len(tasks) / team
             raise BasinscopeError(
                 f"a budget of {minutes(budget or 0)}",
-                f"at least {minutes(least)}, for {LEAST} draws at each of these steps",
+                f"allowed: at least {minutes(needed)} for this model, these tasks and steps",
                 "a larger budget, fewer steps or fewer tasks",
             )
-        options = []
-        for m in [m for m in sizes if seconds_of_point(LEAST, m) <= room] or sizes[:1]:
-            draws = LEAST
-            while draws < MOST and seconds_of_point(round(1.1 * draws) + 1, m) <= room:
-                if precision is not None and expected(draws, m) <= precision:
-                    break
-                draws = round(1.1 * draws) + 1
-            options.append(Share(draws, m, expected(draws, m)))
-
-        def merit(share: Share) -> tuple[float, float]:
-            reached = precision is not None and share.half_width <= precision
-            return (
-                0.0 if reached else share.half_width,
-                seconds_of_point(share.draws, share.items),
-            )
-
-        share = min(options, key=merit)
+        share = spend(price, sizes, room, precision)
         if known is not None and (known.budget, known.precision) == (budget, precision):
             draws = known.draws.get(task.name, share.draws)
             share = Share(draws, share.items, expected(draws, share.items))
         shares[task.name] = share
-        seconds += seconds_of_point(share.draws, share.items) * points / team
+        seconds += price.seconds(share.draws, share.items) * points / team
         settings += round((fixed + rate * share.draws) * points)
     return Design(
         shares, settings, min(seconds, budget or math.inf), steps is None, budget, precision, began
     )
+
+
+def spend(price: Price, sizes: Sequence[int], seconds: float, precision: float | None) -> Share:
+    """Draws and items of a task for which its intervals are narrowest.
+
+    Args:
+        price: of a draw.
+        sizes: items that a draw may answer, from the fewest.
+        seconds: of a worker, at a point; infinite where only the precision counts.
+        precision: half-width that is enough: then what costs least.
+    """
+    options = []
+    for m in [m for m in sizes if price.seconds(LEAST, m) <= seconds] or sizes[:1]:
+        draws = LEAST
+        while draws < MOST and (precision is None or expected(draws, m) > precision):
+            more = math.ceil(1.1 * draws)
+            if price.seconds(more, m) > seconds:
+                break
+            draws = more
+        options.append(Share(draws, m, expected(draws, m)))
+
+    def merit(share: Share) -> tuple[float, float]:
+        reached = precision is not None and share.half_width <= precision
+        return (0.0 if reached else share.half_width, price.seconds(share.draws, share.items))
+
+    return min(options, key=merit)
 
 
 def probe(engine: Engine, tasks: Sequence[Task], setting: Setting, workers: int) -> Costs:

@@ -49,14 +49,14 @@ class Landscape:
         self.set_aside = tuple(set_aside)
         self._tasks = {task.name: task for task in spec.tasks}
         self._zero = {t.task: t for t in self.trials if t.direction is None}
-        self._scores: dict[tuple[Any, ...], float] = {}
+        self._weights: dict[tuple[Any, ...], list[float]] = {}
         for task, each in (spec.crossed.items if spec.crossed else {}).items():
             if task not in self._zero:
                 continue
             strata = Strata.of(self._zero[task])
             for trial in (t for t in self.trials if t.task == task and t.direction is not None):
                 if trial.items == strata.sample(trial.draw, each):
-                    self._scores[_place(trial)] = strata.score(trial.items, trial.correct)
+                    self._weights[_place(trial)] = strata.weights(trial.items)
         self._points: dict[tuple[str, str], dict[float, list[Trial]]] = {}
         for trial in self.trials:
             if trial.direction is not None:
@@ -397,12 +397,17 @@ class Landscape:
 
         The mean of its outcomes; of a crossed design weighted by the strata of its items.
         """
-        return self._scores.get(_place(trial), trial.score)
+        pairs = zip(self.weights(trial), trial.correct, strict=True)
+        return min(sum(weight * z for weight, z in pairs), 1.0)
+
+    def weights(self, trial: Trial) -> list[float]:
+        """Share of the task's items that each of a trial's items stands for."""
+        return self._weights.get(_place(trial)) or [1 / trial.n] * trial.n
 
     def crossed(self, task: str, direction: str) -> bool:
         """Whether draws of a direction answered a few items each, as in a crossed design."""
         points = self._points.get((task, direction), {})
-        return any(_place(t) in self._scores for trials in points.values() for t in trials)
+        return any(_place(t) in self._weights for trials in points.values() for t in trials)
 
     def curve(self, task: str, direction: str) -> dict[float, list[float]]:
         """Scores of each draw, by step in ascending order, step 0 included."""
@@ -458,7 +463,7 @@ class Landscape:
         """Of the mean score over draws; over items where there is one draw."""
         first, whole = trials[0], all(t.whole for t in trials)
         if len(trials) > 1:
-            one_look = whole or _place(first) in self._scores
+            one_look = whole or _place(first) in self._weights
             each = confidence if one_look else 1 - (1 - confidence) / LOOKS
             interval = stats.mean_over_draws(list(map(self.score, trials)), each)
         elif whole:

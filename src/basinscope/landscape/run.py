@@ -89,8 +89,8 @@ def landscape(
     many = tasks_of(tasks)
     lines = words.directions(directions)
     check(many, lines, steps, 1 if draws is None else draws, level, workers)
-    points = check_search(steps, grid, outcomes, draws)
-    seconds = check_crossed(lines, draws, budget, precision)
+    points = check_search(steps, grid, outcomes)
+    seconds = check_crossed(lines, draws, budget, precision, outcomes)
     engine = engine_of(model, run)
     bench = Bench.of(engine, lines, many)
     explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
@@ -160,8 +160,16 @@ def check_crossed(
     draws: int | None,
     budget: float | str | None,
     precision: float | None,
+    outcomes: int = OUTCOMES,
 ) -> float | None:
-    """Refuse a budget and a precision that mean nothing; return the budget in seconds."""
+    """Refuse what a crossed design cannot keep to; return the budget in seconds."""
+    several = any(line.draws_among(2) > 1 for line in directions)
+    if outcomes != OUTCOMES and draws is None and several:
+        raise BasinscopeError(
+            f"outcomes={outcomes} without draws",
+            "allowed: with so many draws, or along a direction that is determined",
+            f"draws={SEARCH_DRAWS}, or a budget",
+        )
     if isinstance(budget, str):
         budget = seconds_of(budget)
     if budget is not None and not 0 < budget < math.inf:
@@ -180,7 +188,7 @@ def check_crossed(
             "allowed: either so many draws, or as many as a budget or a precision takes",
             "leave out draws",
         )
-    if all(line.draws_among(2) == 1 for line in directions):
+    if not several:
         labels = ", ".join(line.label for line in directions)
         raise BasinscopeError(
             f"budget={budget}, precision={precision} along {labels}",
@@ -190,9 +198,7 @@ def check_crossed(
     return budget
 
 
-def check_search(
-    steps: Sequence[float] | None, grid: bool | int, outcomes: int, draws: int | None
-) -> int:
+def check_search(steps: Sequence[float] | None, grid: bool | int, outcomes: int) -> int:
     """Refuse what a search cannot do; return how many points its full curve has, 0 for none."""
     points = GRID_POINTS if grid is True else int(grid)
     if points and (steps is not None or points < 3 or points % 2 == 0):
@@ -201,12 +207,11 @@ def check_search(
             "allowed: an odd number of points from 3 on, without steps: the edges say how far out",
             f"{GRID_POINTS}, or the steps alone",
         )
-    if outcomes < 1 or (outcomes != OUTCOMES and (steps is not None or draws is None)):
+    if outcomes < 1 or (steps is not None and outcomes != OUTCOMES):
         raise BasinscopeError(
-            f"outcomes={outcomes} with draws={draws}, "
-            f"steps={None if steps is None else list(steps)}",
-            "allowed: at least 1, where the edges are searched (no steps) with so many draws",
-            f"draws={SEARCH_DRAWS}, or budget instead of outcomes",
+            f"outcomes={outcomes} with steps={None if steps is None else list(steps)}",
+            "allowed: at least 1, and only where the edges are searched (no steps)",
+            f"{OUTCOMES}",
         )
     return points
 
