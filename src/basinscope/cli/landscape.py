@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from basinscope.tasks.base import Task
 
 SEARCHED = 21  # steps over a range such as a search covers, to probe times at
-DEMO_TASKS, DEMO_BUDGET = "basic,math,code", "5m"
+DEMO_TASKS, DEMO_BUDGET_S = "basic,math,code", 300.0
 
 
 @app.command
@@ -134,16 +134,25 @@ def landscape(
 
 @app.command
 def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
-    """Find how far SmolLM2-135M-Instruct may move before it loses the shipped tasks (5 minutes).
+    """Find how far SmolLM2-135M-Instruct may move before it loses what it knows (5 minutes).
+
+    Basic knowledge, math and code; on a slow machine those of them that the time is enough for.
 
     Args:
         run: run folder.
         json: print one JSON object instead of the table.
     """
-    landscape(
-        "smollm2", budget=DEMO_BUDGET, scored=TaskOptions(tasks=DEMO_TASKS),
-        output=RunOptions(run=run, json=json),
-    )  # fmt: skip
+    import basinscope as bs
+    from basinscope.landscape.design import bracketing
+    from basinscope.runs.models import check_folder
+
+    begun = check_folder(run, "landscape")
+    engine = MODEL.engine("smollm2", run)
+    line, known = bs.Random(), begun.crossed if begun else None
+    design, tasks = bracketing(engine, bs.tasks(DEMO_TASKS), line, DEMO_BUDGET_S, known)
+    with progress(str(design), note=MODEL.note(engine)) as report:
+        land = bs.landscape(engine, tasks, directions=[line], plan=design, run=run, progress=report)
+    _show(land, run, 0.5, json)
 
 
 def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -33,6 +33,7 @@ from basinscope.tasks.base import Item, Task
 
 BUDGET_S, PRECISION = 300.0, 0.05  # of a first look, where nothing is asked for
 LEAST, MOST = 8, 4096  # draws at a point
+BRACKETING = 24  # draws at a point of a search that has both ends of its interval
 BETWEEN = 0.05  # of the variance of an outcome half way down: what directions differ by
 SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # items of a task under a draw
 # settings of a search on one side, as simulated (benchmarks/edges.py): so many, and for each draw
@@ -155,6 +156,7 @@ def design(
     precision: float | None,
     workers: int | None = None,
     known: CrossedSpec | None = None,
+    costs: Costs | None = None,
 ) -> Design:
     """Plan a landscape: every task has an equal part of the time.
 
@@ -167,6 +169,7 @@ def design(
         precision: half-width of an interval that is wanted at every point.
         workers: as in `basinscope.landscape`.
         known: what a run folder has settled; its draws hold for the same budget and precision.
+        costs: of a draw, where they are known; default they are measured.
 
     Raises:
         BasinscopeError: a budget in which no point can be measured.
@@ -177,7 +180,7 @@ def design(
     team = (workers or cores()) if engine.device.type == "cpu" else 1
     at = [abs(s) for s in steps or () if s]
     middle = sorted(at)[len(at) // 2] if at else 0.05 * (engine.rms or 1.0)
-    costs = probe(engine, tasks, (directions[0], 0, middle), team)
+    costs = costs or probe(engine, tasks, (directions[0], 0, middle), team)
     slices = sum(line.draws_among(2) > 1 for line in directions)
     fixed, rate = (SEARCHED, SEARCHED_PER_DRAW) if steps is None else (0, 1.0)
     points = slices * (2 if steps is None else max(len(at), 1))
@@ -208,6 +211,45 @@ def design(
     return Design(
         shares, settings, min(seconds, budget or math.inf), steps is None, budget, precision, began
     )
+
+
+def bracketing(
+    engine: Engine, tasks: Sequence[Task], direction: Direction, budget: float,
+    known: CrossedSpec | None = None,
+) -> tuple[Design, list[Task]]:  # fmt: skip
+    """Plan a search of as many of the tasks, from the first, as a time is enough for.
+
+    Args:
+        engine: the model, at its pristine weights.
+        tasks: the most important first.
+        direction: one of several draws.
+        budget: seconds.
+        known: what a run folder has settled.
+
+    Returns:
+        The plan, and the tasks that are in it: those of which a point may have `BRACKETING` draws,
+        about the fewest from which both ends of an interval are found; at least the first.
+    """
+    began = time.perf_counter()
+    if known is not None:
+        tasks = [task for task in tasks if task.name in known.items]
+    setting = (direction, 0, 0.05 * (engine.rms or 1.0))
+    costs = probe(engine, tasks, setting, cores() if engine.device.type == "cpu" else 1)
+    for n in range(len(tasks), 0, -1):
+        some = list(tasks[:n])
+        left = budget - (time.perf_counter() - began)
+        try:
+            plan = design(
+                engine, some, [direction], None, budget=left, precision=None, known=known,
+                costs=costs,
+            )  # fmt: skip
+        except BasinscopeError:
+            if n == 1:
+                raise
+            continue
+        if n == 1 or known or min(share.draws for share in plan.shares.values()) >= BRACKETING:
+            break
+    return replace(plan, budget=budget, began=began), some
 
 
 def spend(price: Price, sizes: Sequence[int], seconds: float, precision: float | None) -> Share:
