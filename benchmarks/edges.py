@@ -35,7 +35,7 @@ import basinscope as bs
 from basinscope.landscape import Landscape
 from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.runs.bench import Bench, Unit
-from basinscope.runs.spec import RunSpec, TaskSpec
+from basinscope.runs.spec import CrossedSpec, RunSpec, TaskSpec
 from basinscope.runs.store import Trial
 from basinscope.tasks import Generate
 from benchmarks.baselines.published import Published
@@ -100,10 +100,11 @@ class World:
 
     def __init__(
         self, family: Family, seed: int, *, n_draws: int, n_items: int = N_ITEMS,
-        chance: float = 0.0, knows: float = 0.8, scale: float = 1.0,
+        chance: float = 0.0, knows: float = 0.8, scale: float = 1.0, each: int = 0,
     ) -> None:  # fmt: skip
         rng = np.random.default_rng(seed)
         self.family, self.scale, self.seed, self.n_draws = family, scale, seed, n_draws
+        self.each = each  # items of a draw in a crossed design; 0 where the draws are fixed
         self.right = rng.random(n_items) < knows
         self.items = rng.standard_normal(n_items)
         self.steps = {s: family.falls(rng, self.items, n_draws) for s in (1.0, -1.0)}
@@ -130,6 +131,20 @@ class World:
         values = self.curve(unit.draw, unit.step)
         return {item: int(values[int(item)]) for item in self.ids(unit)}
 
+    def trial(self, unit: Unit, task: int) -> Trial:
+        """Record of all items of a unit, without margins."""
+        outcomes = self.outcomes(unit, task)
+        return self.record(unit.draw, unit.step, tuple(outcomes))
+
+    def record(self, draw: int, step: float, items: tuple[str, ...]) -> Trial:
+        """Record of some items at a point."""
+        values = self.curve(draw, step)
+        return Trial.model_construct(
+            key={"task": {"n_items": self.spec.n_items}}, task="t",
+            direction="random" if step else None, draw=draw, step=step, items=items,
+            correct=tuple(int(values[int(i)]) for i in items), margins=(None,) * len(items),
+        )  # fmt: skip
+
     def curve(self, draw: int, step: float) -> np.ndarray:
         """Outcomes of all items at a point."""
         if (draw, step) not in self.at:
@@ -151,25 +166,24 @@ class World:
 
     def landscape(self) -> Landscape:
         """Records of what was asked."""
-        key = {"task": {"n_items": self.spec.n_items}}
-        trials = []
-        for (draw, step), ids in self.asked.items():
-            items = tuple(sorted(ids, key=int))
-            values = self.curve(draw, step)
-            trials.append(
-                Trial.model_construct(
-                    key=key, task="t", direction="random" if step else None, draw=draw, step=step,
-                    items=items, correct=tuple(int(values[int(i)]) for i in items),
-                )
-            )  # fmt: skip
-        spec = RunSpec.model_construct(tasks=(self.spec,), steps=None, directions=("random",))
+        trials = [
+            self.record(draw, step, tuple(sorted(ids, key=int)))
+            for (draw, step), ids in self.asked.items()
+        ]
+        crossed = CrossedSpec(
+            items={"t": self.each}, draws={"t": self.n_draws}, budget=None, precision=None
+        )  # fmt: skip
+        spec = RunSpec.model_construct(
+            tasks=(self.spec,), steps=None, directions=("random",),
+            crossed=crossed if self.each else None,
+        )  # fmt: skip
         return Landscape(spec, trials)
 
 
 def searched(world: World, outcomes: int = OUTCOMES) -> Landscape:
     """What the program's search finds in a world."""
     session: Any = world
-    search(session, world.n_draws, 0.5, outcomes)
+    search(session, world.n_draws, 0.5, outcomes, ((world.n_draws, world.each),) if world.each else ())
     return world.landscape()
 
 

@@ -57,7 +57,8 @@ class Plan(Frozen):
 
     def units(self, ids: Sequence[str], draw: int) -> list[Unit]:
         """Settings of the weights of one draw: one, or an antithetic pair with the same items."""
-        items = self.chosen(ids, draw)
+        chosen = self.chosen(ids, draw)
+        items = () if chosen is None else ((0, chosen),)
         signs = (1, -1) if self.antithetic else (1,)
         return [Unit(0, draw, sign * self.sigma, (0,), items) for sign in signs]
 

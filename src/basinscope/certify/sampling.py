@@ -199,7 +199,12 @@ def counted(
         trials = []
         for unit in plan.units(ids, number):
             key = trial_key(
-                spec.model, spec.tasks[0], spec.plan["noise"], number, unit.step, unit.items
+                spec.model,
+                spec.tasks[0],
+                spec.plan["noise"],
+                number,
+                unit.step,
+                dict(unit.items).get(0),
             )
             trial = store.get(sha256(key))
             if trial is None:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from basinscope.tasks.base import Task
 
 SEARCHED = 21  # steps over a range such as a search covers, to probe times at
-DEMO_DRAWS, DEMO_LIMIT = 14, 24
-DEMO_STEPS = "-0.04,-0.02,-0.01,-0.005,0,0.005,0.01,0.02,0.04"
+DEMO_TASKS, DEMO_BUDGET_S = "basic,math,code", 300.0
 
 
 @app.command
@@ -31,6 +30,8 @@ def landscape(
     *,
     direction: Annotated[list[str] | None, Parameter(name=["--direction", "-d"])] = None,
     draws: int | None = None,
+    budget: str | None = None,
+    precision: float | None = None,
     steps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     interpolate: int | None = None,
     grid: bool = False,
@@ -49,22 +50,27 @@ def landscape(
         direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
             quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
             repeats.
-        draws: independent draws of each random direction; the others have one. Default 4 with
-            --steps, 12 where the edges are searched.
+        draws: so many independent draws of each random direction, each on all items; without it,
+            as many as fit, each on a few items of its own, which gives the narrowest intervals.
+            Other directions have one draw, on all items.
+        budget: time for the whole, such as 90s or 5m, in place of --draws.
+        precision: half-width of the interval that is wanted at every step, in place of --draws;
+            with neither, 5m or 0.05, whichever comes first.
         steps: LO:HI:N (inclusive) or a list by commas; without it the edges are searched, each
-            point on as many items as decide it.
+            point on as many answers as decide it.
         interpolate: instead of steps: so many from the model to the one that the direction
             leads to (to:MODEL), both included, and a quarter of the way beyond.
         grid: after the search, measure the full curve on all items too: 41 points on both sides,
             out to twice the widest edge.
-        outcomes: of the search: most answers of a task at one point, over all draws; default 256.
+        outcomes: of a search with --draws: most answers of a task at one point, over all draws;
+            default 256.
         level: fraction of the way down to chance at which the width is taken.
     """
     import basinscope as bs
     from basinscope.directions.words import directions
     from basinscope.landscape import interpolation_steps
     from basinscope.landscape.edges import OUTCOMES
-    from basinscope.landscape.run import SEARCH_DRAWS, STEPS_DRAWS, check_search, planned
+    from basinscope.landscape.run import check_crossed, check_search, planned, planned_design
     from basinscope.runs.plan import check
 
     lines = directions(direction or ["random"])
@@ -82,52 +88,72 @@ def landscape(
             "where the edges are searched, without --steps and --interpolate",
             "leave --outcomes out",
         )
-    draws = draws if draws is not None else (SEARCH_DRAWS if searched else STEPS_DRAWS)
     most = OUTCOMES if outcomes is None else outcomes
     tasks = scored.read()
-    check(tasks, lines, points, draws, level, output.workers)
+    check(tasks, lines, points, 1 if draws is None else draws, level, output.workers)
     check_search(points or (None if searched else [0.0]), grid, most)
+    seconds = check_crossed(lines, draws, budget, precision, most)
     folder = output.folder(model)
     engine = loaded.engine(model, folder)
     if interpolate is not None:
         points = interpolation_steps(engine, lines[0], interpolate)
-    slices = [line.draws_among(draws) for line in lines]
-    # a search asks for steps over as wide a range as a curve of these
-    curve = points or [engine.rms * k / SEARCHED for k in range(1, SEARCHED)]
-    settings = [
-        (line, draw, step)
-        for step in sorted(set(curve) - {0.0}, key=abs)
-        for line, n in zip(lines, slices, strict=True)
-        for draw in range(n)
-    ]
-    count, answers = planned(tasks, slices, most, grid) if searched else (None, None)
-    forecast = forecast_of(
-        engine, tasks, settings,
-        points=count, answers=answers, workers=output.workers, dry_run=output.dry_run,
-    )  # fmt: skip
-    if output.dry_run:
+    design = forecast = None
+    if draws is None and any(line.draws_among(2) > 1 for line in lines):
+        design = planned_design(
+            engine, tasks, lines, points, budget=seconds, precision=precision,
+            workers=output.workers, run=folder,
+        )  # fmt: skip
+        plan = str(design)
+    else:
+        slices = [line.draws_among(draws or 1) for line in lines]
+        # a search asks for steps over as wide a range as a curve of these
+        curve = points or [engine.rms * k / SEARCHED for k in range(1, SEARCHED)]
+        settings = [
+            (line, draw, step)
+            for step in sorted(set(curve) - {0.0}, key=abs)
+            for line, n in zip(lines, slices, strict=True)
+            for draw in range(n)
+        ]
+        count, answers = planned(tasks, slices, most, grid) if searched else (None, None)
+        forecast = forecast_of(
+            engine, tasks, settings,
+            points=count, answers=answers, workers=output.workers, dry_run=output.dry_run,
+        )  # fmt: skip
+        plan = line_of(forecast, searched=searched)
+    if output.dry_run and design is not None:
+        return print_json(design.to_json()) if output.json else print(plan)
+    if output.dry_run and forecast is not None:
         return show(forecast, searched=searched, as_json=output.json)
-    plan = line_of(forecast, searched=searched) + _without_template(engine, tasks)
+    plan += _without_template(engine, tasks)
     with progress(plan, note=loaded.note(engine)) as report:
         land = bs.landscape(
             engine, tasks, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
-            level=level, run=folder, workers=output.workers, progress=report,
+            level=level, plan=design, run=folder, workers=output.workers, progress=report,
         )  # fmt: skip
     _show(land, folder, level, output.json)
 
 
 @app.command
 def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
-    """Draw the landscape of SmolLM2-135M-Instruct on the shipped tasks (a few minutes).
+    """Find how far SmolLM2-135M-Instruct may move before it loses what it knows (5 minutes).
+
+    Basic knowledge, math and code; on a slow machine those of them that the time is enough for.
 
     Args:
         run: run folder.
         json: print one JSON object instead of the table.
     """
-    landscape(
-        "smollm2", draws=DEMO_DRAWS, steps=DEMO_STEPS, scored=TaskOptions(limit=DEMO_LIMIT),
-        output=RunOptions(run=run, json=json),
-    )  # fmt: skip
+    import basinscope as bs
+    from basinscope.landscape.design import bracketing
+    from basinscope.runs.models import check_folder
+
+    begun = check_folder(run, "landscape")
+    engine = MODEL.engine("smollm2", run)
+    line, known = bs.Random(), begun.crossed if begun else None
+    design, tasks = bracketing(engine, bs.tasks(DEMO_TASKS), line, DEMO_BUDGET_S, known)
+    with progress(str(design), note=MODEL.note(engine)) as report:
+        land = bs.landscape(engine, tasks, directions=[line], plan=design, run=run, progress=report)
+    _show(land, run, 0.5, json)
 
 
 def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:

@@ -1,20 +1,23 @@
-"""Where are the edges? Bracket, bisect and guard them, each point on no more items than it takes.
+"""Where are the edges? Bracket, bisect and guard them, each point on no more answers than it takes.
 
-At every point the items are asked in batches, in a seeded random order of each draw, until the
-point is decided: above or below the threshold, by an anytime-valid test
-(`basinscope.stats.verdicts`). Far from an edge sixteen outcomes do; what stays open until the last
-batch is close to the edge, which is what is wanted. The search looks at nothing but records, so a
-resumed search takes the same way and measures only what is missing.
+At every point answers are asked for in batches until the point is decided: above or below the
+threshold, by an anytime-valid test (`basinscope.stats.verdicts`). In a crossed design
+(`basinscope.landscape.crossed`) a batch is more draws; where the draws are fixed, or a direction
+has one, it is more items of every draw, in a seeded random order of its own. Far from an edge
+sixteen outcomes do; what stays open until the last batch is close to the edge, which is what is
+wanted. The search looks at nothing but records, so a resumed search takes the same way and measures
+only what is missing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, takewhile
 
 from basinscope import stats
+from basinscope.landscape.crossed import Strata, samples
 from basinscope.runs.bench import ZERO, Unit
 from basinscope.runs.plan import units_at
 from basinscope.runs.session import Session
@@ -23,7 +26,11 @@ POINT_ERROR = 0.02  # of the verdict at one point, above or below
 FIRST = 16  # outcomes at a point before the first look; twice as many before each further one
 OUTCOMES = 256  # at a point at most
 LOOKS = 5  # at a point at most: 16, 32, 64, 128, 256 outcomes
+FEWEST = 8  # draws at a point before the first look, in a crossed design
 TOLERANCE = 0.15  # of the edge: a bracket this narrow is interpolated
+REACH = (
+    0.14  # of the edge: so far on both sides it is asked of a crossed design on which side it is
+)
 GUARD = 0.4  # of the edge: no gap inside it is left wider than this
 BEYOND = 1.5  # edges: so far out it is seen whether the score stays down,
 FURTHEST = 3.0  # and further out where it is not surely down there, up to here
@@ -45,7 +52,11 @@ class Seen:
 
 
 def next_step(
-    seen: Mapping[float, Seen], first: float, least: float, furthest: float
+    seen: Mapping[float, Seen],
+    first: float,
+    least: float,
+    furthest: float,
+    flanks: Callable[[Mapping[float, Seen], float, float], Iterable[float | None]] | None = None,
 ) -> float | None:
     """Where on one side of zero to look next, as a distance; None where the edge is found.
 
@@ -58,6 +69,7 @@ def next_step(
         first: where to begin.
         least: the edge is not sought closer to zero than this.
         furthest: nor further out than this.
+        flanks: points to look at around a bracket; default `_flanks`.
     """
     if not seen:
         return first
@@ -68,7 +80,7 @@ def next_step(
     inside = max((a for a in seen if a < edge), default=0.0)
     if not inside and edge > least:
         return _rounded(edge / 2)
-    for wanted in (_within(seen, inside, edge), *_flanks(seen, inside, edge)):
+    for wanted in (_within(seen, inside, edge), *(flanks or _flanks)(seen, inside, edge)):
         if wanted is not None and _rounded(wanted) not in seen:
             return _rounded(wanted)
     ordered = [0.0, *sorted(a for a in seen if a <= edge)]
@@ -108,14 +120,31 @@ def _flanks(
     )
 
 
+def both_sides(seen: Mapping[float, Seen], inside: float, edge: float) -> Iterator[float]:
+    """Points on both sides of the crossing, further and further, until they are decided."""
+    above, below = seen[inside].margin if inside else math.inf, -seen[edge].margin
+    crossing = edge if not inside else inside + above / (above + below) * (edge - inside)
+    low = max(takewhile(lambda a: seen[a].sure and seen[a].margin > 0, sorted(seen)), default=0.0)
+    outside = takewhile(lambda a: seen[a].sure and seen[a].margin < 0, sorted(seen, reverse=True))
+    high = min(outside, default=math.inf)
+    for reach in (REACH, 2 * REACH, 3 * REACH):
+        for wanted in (crossing * (1 - reach), crossing * (1 + reach)):
+            decided = low > 0.97 * wanted if wanted < crossing else high < 1.03 * wanted
+            if not decided and all(abs(a - wanted) > 0.03 * wanted for a in seen):
+                yield wanted
+
+
 def ladder(draws: int, outcomes: int = OUTCOMES) -> list[int]:
     """Items of each draw that are answered by the first look, the second, and so on.
 
     >>> ladder(1), ladder(12), ladder(4, outcomes=100)
     ([16, 32, 64, 128, 256], [2, 4, 8, 16, 22], [4, 8, 16, 25])
     """
-    most = math.ceil(outcomes / draws)
-    counts = [min(math.ceil(FIRST / draws), most)]
+    return _doubling(math.ceil(FIRST / draws), math.ceil(outcomes / draws))
+
+
+def _doubling(first: int, most: int) -> list[int]:
+    counts = [min(first, most)]
     while counts[-1] < most:
         counts.append(min(2 * counts[-1], most))
     return counts
@@ -123,17 +152,38 @@ def ladder(draws: int, outcomes: int = OUTCOMES) -> list[int]:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of one direction: what was seen there of each task."""
+    """One side of one direction: what was seen there of each task.
+
+    ``looks`` are, of each task, items of every draw or, in a crossed design, draws; ``crossed`` are
+    the strata of each task then, and how many of its items a draw answers.
+    """
 
     direction: int
     sign: float
     draws: int
-    looks: list[int]
+    looks: dict[int, list[int]]
     seen: dict[int, dict[float, Seen]]
+    crossed: Mapping[int, tuple[Strata, int]] = field(default_factory=dict)
 
 
-def search(session: Session, draws: int, level: float, outcomes: int = OUTCOMES) -> float:
+def search(
+    session: Session,
+    draws: int,
+    level: float,
+    outcomes: int = OUTCOMES,
+    crossed: Sequence[tuple[int, int]] = (),
+    late: Callable[[], bool] = lambda: False,
+) -> float:
     """Find where each task's mean curve crosses its threshold, on both sides of zero.
+
+    Args:
+        session: where points are measured.
+        draws: of a direction that has several.
+        level: as in `basinscope.landscape`.
+        outcomes: likewise; not of a crossed design.
+        crossed: of each task the most draws at one point, and how many items a draw answers;
+            empty where the draws are fixed.
+        late: asked before each batch whether time is over.
 
     Returns:
         The widest edge that was found, as a distance; the furthest point if there is none.
@@ -147,14 +197,23 @@ def search(session: Session, draws: int, level: float, outcomes: int = OUTCOMES)
         # a task that is not above chance at zero has no edge to look for
         if stats.lower_proportion(correct, n, 0.95).low > spec.chance:
             thresholds[t] = stats.threshold(correct / n, spec.chance, level)
+    strata = {
+        t: (Strata.of(zero), each)
+        for t, (_, each) in enumerate(crossed)
+        if (zero := session.trial(ZERO, t)) is not None
+    }
     scale = bench.model.rms or 1.0
     first, least, furthest = _rounded(0.05 * scale), 1e-6 * scale, 16 * scale
     sides = []
     for d in range(len(bench.directions)):
         own = bench.directions[d].draws_among(draws)
+        many = strata if own > 1 else {}
+        looks = {
+            t: _doubling(FEWEST, crossed[t][0]) if many else ladder(own, outcomes)
+            for t in range(len(bench.tasks))
+        }
         sides += [
-            _Side(d, sign, own, ladder(own, outcomes), {t: {} for t in thresholds})
-            for sign in (1.0, -1.0)
+            _Side(d, sign, own, looks, {t: {} for t in thresholds}, many) for sign in (1.0, -1.0)
         ]
     # of a task without an edge the curve has a point at least
     rest = tuple(t for t in range(len(bench.tasks)) if t not in thresholds)
@@ -164,11 +223,16 @@ def search(session: Session, draws: int, level: float, outcomes: int = OUTCOMES)
             (side, t, step)
             for side in sides
             for t in thresholds
-            if (step := next_step(side.seen[t], first, least, furthest)) is not None
+            if (
+                step := next_step(
+                    side.seen[t], first, least, furthest, both_sides if side.crossed else None
+                )
+            )
+            is not None
         ]
-        if not wanted:
+        if not wanted or late():
             return _widest(sides, first)
-        _decide(session, wanted, thresholds, level)
+        _decide(session, wanted, thresholds, level, late)
 
 
 def _widest(sides: Sequence[_Side], first: float) -> float:
@@ -182,10 +246,11 @@ def _decide(
     wanted: list[tuple[_Side, int, float]],
     thresholds: Mapping[int, float],
     level: float,
+    late: Callable[[], bool],
 ) -> None:
     """Measure points, look by look, until each is decided or has had its outcomes."""
     look = 0
-    while wanted:
+    while wanted and not (look and late()):
         # what is asked of several tasks at one setting of the weights is asked there at once
         settings: dict[tuple[int, float, float], tuple[_Side, list[int]]] = {}
         for side, t, step in wanted:
@@ -208,17 +273,37 @@ def _decide(
 
 
 def _batch(side: _Side, step: float, tasks: tuple[int, ...], look: int) -> list[Unit]:
-    """The items that every draw answers before one look, beyond those of the look before."""
-    part = (side.looks[look - 1] if look else 0, side.looks[look])
+    """What is answered before one look, beyond that of the look before."""
     at = side.sign * step
-    return [Unit(side.direction, n, at, tasks, part=part) for n in range(side.draws)]
+    parts = {t: (side.looks[t][look - 1] if look else 0, side.looks[t][look]) for t in tasks}
+    if not side.crossed:
+        part = parts[tasks[0]]
+        return [Unit(side.direction, n, at, tasks, part=part) for n in range(side.draws)]
+    draws = range(min(a for a, _ in parts.values()), max(b for _, b in parts.values()))
+    asked = {n: tuple(t for t, (a, b) in parts.items() if a <= n < b) for n in draws}
+    return [
+        Unit(side.direction, n, at, some, samples({t: side.crossed[t] for t in some}, n))
+        for n, some in asked.items()
+        if some
+    ]
 
 
 def _judged(
     session: Session, side: _Side, t: int, step: float, look: int, threshold: float, level: float
 ) -> Seen | None:
     """What the outcomes so far say of a point; None while it is open and there are more items."""
-    spec, at_zero = session.bench.task_specs[t], session.outcomes(ZERO, t)
+    spec = session.bench.task_specs[t]
+    if side.crossed:
+        strata, _ = side.crossed[t]
+        scores = []
+        for unit in (u for earlier in range(look + 1) for u in _batch(side, step, (t,), earlier)):
+            outcomes = session.outcomes(unit, t)
+            scores.append(strata.score(tuple(outcomes), tuple(outcomes.values())))
+        side_of = stats.verdict_of_draws(scores, threshold, POINT_ERROR)
+        if not side_of and look + 1 < len(side.looks[t]):
+            return None
+        return Seen(sum(scores) / len(scores) - threshold, side_of != 0, not side_of)
+    at_zero = session.outcomes(ZERO, t)
     rows: list[dict[str, int]] = [{} for _ in range(side.draws)]
     for earlier in range(look + 1):
         for row, unit in zip(rows, _batch(side, step, (t,), earlier), strict=True):
@@ -226,10 +311,10 @@ def _judged(
     correct = [list(row.values()) for row in rows]
     before = [[at_zero[item] for item in row] for row in rows]
     n = len(correct[0])
-    last = look + 1 == len(side.looks) or n == spec.n_items
+    last = look + 1 == len(side.looks[t]) or n == spec.n_items
     verdict = stats.verdict(
         correct, before, n_items=spec.n_items, threshold=threshold, chance=spec.chance,
-        level=level, error=POINT_ERROR, looks=len(side.looks),
+        level=level, error=POINT_ERROR, looks=len(side.looks[t]),
     )  # fmt: skip
     if not verdict and not last:
         return None

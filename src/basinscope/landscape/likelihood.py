@@ -64,14 +64,14 @@ def likelihood_table(run: Landscape, confidence: float = 0.95) -> pd.DataFrame:
             kept = {name: _kept(zero, name) for name in ("nlls", "margins")}
             several = any(len(trials) > 1 for trials in curve.values())
             for step, asked in curve.items() if any(map(len, kept.values())) else ():
-                trials = [t for t in asked if t.whole]
+                trials = [t for t in asked if t.whole or run.crossed(task, direction)]
                 if not trials:
                     continue
                 known = several and step == 0.0
-                nll, lost = _mean(trials, "nlls", kept["nlls"], known, confidence)
-                margin, gone = _mean(trials, "margins", kept["margins"], known, confidence)
+                nll, lost = _mean(run, trials, "nlls", kept["nlls"], known, confidence)
+                margin, gone = _mean(run, trials, "margins", kept["margins"], known, confidence)
                 unit = "token" if any(t.tokens for t in trials) else "answer"
-                score = sum(t.score for t in trials) / len(trials)
+                score = sum(map(run.score, trials)) / len(trials)
                 rows.append((task, direction, step, len(trials), max(map(len, kept.values())), unit,
                              nll.estimate, nll.low, nll.high, margin.estimate, margin.low,
                              margin.high, max(lost, gone), score))  # fmt: skip
@@ -143,20 +143,25 @@ def _kept(zero: Trial | None, name: str) -> NDArray[np.intp]:
 
 
 def _mean(
-    trials: Sequence[Trial], name: str, kept: NDArray[np.intp], known: bool, confidence: float
-) -> tuple[stats.Interval, int]:
+    run: Landscape, trials: Sequence[Trial], name: str, kept: NDArray[np.intp], known: bool,
+    confidence: float,
+) -> tuple[stats.Interval, int]:  # fmt: skip
     """Mean of a column with its interval, and how many values are missing."""
     if not len(kept):
         return NOTHING, 0
-    values = [_column(trial, name)[kept] for trial in trials]
-    sizes = [
-        _column(trial, "tokens")[kept] if name == "nlls" and trial.tokens else np.ones(len(kept))
-        for trial in trials
-    ]
+    zero = run.at_steps(trials[0].task, "")[0.0][0]
+    wanted = {zero.items[place] for place in kept}
+    values, sizes = [], []
+    for trial in trials:
+        own = np.array([item in wanted for item in trial.items])
+        weights = np.array(run.weights(trial))[own] * trial.n
+        tokens = name == "nlls" and bool(trial.tokens)
+        values.append(weights * _column(trial, name)[own])
+        sizes.append(weights * (_column(trial, "tokens")[own] if tokens else 1.0))
     missing = int(sum(np.isnan(own).sum() for own in values))
     if missing:
         return NOTHING, missing
-    means = [own.sum() / size.sum() for own, size in zip(values, sizes, strict=True)]
+    means = [own.sum() / size.sum() for own, size in zip(values, sizes, strict=True) if size.sum()]
     if known:
         return stats.Interval(means[0], means[0], means[0], confidence), 0
     if len(trials) > 1:

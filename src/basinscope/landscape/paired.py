@@ -30,7 +30,12 @@ def compare(land: Landscape, confidence: float) -> pd.DataFrame:
                 if step == 0.0:
                     continue
                 head = (task, direction, step, len(trials))
-                if not all(t.whole for t in trials):
+                if len(trials) > 1 and land.crossed(task, direction):
+                    gap = stats.paired_difference_over_draws(
+                        zero.score, list(map(land.score, trials)), confidence
+                    )
+                    counts = (math.nan, math.nan, math.nan)
+                elif not all(t.whole for t in trials):
                     gap, counts = _stopped(zero, trials, confidence)
                 elif len(trials) == 1:
                     pair = stats.paired_difference(zero.correct, trials[0].correct, confidence)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from basinscope import stats
 from basinscope.errors import BasinscopeError, nearest
 from basinscope.landscape import paired
 from basinscope.landscape import spread as over_directions
+from basinscope.landscape.crossed import Strata
 from basinscope.landscape.edges import LOOKS
 from basinscope.landscape.joined import joined
 from basinscope.runs.spec import RunSpec, TaskSpec
@@ -48,6 +49,14 @@ class Landscape:
         self.set_aside = tuple(set_aside)
         self._tasks = {task.name: task for task in spec.tasks}
         self._zero = {t.task: t for t in self.trials if t.direction is None}
+        self._weights: dict[tuple[Any, ...], list[float]] = {}
+        for task, each in (spec.crossed.items if spec.crossed else {}).items():
+            if task not in self._zero:
+                continue
+            strata = Strata.of(self._zero[task])
+            for trial in (t for t in self.trials if t.task == task and t.direction is not None):
+                if trial.items == strata.sample(trial.draw, each):
+                    self._weights[_place(trial)] = strata.weights(trial.items)
         self._points: dict[tuple[str, str], dict[float, list[Trial]]] = {}
         for trial in self.trials:
             if trial.direction is not None:
@@ -122,7 +131,7 @@ class Landscape:
         for task in self._tasks:
             for direction in self.directions(task) or [""]:
                 curve = {
-                    step: (sum(t.score for t in trials) / len(trials), trials)
+                    step: (sum(map(self.score, trials)) / len(trials), trials)
                     for step, trials in self.at_steps(task, direction).items()
                 }
                 top = max((mean for mean, _ in curve.values()), default=0.0)
@@ -131,7 +140,7 @@ class Landscape:
                 for step, (mean, trials) in curve.items():
                     loss = 1 - (mean - bottom) / (top - bottom) if top > bottom else math.nan
                     known = several and step == 0.0
-                    interval = (mean, mean) if known else _interval(trials, confidence)
+                    interval = (mean, mean) if known else self._interval(trials, confidence)
                     rows.append((task, direction, step, len(trials), mean, *interval, loss))
         names = ["task", "direction", "step", "draws", "score", "low", "high", "T"]
         return pd.DataFrame(rows, columns=names)
@@ -220,7 +229,15 @@ class Landscape:
                 "measure some, or take another draw or sign",
             )
         complete = max(len(trials) for trials in points.values())
-        points = {a: trials for a, trials in points.items() if len(trials) == complete}
+        crossed = self.crossed(task, label)
+        if crossed and draw is not None:
+            raise BasinscopeError(
+                f"draw {draw} of {task!r}, which answered {points[max(points)][0].n} items",
+                "draws that answered all items",
+                "--draws 12, in another run folder",
+            )
+        if not crossed:  # else each point has the draws that decided it
+            points = {a: trials for a, trials in points.items() if len(trials) == complete}
         at_zero = dict(zip(zero.items, zero.correct, strict=True))
         place = {item: n for n, item in enumerate(zero.items)}
         in_parts = self.spec.steps is None or not all(
@@ -231,11 +248,13 @@ class Landscape:
             if complete > 1:
                 return stats.width_over_draws(
                     list(points),
-                    [[t.score for t in trials] for trials in points.values()],
+                    [list(map(self.score, trials)) for trials in points.values()],
                     score_at_zero=zero.score,
                     n_items=zero.n,
-                    looks=LOOKS if in_parts else 1,
-                    matched=[[_at_zero(t, at_zero) for t in trials] for trials in points.values()],
+                    looks=LOOKS if in_parts and not crossed else 1,
+                    matched=None
+                    if crossed
+                    else [[_at_zero(t, at_zero) for t in trials] for trials in points.values()],
                     **common,  # type: ignore[arg-type]
                 )
             return stats.width_over_items(
@@ -382,10 +401,27 @@ class Landscape:
         planned = [label for label in self.spec.directions if label in measured]
         return planned + sorted(measured - set(planned))
 
+    def score(self, trial: Trial) -> float:
+        """Score of a draw, whose mean over directions is that of all items of the task.
+
+        The mean of its outcomes; of a crossed design weighted by the strata of its items.
+        """
+        pairs = zip(self.weights(trial), trial.correct, strict=True)
+        return min(sum(weight * z for weight, z in pairs), 1.0)
+
+    def weights(self, trial: Trial) -> list[float]:
+        """Share of the task's items that each of a trial's items stands for."""
+        return self._weights.get(_place(trial)) or [1 / trial.n] * trial.n
+
+    def crossed(self, task: str, direction: str) -> bool:
+        """Whether draws of a direction answered a few items each, as in a crossed design."""
+        points = self._points.get((task, direction), {})
+        return any(_place(t) in self._weights for trials in points.values() for t in trials)
+
     def curve(self, task: str, direction: str) -> dict[float, list[float]]:
         """Scores of each draw, by step in ascending order, step 0 included."""
         points = self.at_steps(task, direction)
-        return {step: [t.score for t in trials] for step, trials in points.items()}
+        return {step: list(map(self.score, trials)) for step, trials in points.items()}
 
     def draws(self, task: str, direction: str) -> dict[int, list[Trial]]:
         """Trials of each draw in ascending order of the step, step 0 included."""
@@ -436,6 +472,19 @@ class Landscape:
             if not self.directions(task) and task in self._zero:
                 yield self._zero[task], "", 0
 
+    def _interval(self, trials: Sequence[Trial], confidence: float) -> tuple[float, float]:
+        """Of the mean score over draws; over items where there is one draw."""
+        first, whole = trials[0], all(t.whole for t in trials)
+        if len(trials) > 1:
+            one_look = whole or _place(first) in self._weights
+            each = confidence if one_look else 1 - (1 - confidence) / LOOKS
+            interval = stats.mean_over_draws(list(map(self.score, trials)), each)
+        elif whole:
+            interval = stats.clopper_pearson(sum(first.correct), first.n, confidence)
+        else:
+            interval = stats.mean_over_draws(first.correct, confidence)
+        return interval.low, interval.high
+
     def _direction(self, task: str, label: str | None) -> str:
         self.task(task)
         known = self.directions(task)
@@ -450,19 +499,10 @@ class Landscape:
         return label
 
 
+def _place(trial: Trial) -> tuple[str, str | None, int, float]:
+    return trial.task, trial.direction, trial.draw, trial.step
+
+
 def _at_zero(trial: Trial, at_zero: Mapping[str, int]) -> float:
     """Score at step 0 of the items of a trial."""
     return sum(at_zero[item] for item in trial.items) / trial.n
-
-
-def _interval(trials: Sequence[Trial], confidence: float) -> tuple[float, float]:
-    """Of the mean score over draws; over items where there is one draw."""
-    if len(trials) == 1 and not trials[0].whole:
-        over_items = stats.mean_over_draws(trials[0].correct, confidence)
-        return over_items.low, over_items.high
-    if len(trials) > 1:
-        each = confidence if all(t.whole for t in trials) else 1 - (1 - confidence) / LOOKS
-        over_draws = stats.mean_over_draws([t.score for t in trials], each)
-        return over_draws.low, over_draws.high
-    exact = stats.clopper_pearson(sum(trials[0].correct), trials[0].n, confidence)
-    return exact.low, exact.high

@@ -9,17 +9,19 @@ from pathlib import Path
 from basinscope.directions import words
 from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
+from basinscope.landscape import rounds
+from basinscope.landscape.design import BUDGET_S, PRECISION, Design, design, seconds_of
 from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.landscape.record import Landscape
 from basinscope.runs.bench import Bench
-from basinscope.runs.models import Model, engine_of
+from basinscope.runs.models import Model, check_folder, engine_of
 from basinscope.runs.plan import check, units_at
 from basinscope.runs.session import Progress, open_session
 from basinscope.runs.spec import RunSpec, direction_labels, displacements
 from basinscope.tasks.base import Task
 from basinscope.tasks.words import tasks as tasks_of
 
-STEPS_DRAWS, SEARCH_DRAWS, GRID_POINTS = 4, 12, 41
+SEARCH_DRAWS, GRID_POINTS = 12, 41
 POINTS = 9  # of a search on one side, as simulated
 
 
@@ -30,9 +32,12 @@ def landscape(
     directions: Sequence[str | Direction] = ("random",),
     steps: Sequence[float] | None = None,
     draws: int | None = None,
+    budget: float | str | None = None,
+    precision: float | None = None,
     grid: bool | int = False,
     outcomes: int = OUTCOMES,
     level: float = 0.5,
+    plan: Design | None = None,
     run: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -47,15 +52,22 @@ def landscape(
         steps: signed positions alpha; 0 is always measured too. None finds each task's edge on
             both sides of zero, each point on as many items as decide it: see
             `basinscope.landscape.edges` and, for the error of the width, `Landscape.width`.
-        draws: independent draws of each random direction; one that is determined has one. Default
-            4 with steps; 12 where the edges are searched, about the fewest from which the width
-            has an upper end over directions.
+        draws: independent draws of each random direction, every one of which answers all items
+            (in a search, as many of them as decide a point). None makes it a crossed design: as
+            many draws as fit, each answering a few items of its own, which gives the narrowest
+            intervals over directions, for all items (`basinscope.landscape.crossed`). A direction
+            that is determined has one draw, whose items are the units.
+        budget: of a crossed design: seconds for the whole, or a text such as "5m".
+        precision: of a crossed design: half-width of the interval that is wanted at every point
+            (in a search, at the points beside the edge). With neither, 5 minutes and 0.05,
+            whichever comes first.
         grid: where the edges are searched, measure besides the full curve on all items: so many
             points on both sides out to twice the widest edge, zero included; True is 41.
         outcomes: where the edges are searched, the most answers of a task at one point over all
             draws. Those close to the edge take them all; the error of the estimated width goes
             down as their square root.
         level: where None is given for steps, the level whose crossing is sought (see `width`).
+        plan: what `planned_design` gave for the same arguments; default it is made here.
         run: run folder; a folder with the same model and items is resumed and may grow.
         workers: processes to measure in, one thread each. None, which gives the same records and
             is faster, takes one for each core where words name model, tasks and directions and the
@@ -76,36 +88,114 @@ def landscape(
     """
     many = tasks_of(tasks)
     lines = words.directions(directions)
-    if draws is None:
-        draws = STEPS_DRAWS if steps is not None else SEARCH_DRAWS
-    check(many, lines, steps, draws, level, workers)
+    check(many, lines, steps, 1 if draws is None else draws, level, workers)
     points = check_search(steps, grid, outcomes)
+    seconds = check_crossed(lines, draws, budget, precision, outcomes)
     engine = engine_of(model, run)
     bench = Bench.of(engine, lines, many)
     explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
+    if draws is None and plan is None and any(line.draws_among(2) > 1 for line in lines):
+        plan = planned_design(
+            engine, many, lines, steps, budget=seconds, precision=precision, workers=workers,
+            run=run,
+        )  # fmt: skip
+    shares = [(s.draws, s.items) for s in plan.shares.values()] if plan else []
+    most = max((n for n, _ in shares), default=draws or 1)
     spec = RunSpec(
         kind="landscape",
         model=bench.model,
         tasks=bench.task_specs,
         directions=direction_labels(lines),
-        draws=draws,
+        draws=most,
         steps=explicit,
         level=level,
         displacements=displacements(engine, lines),
+        crossed=plan.spec if plan else None,
     )
-    slices = sum(direction.draws_among(draws) for direction in lines)
+    slices = sum(direction.draws_among(most) for direction in lines)
     settings = len(explicit) - 1 if explicit is not None else 2
     with open_session(
         bench, spec, run, workers=workers, units=settings * slices + 1, progress=progress
     ) as session:
+        alone = [d for d, line in enumerate(lines) if plan is None or line.draws_among(2) == 1]
+        precise, late = (plan.precision, plan.late) if plan else (None, lambda: False)
         if explicit is not None:
-            session.measure(units_at(bench, explicit, draws))
+            session.measure(units_at(bench, explicit if alone else [0.0], most, alone))
+            rounds.measure(session, [s for s in explicit if s], shares, precise, late)
         else:
-            edge = search(session, draws, level, outcomes)
-            if points:
-                session.measure(units_at(bench, full_curve(edge, points), draws))
+            edge = search(session, most, level, outcomes, shares, late)
+            curve = full_curve(edge, points) if points else []
+            session.measure(units_at(bench, curve if alone else [], most, alone))
+            rounds.measure(session, [s for s in curve if s], shares, precise, late)
     store = session.store
     return Landscape(store.spec, store.trials(), store.set_aside)
+
+
+def planned_design(
+    model: Model,
+    tasks: Sequence[Task],
+    directions: Sequence[Direction],
+    steps: Sequence[float] | None,
+    *,
+    budget: float | None = None,
+    precision: float | None = None,
+    workers: int | None = None,
+    run: str | Path | None = None,
+) -> Design:
+    """The crossed design of a landscape, which its ``plan`` takes; see `landscape`.
+
+    Cost: a few seconds of real answers.
+    """
+    if budget is None and precision is None:
+        budget, precision = BUDGET_S, PRECISION
+    begun = None if run is None else check_folder(run, "landscape")
+    return design(
+        engine_of(model), tasks, directions, steps, budget=budget, precision=precision,
+        workers=workers, known=begun.crossed if begun else None,
+    )  # fmt: skip
+
+
+def check_crossed(
+    directions: Sequence[Direction],
+    draws: int | None,
+    budget: float | str | None,
+    precision: float | None,
+    outcomes: int = OUTCOMES,
+) -> float | None:
+    """Refuse what a crossed design cannot keep to; return the budget in seconds."""
+    several = any(line.draws_among(2) > 1 for line in directions)
+    if outcomes != OUTCOMES and draws is None and several:
+        raise BasinscopeError(
+            f"outcomes={outcomes} without draws",
+            "allowed: with so many draws, or along a direction that is determined",
+            f"draws={SEARCH_DRAWS}, or a budget",
+        )
+    if isinstance(budget, str):
+        budget = seconds_of(budget)
+    if budget is not None and not 0 < budget < math.inf:
+        raise BasinscopeError(
+            f"budget={budget}", "allowed: seconds above 0, or 90s, 5m, 1.5h", "5m"
+        )
+    if precision is not None and not 0 < precision < 0.5:
+        raise BasinscopeError(
+            f"precision={precision}", "allowed: a half-width between 0 and 0.5", "0.05"
+        )
+    if budget is None and precision is None:
+        return None
+    if draws is not None:
+        raise BasinscopeError(
+            f"budget={budget}, precision={precision} with draws={draws}",
+            "allowed: either so many draws, or as many as a budget or a precision takes",
+            "leave out draws",
+        )
+    if not several:
+        labels = ", ".join(line.label for line in directions)
+        raise BasinscopeError(
+            f"budget={budget}, precision={precision} along {labels}",
+            "allowed: with a direction of several draws, such as random",
+            "leave them out: a direction that is determined is measured on all items",
+        )
+    return budget
 
 
 def check_search(steps: Sequence[float] | None, grid: bool | int, outcomes: int) -> int:

@@ -108,7 +108,8 @@ def spread(land: Landscape, task: str | None, level: float, confidence: float) -
 
     rows: list[tuple[Any, ...]] = []
     for name in land.tasks if task is None else [land.task(task).name]:
-        for direction in land.directions(name):
+        # draws of a crossed design answered too little to have widths of their own
+        for direction in (d for d in land.directions(name) if not land.crossed(name, d)):
             own = draw_widths(land, name, direction, level, confidence)
             for sign, of_side in own.groupby("sign", sort=False):
                 rows.append((name, direction, sign, *_summary(of_side, confidence)))

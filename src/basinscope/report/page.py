@@ -59,7 +59,9 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
         "labels": attempt("the kinds of answers", lambda: _labels(run), missing),
         "spread": table("the spread of widths", lambda: run.spread(level=level)),
         "bands": _each(run, "the bands", run.bands, missing),
-        "variance": _each(run, "the variance between directions", run.variance, missing),
+        "variance": _each(
+            run, "the variance between directions", run.variance, missing, crossed=False
+        ),
         "thresholding": table("the thresholding of margins", lambda: thresholding_tables(run)),
         "cosines": _picture(figures / "cosines.png"),
         "likelihood": picture(
@@ -77,12 +79,19 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
 
 
 def _each(
-    run: Landscape, name: str, table: Callable[[str, str], pd.DataFrame], missing: list[str]
+    run: Landscape,
+    name: str,
+    table: Callable[[str, str], pd.DataFrame],
+    missing: list[str],
+    *,
+    crossed: bool = True,
 ) -> list[dict[Hashable, object]]:
-    """Rows of a table of the draws, where they are several at a step."""
+    """Rows of a table of the draws, where they are several at a step, or answered all items."""
     rows: list[dict[Hashable, object]] = []
     for task in run.tasks:
         for direction in run.directions(task):
+            if run.crossed(task, direction) and not crossed:
+                continue
             if any(len(scores) > 1 for scores in run.curve(task, direction).values()):
                 of_curve = attempt(
                     f"{name} of {task} along {direction}", partial(table, task, direction), missing

@@ -45,6 +45,7 @@ def notes(run: Landscape, level: float = 0.5) -> list[str]:
         for row in rows.itertuples()
         if row.reason
     ]
+    lines += _reached(run)
     lines += failures(run)
     lines += [
         f"{label}: the other model itself sits at alpha = {run.sits_at(label):.4g} "
@@ -53,6 +54,19 @@ def notes(run: Landscape, level: float = 0.5) -> list[str]:
     ]
     lines += [f"set aside, not believed: {reason}" for reason in run.set_aside]
     return list(dict.fromkeys(lines))
+
+
+def _reached(run: Landscape) -> list[str]:
+    """How wide the intervals of a crossed design have become."""
+    means, lines = run.means(), []
+    for (task, direction), curve in means[means.draws > 1].groupby(["task", "direction"]):
+        if run.crossed(task, direction):
+            half = (curve.high - curve.low) / 2
+            lines.append(
+                f"{task} along {direction}: {curve.draws.min()} to {curve.draws.max()} draws at a "
+                f"step, intervals of ±{half.min():.3f} to ±{half.max():.3f}"
+            )
+    return lines
 
 
 def summary(run: Landscape, level: float = 0.5) -> dict[str, Any]:

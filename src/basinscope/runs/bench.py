@@ -28,14 +28,14 @@ class Unit:
     """Weights to be set once and every task to be measured there.
 
     ``direction`` indexes the run's directions; None at step 0, where ``draw`` is 0. ``items`` are
-    the ids of the items to be answered, of one task only; None for all items.
+    tasks with the ids of their items to be answered; of a task that is not there all are.
     """
 
     direction: int | None
     draw: int
     step: float
     tasks: tuple[int, ...]
-    items: tuple[str, ...] | None = None
+    items: tuple[tuple[int, tuple[str, ...]], ...] = ()
     part: tuple[int, int] | None = None
 
 
@@ -89,7 +89,7 @@ class Bench:
         same at every step, and every part of it is a sample without replacement.
         """
         if unit.part is None:
-            return unit.items
+            return dict(unit.items).get(task)
         order = self._orders.get((task, unit.draw))
         if order is None:
             key = f"edges/1 {unit.draw}".encode()

@@ -109,6 +109,7 @@ class Session:
         self.bench, self.store, self.team, self.progress = bench, store, team, progress
         self.where = where
         self.done = self.planned = 0
+        self.expected = 0  # trials of the whole run, where it is known how many they may be
 
     def measure(self, units: Sequence[Unit]) -> None:
         """Measure what is missing of these units."""
@@ -148,4 +149,4 @@ class Session:
 
     def _report(self, place: str) -> None:
         if self.progress is not None:
-            self.progress(self.done, self.planned, place)
+            self.progress(self.done, max(self.planned, self.expected), place)

@@ -70,6 +70,15 @@ class PlaneSpec(Frozen):
     ys: tuple[float, ...]
 
 
+class CrossedSpec(Frozen):
+    """How the answers of a crossed design are spent; see `basinscope.landscape.crossed`."""
+
+    items: dict[str, int]  # of each task under a draw
+    draws: dict[str, int]  # of each task at a step, at most
+    budget: float | None  # seconds that were given for it
+    precision: float | None  # half-width that was wanted at every point
+
+
 class RunSpec(Frozen):
     """One line of the command line: model, tasks, directions and steps."""
 
@@ -82,6 +91,7 @@ class RunSpec(Frozen):
     level: float
     displacements: dict[str, float] = {}  # ||theta' - theta0|| by label, where there is a theta'
     plane: PlaneSpec | None = None  # of a surface
+    crossed: CrossedSpec | None = None  # of a landscape whose draws answer a few items each
     plan: dict[str, Any] = {}  # what a certificate fixed before sampling; see basinscope.certify
 
     @property
@@ -181,6 +191,13 @@ def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
         was_task = before.get(task.name)
         if was_task is not None and was_task != task:
             reasons.append(f"items of {task.name!r} ({was_task.n_items} -> {task.n_items})")
+    if old.kind == new.kind == "landscape":
+        were, are = (spec.crossed.items if spec.crossed else {} for spec in (old, new))
+        reasons += [
+            f"items of {name!r} under a draw ({were.get(name, 'all')} -> {are.get(name, 'all')})"
+            for name in sorted(before.keys() & {task.name for task in new.tasks})
+            if were.get(name) != are.get(name)
+        ]
     axes = [(spec.plane.x, spec.plane.y) for spec in (old, new) if spec.plane]
     if len(set(axes)) > 1:
         reasons.append("plane of " + " -> ".join(" and ".join(pair) for pair in axes))
@@ -197,8 +214,14 @@ def merged(old: RunSpec, new: RunSpec) -> RunSpec:
     def join(first: Sequence[Any], second: Sequence[Any]) -> tuple[Any, ...]:
         return (*first, *(x for x in second if x not in first))
 
+    crossed = new.crossed
+    if old.crossed and crossed:
+        both = {name: {**getattr(old.crossed, name), **getattr(crossed, name)}
+                for name in ("items", "draws")}  # fmt: skip
+        crossed = crossed.model_copy(update=both)
     return new.model_copy(
         update={
+            "crossed": crossed or old.crossed,
             "tasks": join(old.tasks, new.tasks),
             "directions": join(old.directions, new.directions),
             "draws": max(old.draws, new.draws) if new.plan else new.draws,

@@ -33,9 +33,8 @@ def main() -> None:
     try:
         bench = rebuild(json.loads(orders.get()))
         while True:
-            unit = json.loads(orders.get())
-            lists = {field: tuple(v) for field, v in unit.items() if isinstance(v, list)}
-            for _, trial in bench.measure(Unit(**{**unit, **lists})):
+            unit = {name: _frozen(value) for name, value in json.loads(orders.get()).items()}
+            for _, trial in bench.measure(Unit(**unit)):
                 _say(out, {"trial": trial.model_dump(mode="json")})
             _say(out, {"done": True})
     except BasinscopeError as error:
@@ -86,6 +85,11 @@ def _listen(orders: queue.SimpleQueue[str]) -> None:
         orders.put(line)
     # the parent has gone: nobody waits for what is being measured
     os._exit(0)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, which a unit is made of."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _say(out: TextIO, news: dict[str, Any]) -> None:

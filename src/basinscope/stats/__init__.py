@@ -27,7 +27,7 @@ from basinscope.stats.spread import median_interval, relative_spread, share_betw
 from basinscope.stats.strata import mean_over_strata
 from basinscope.stats.student import student, student_ratio
 from basinscope.stats.variance import VarianceSplit, split_variance
-from basinscope.stats.verdicts import verdict
+from basinscope.stats.verdicts import verdict, verdict_of_draws
 from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "upper_mean",
     "upper_proportion",
     "verdict",
+    "verdict_of_draws",
     "width_over_draws",
     "width_over_items",
 ]

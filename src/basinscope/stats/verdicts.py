@@ -91,7 +91,29 @@ def verdict(
         if log_capital_without_replacement(units, zero, n_items) >= needed:
             return 1
         return -int(log_capital_without_replacement(1 - units, 1 - zero, n_items) >= needed)
-    scores, needed = z.mean(axis=1), math.log(looks / error)
-    if log_capital(scores, threshold) >= needed:
+    return verdict_of_draws(z.mean(axis=1), threshold, error / looks)
+
+
+def verdict_of_draws(scores: ArrayLike, threshold: float, error: float) -> int:
+    """Say on which side of the threshold the mean over directions lies; 0 while it is open.
+
+    Args:
+        scores: of the draws, in [0, 1], shape (n_draws,): each with the mean over directions as its
+            own mean (a crossed design, or all items).
+        threshold: between 0 and 1.
+        error: probability of a wrong verdict.
+
+    Returns:
+        1 above, -1 below, 0 open.
+
+    Guarantee:
+        P(a verdict is ever given and is wrong) <= error, looking after each draw.
+
+    Example:
+        >>> verdict_of_draws([0.9] * 8, 0.5, 0.02), verdict_of_draws([0.9] * 4, 0.5, 0.02)
+        (1, 0)
+    """
+    x, needed = np.asarray(scores, dtype=np.float64), -math.log(error)
+    if log_capital(x, threshold) >= needed:
         return 1
-    return -int(log_capital(1 - scores, 1 - threshold) >= needed)
+    return -int(log_capital(1 - x, 1 - threshold) >= needed)

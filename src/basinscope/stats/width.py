@@ -112,7 +112,7 @@ def threshold(score_at_zero: float, chance: float, level: float) -> float:
 
 def width_over_draws(
     steps: ArrayLike,
-    scores: ArrayLike,
+    scores: Sequence[ArrayLike] | NDArray[np.float64],
     *,
     score_at_zero: float,
     n_items: int,
@@ -133,7 +133,8 @@ def width_over_draws(
     Args:
         steps: Distances from zero, shape (n_steps,), > 0 and increasing (absolute values; zero
             itself enters through ``score_at_zero``).
-        scores: In [0, 1], shape (n_steps, n_draws): a row for each step.
+        scores: In [0, 1], shape (n_steps, n_draws): a row for each step. Rows may differ in length
+            where draws were added until a point was decided.
         score_at_zero: Score of the same items at theta0, a multiple of 1/n_items.
         n_items: Items behind every score; used to tell the score at zero from chance.
         chance: Score of a model that knows nothing, 0 <= chance < 1.
@@ -171,13 +172,14 @@ def width_over_draws(
     """
     grid = _checked_steps(steps)
     _check_settings(chance, level, confidence, sign)
-    x = np.asarray(scores, dtype=np.float64)
-    if x.ndim != 2 or x.shape[0] != grid.size or x.shape[1] == 0:
+    x = [np.asarray(row, dtype=np.float64) for row in scores]
+    if len(x) != grid.size or any(row.ndim != 1 or row.size == 0 for row in x):
         raise ValueError(
-            f"scores of shape {x.shape} were given with {grid.size} steps; allowed: "
-            f"({grid.size}, n_draws) with at least one draw; try a row for each step"
+            f"scores of shapes {sorted({row.shape for row in x})} were given with {grid.size} "
+            f"steps; allowed: ({grid.size}, n_draws) with at least one draw; try a row for each "
+            "step"
         )
-    if not bool(np.all((x >= 0.0) & (x <= 1.0))):
+    if not all(bool(np.all((row >= 0.0) & (row <= 1.0))) for row in x):
         raise ValueError(
             "scores outside [0, 1] or NaN were given; allowed: 0 <= score <= 1; "
             "try counting a failed evaluation as wrong, and leaving out steps not measured"
@@ -190,14 +192,22 @@ def width_over_draws(
     chosen = 0.0 if matched is None else np.asarray(matched).mean(axis=1) - score_at_zero
     return _width(
         grid,
-        margins=x.mean(axis=1) - s_star - (1.0 - level) * chosen,
+        margins=np.array([row.mean() for row in x]) - s_star - (1.0 - level) * chosen,
         margin_at_zero=score_at_zero - s_star,
         surely_above=lambda i: lower_mean(x[i], error) > s_star,
         surely_below=lambda i: upper_mean(x[i], error) < s_star,
         no_basin=_no_basin(correct, n_items, chance, confidence),
         unit="draws",
         form=lambda low, estimate, high, reason: Width(
-            low, estimate, high, level, confidence, sign, "draws", x.shape[1], reason
+            low,
+            estimate,
+            high,
+            level,
+            confidence,
+            sign,
+            "draws",
+            max(row.size for row in x),
+            reason,
         ),
     )
 

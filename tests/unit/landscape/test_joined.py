@@ -172,7 +172,7 @@ def test_several_draws_have_items_of_their_own_and_are_the_units():
     module = torch.nn.Linear(300, 1, bias=False)
     torch.nn.init.ones_(module.weight)
     task = bs.CallableTask("signs", signs, 300)
-    land = bs.landscape(bs.load(module), task, level=0.25)  # default: 12 draws
+    land = bs.landscape(bs.load(module), task, level=0.25, draws=12)
     by_step: dict = {}
     for trial in land.trials:
         if trial.step:

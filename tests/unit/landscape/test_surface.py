@@ -166,7 +166,7 @@ def test_a_folder_holds_one_plane(tmp_path):
         bs.surface(engine, near(), B, A, xs=[1], ys=[1], run=run)
     with pytest.raises(bs.BasinscopeError, match=r"plane of .* -> axis0 and both_"):
         bs.surface(engine, near(), A, Both(), xs=[1], ys=[1], run=run, orthogonal=True)
-    with pytest.raises(bs.BasinscopeError, match="surface -> landscape"):
+    with pytest.raises(bs.BasinscopeError, match="holds a surface, not a landscape"):
         bs.landscape(engine, near(), directions=[A], steps=[1], run=run)
     with pytest.raises(bs.BasinscopeError, match=r"holds another direction called"):
         bs.surface(engine, near(), A, Axis(1, scale=2.0), xs=[1], ys=[1], run=run)

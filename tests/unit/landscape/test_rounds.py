@@ -1,0 +1,159 @@
+"""Crossed landscapes from beginning to end, on a toy whose mean curve is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import basinscope as bs
+from basinscope.directions import Direction
+from basinscope.landscape.design import Design, Share
+
+
+def plan(draws: int, items: int, *, budget=None, precision=None, searched=False, began=0.0):
+    return Design(
+        {"half-spaces": Share(draws, items, 0.1)}, 1, 1.0, searched, budget, precision, began
+    )
+
+
+STEPS = [0.2, 1.0]
+
+
+def test_draws_answer_items_of_their_own(engine, make_task) -> None:
+    land = bs.landscape(engine, make_task(40), steps=STEPS, plan=plan(64, 3))
+    trials = [t for t in land.trials if t.step == 1.0]
+    assert [t.draw for t in trials] == list(range(64))
+    assert {t.n for t in trials} == {3}
+    assert len({t.items for t in trials}) > 20
+    assert land.crossed("half-spaces", "random")
+
+
+def test_it_says_what_all_items_say(engine, make_task) -> None:
+    """The interval of 200 draws of 3 items holds the mean of 400 others on all 40."""
+    task = make_task(40)
+    crossed = bs.landscape(engine, task, steps=STEPS, plan=plan(200, 3)).means().set_index("step")
+    every = bs.landscape(engine, task, directions=["random:1"], steps=STEPS, draws=400)
+    for row in every.means().itertuples():
+        assert crossed.low[row.step] <= row.score <= crossed.high[row.step]
+        assert crossed.score[row.step] == pytest.approx(row.score, abs=0.08)
+    assert (crossed.high - crossed.low)[0.2] < 0.12
+
+
+def test_a_point_that_is_precise_takes_no_more_draws(engine, make_task) -> None:
+    land = bs.landscape(engine, make_task(40), steps=[0.01, 1.0], plan=plan(400, 3, precision=0.08))
+    counts = land.means().set_index("step").draws
+    assert counts[0.01] < counts[1.0] < 400
+    means = land.means()
+    assert ((means.high - means.low) / 2 <= 0.08).all()
+
+
+def test_it_ends_when_the_time_is_over(engine, make_task) -> None:
+    land = bs.landscape(engine, make_task(40), steps=STEPS, plan=plan(4000, 3, budget=1e-9))
+    counts = land.means().set_index("step").draws
+    assert counts[0.2] == counts[1.0] == 4, "the first draws of every point are measured"
+
+
+def test_the_same_line_measures_nothing_anew_and_more_draws_extend_it(
+    engine, make_task, tmp_path
+) -> None:
+    def run(draws: int):
+        return bs.landscape(
+            engine, make_task(40), steps=STEPS, plan=plan(draws, 3), run=tmp_path / "run"
+        )
+
+    first = {t.address for t in run(16).trials}
+    assert {t.address for t in run(16).trials} == first
+    assert first < {t.address for t in run(32).trials}
+    read = bs.load_run(tmp_path / "run")
+    assert read.means().draws.max() == 32
+
+
+def test_other_items_under_a_draw_are_another_run(engine, make_task, tmp_path) -> None:
+    bs.landscape(engine, make_task(40), steps=STEPS, plan=plan(8, 3), run=tmp_path / "run")
+    for options in ({"plan": plan(8, 4)}, {"draws": 2}):
+        with pytest.raises(bs.BasinscopeError, match="items of 'half-spaces' under a draw"):
+            bs.landscape(engine, make_task(40), steps=STEPS, run=tmp_path / "run", **options)
+
+
+class Axis(Direction):
+    """All ones."""
+
+    label, draws = "axis", 1
+
+    def identity(self, engine, draw=0):
+        return "ones"
+
+    def delta(self, engine, name, draw=0):
+        return torch.ones(engine.shapes[name])
+
+
+def test_a_determined_direction_beside_a_random_one_has_all_items(engine, make_task) -> None:
+    other = Axis()
+    land = bs.landscape(
+        engine, make_task(40), directions=["random", other], steps=STEPS, plan=plan(8, 3)
+    )
+    sizes = land.to_pandas().groupby("direction").n.max()
+    assert sizes["random"] in (3, 40), "step 0 has all items"
+    own = [t for t in land.trials if t.direction == other.label]
+    assert {t.n for t in own} == {40}
+    assert not land.crossed("half-spaces", other.label)
+
+
+def test_a_search_brackets_the_half_width(engine, make_task) -> None:
+    task = make_task(100, chance=0.4)
+    land = bs.landscape(engine, task, plan=plan(256, 3, searched=True))
+    for sign in (1, -1):
+        width = land.width("half-spaces", sign=sign)
+        assert 0 < width.low <= width.estimate <= width.high < math.inf
+        assert width.high / width.low < 4
+        every = bs.landscape(
+            engine, task, directions=["random:9"], draws=300,
+            steps=[sign * width.low, sign * width.high],
+        )  # fmt: skip
+        scores = every.means().set_index("step").score
+        assert scores[sign * width.low] > 0.4 + scores[0.0] * 0.3 > scores[sign * width.high]
+
+
+def test_all_wrong_at_zero_is_no_basin(engine) -> None:
+    wrong = bs.CallableTask("half-spaces", lambda module: np.zeros(20), 20)
+    for searched in (True, False):
+        land = bs.landscape(
+            engine, wrong, steps=None if searched else STEPS, plan=plan(8, 3, searched=searched)
+        )
+        width = land.width("half-spaces", sign=1)
+        assert math.isnan(width.estimate)
+        assert "chance" in width.reason
+
+
+def test_a_task_of_one_item(engine) -> None:
+    one = bs.CallableTask("half-spaces", lambda module: [1], 1)
+    land = bs.landscape(engine, one, steps=STEPS, plan=plan(8, 3))
+    assert (land.means().score == 1).all()
+
+
+def test_single_draws_of_a_few_items_have_no_width(engine, make_task) -> None:
+    land = bs.landscape(engine, make_task(40), steps=STEPS, plan=plan(8, 3))
+    with pytest.raises(bs.BasinscopeError, match=r"draw 2 .* answered 3 items"):
+        land.width("half-spaces", draw=2)
+    assert land.spread().empty
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 0}, "budget=0"),
+        ({"budget": "soon"}, "'soon'"),
+        ({"budget": math.inf}, "budget=inf"),
+        ({"precision": 0.5}, "precision=0.5"),
+        ({"precision": math.nan}, "precision=nan"),
+        ({"precision": 0.1, "draws": 4}, "with draws=4"),
+        ({"budget": "5m", "directions": ["quantised:4"]}, "along quantised:4"),
+        ({"outcomes": 100}, "outcomes=100 without draws"),
+    ],
+)
+def test_what_cannot_be_planned(task, options, message) -> None:
+    with pytest.raises(bs.BasinscopeError, match=message):
+        bs.landscape("no-such-model", task, **options)
