@@ -198,7 +198,7 @@ def design(
             needed = zero_s + least * points * len(tasks) / team
             raise BasinscopeError(
                 f"a budget of {minutes(budget or 0)}",
-                f"allowed: at least {minutes(needed)} for this model, these tasks and steps",
+                f"at least {minutes(needed)} for this model, these tasks and steps",
                 "a larger budget, fewer steps or fewer tasks",
             )
         share = spend(price, sizes, room, precision)

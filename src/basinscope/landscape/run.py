@@ -167,32 +167,32 @@ def check_crossed(
     if outcomes != OUTCOMES and draws is None and several:
         raise BasinscopeError(
             f"outcomes={outcomes} without draws",
-            "allowed: with so many draws, or along a direction that is determined",
+            "with so many draws, or along a direction that is determined",
             f"draws={SEARCH_DRAWS}, or a budget",
         )
     if isinstance(budget, str):
         budget = seconds_of(budget)
     if budget is not None and not 0 < budget < math.inf:
         raise BasinscopeError(
-            f"budget={budget}", "allowed: seconds above 0, or 90s, 5m, 1.5h", "5m"
+            f"budget={budget}", "seconds above 0, or 90s, 5m, 1.5h", "5m"
         )
     if precision is not None and not 0 < precision < 0.5:
         raise BasinscopeError(
-            f"precision={precision}", "allowed: a half-width between 0 and 0.5", "0.05"
+            f"precision={precision}", "a half-width between 0 and 0.5", "0.05"
         )
     if budget is None and precision is None:
         return None
     if draws is not None:
         raise BasinscopeError(
             f"budget={budget}, precision={precision} with draws={draws}",
-            "allowed: either so many draws, or as many as a budget or a precision takes",
+            "either so many draws, or as many as a budget or a precision takes",
             "leave out draws",
         )
     if not several:
         labels = ", ".join(line.label for line in directions)
         raise BasinscopeError(
             f"budget={budget}, precision={precision} along {labels}",
-            "allowed: with a direction of several draws, such as random",
+            "with a direction of several draws, such as random",
             "leave them out: a direction that is determined is measured on all items",
         )
     return budget
