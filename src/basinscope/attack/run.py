@@ -48,6 +48,7 @@ from basinscope.runs.store import Store, versions
 from basinscope.tasks.base import Task
 from basinscope.tasks.words import tasks as tasks_of
 from basinscope.weights import noise
+from basinscope.weights.surroundings import fixed
 
 __all__ = ["Attack", "Collapse", "Proxy", "Start", "attack", "collapse_radius"]
 
@@ -114,6 +115,7 @@ class Attack:
         }
 
 
+@fixed()
 def attack(
     model: Model,
     objective: Task | str | Path | Loss,

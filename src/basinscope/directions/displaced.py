@@ -13,6 +13,7 @@ import torch
 from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
 from basinscope.weights.parts import Device, Parts, Weights, chunks, shape_of
+from basinscope.weights.surroundings import fixed
 
 
 class Moves(Protocol):
@@ -62,6 +63,7 @@ class Displaced(Direction):
         """||theta' - theta0||, float64, over the selection of the last engine; None before."""
         return None if self._fitted is None else self._fitted.norm
 
+    @fixed()
     def fit(self, engine: Weights) -> None:
         """Read the displacement and measure it; returns at once if that was done for this engine.
 

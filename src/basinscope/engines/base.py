@@ -20,6 +20,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Answer, Request
 from basinscope.weights import selection
 from basinscope.weights.parts import shape_of
+from basinscope.weights.surroundings import fixed
 
 
 class Engine:
@@ -150,7 +151,7 @@ class Engine:
         leaving, also by an exception, every perturbed tensor and every persistent buffer has its
         pristine bytes.
         Cost: no memory for random directions, a few chunks of a tensor for those that come in
-        parts; one pass over the weights each way.
+        parts; two passes over the weights before, one after.
         """
         if self._open:
             raise BasinscopeError(
@@ -158,20 +159,32 @@ class Engine:
                 "one point of one slice at a time",
                 "leave the first with-block before entering the next",
             )
-        line = words.direction(direction)
-        line.fit(self)
-        line.check_draw(draw)
-        self._pristine.check_untouched()
+        with fixed():
+            line = words.direction(direction)
+            line.fit(self)
+            line.check_draw(draw)
+            self._pristine.check_untouched()
         self._open = True
         try:
-            self._pristine.set(self, line, step, draw)
+            with fixed():
+                self._pristine.set(self, line, step, draw)
             self._step = step
             yield self
         finally:
             self._step = 0.0
-            self._pristine.restore()
+            with fixed():
+                self._pristine.restore()
             self._open = False
-        self._pristine.check_untouched()
+        self._pristine.check_untouched(read=False)
+
+    def check_untouched(self) -> None:
+        """Raise if the weights are not those that the engine was loaded with.
+
+        Raises:
+            BasinscopeError: outside of `at`, for a tensor with another bit, or another tensor.
+        """
+        if not self._open:
+            self._pristine.check_untouched()
 
     def fingerprint(self) -> str:
         """Sha256 over names, dtypes, shapes and live bytes of all weights and persistent buffers.

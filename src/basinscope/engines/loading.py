@@ -21,8 +21,10 @@ from basinscope.engines.transformers import TOKEN_BUDGET, TransformersEngine
 from basinscope.errors import BasinscopeError
 from basinscope.weights import selection
 from basinscope.weights.checkpoints import listed
+from basinscope.weights.surroundings import fixed
 
 
+@fixed()
 def load(
     model: str | Path | nn.Module,
     *,
@@ -149,6 +151,7 @@ def snapshot(engine: Engine) -> Iterator[str | None]:
     removed on leaving. None for a module that transformers cannot rebuild from its config.
     """
     if engine.checkpoint is not None:
+        engine.check_untouched()
         yield engine.checkpoint
         return
     if type(engine) is not TransformersEngine or not hasattr(engine.module, "config"):

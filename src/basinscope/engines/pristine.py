@@ -20,6 +20,8 @@ from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
 from basinscope.weights.parts import Weights
 
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
+
 
 class Pristine:
     """Owns the pristine values of some live tensors, and every write to them.
@@ -93,16 +95,34 @@ class Pristine:
             buffer.copy_(value)  # always: batch normalisation writes without counting a version
             self._seen[name] = _state(buffer)
 
-    def check_untouched(self) -> None:
-        """Raise if a tensor was written, moved or replaced by others since the last `restore`."""
+    def check_untouched(self, *, read: bool = True) -> None:
+        """Raise if a tensor was written, moved or replaced by others since the last `restore`.
+
+        Args:
+            read: compare every bit, since a write through ``.data`` counts no version; False where
+                `restore` has just been called.
+        """
         now = {name: _state(tensor) for name, tensor in self._walk().items()}
-        if now != self._seen:
-            name = next(n for n in {**self._seen, **now} if now.get(n) != self._seen.get(n))
+        changed = (n for n in {**self._seen, **now} if now.get(n) != self._seen.get(n))
+        if (name := next(changed, None) or (self._other_bits() if read else None)) is not None:
             raise BasinscopeError(
                 f"the weights were changed or moved since the engine was loaded ({name})",
                 "an engine measures the weights that it was loaded with",
                 "load the changed module anew: bs.load(engine.module)",
             )
+
+    @torch.no_grad()
+    def _other_bits(self) -> str | None:
+        """Name of a tensor that differs from its pristine copy."""
+        pairs = [(name, live, self.values[name]) for name, live in self.live.items()]
+        pairs += [(name, *pair) for name, pair in self._buffers.items()]
+        return next((name for name, live, value in pairs if not _same_bits(live, value)), None)
+
+
+def _same_bits(live: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether two tensors of one dtype are equal, NaN to NaN and -0 not to 0."""
+    bits = _BITS[live.element_size()]
+    return torch.equal(live.view(bits), value.view(bits))
 
 
 def _state(tensor: torch.Tensor) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ from basinscope.engines.memory import fitting
 from basinscope.engines.ranking import rank, read
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request
+from basinscope.weights.surroundings import fixed
 
 TOKEN_BUDGET = 4096  # sized for two cores
 # settings that say where a config came from and how it was stored, not what the model does
@@ -100,6 +101,7 @@ class TransformersEngine(Engine):
         """Requests as rows of tokens."""
         return self._tokens
 
+    @fixed()
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer text requests under the live weights, in the order given.

@@ -37,6 +37,7 @@ from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress
 from basinscope.weights import selection
 from basinscope.weights.parts import chunks
+from basinscope.weights.surroundings import fixed
 
 METHODS = ("full", "lora")
 
@@ -97,6 +98,7 @@ class DivergedError(BasinscopeError):
     result: FineTune | None = None
 
 
+@fixed()
 def finetune(
     model: Model,
     data: Rows | None = None,
@@ -197,6 +199,7 @@ def finetune(
         compute=compute,
     )  # fmt: skip
     engine = _engine(model, folder)
+    engine.check_untouched()
     if read is not None:
         source = str(data) if isinstance(data, (str, Path)) else "rows"
         learnt = Material(sample(read, settings.limit, seed), source)

@@ -77,7 +77,7 @@ def chunks(n: int, device: Device = "cpu") -> Iterable[tuple[int, int]]:
 
 def whole(parts: Parts | None, shape: torch.Size) -> torch.Tensor:
     """The tensor that the parts make up: float32, of that shape, on the CPU; zeros for None."""
-    tensor = torch.zeros(shape.numel())
+    tensor = torch.zeros(shape.numel(), dtype=torch.float32, device="cpu")
     if parts is not None:
         for start, stop in chunks(shape.numel()):
             tensor[start:stop] = parts(start, stop)
