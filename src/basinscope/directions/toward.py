@@ -10,7 +10,7 @@ import torch
 
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.errors import BasinscopeError
-from basinscope.weights.checkpoints import Shelf, files_of, match
+from basinscope.weights.checkpoints import opened
 from basinscope.weights.parts import Device, Parts, Weights
 
 
@@ -99,8 +99,7 @@ class Checkpoint:
     """
 
     def __init__(self, label: str, model: str, engine: Weights) -> None:
-        self.shelf = Shelf(files_of(model, engine))
-        self.names = match(label, engine, self.shelf)
+        self.shelf, self.names = opened(label, model, engine)
 
     def parts(self, engine: Weights, name: str, device: Device) -> Parts:
         """Theta' - theta0 of one parameter."""

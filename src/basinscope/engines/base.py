@@ -75,6 +75,11 @@ class Engine:
         return selection.names(self.module)
 
     @cached_property
+    def ignored(self) -> frozenset[str]:
+        """Regular expressions of names in a checkpoint that the module's class leaves alone."""
+        return selection.ignored(self.module)
+
+    @cached_property
     def linear(self) -> dict[str, int]:
         """Weights of linear layers, the output head left out, with the dimension of their input."""
         return selection.linear(self.module)
@@ -93,6 +98,23 @@ class Engine:
         from basinscope.engines.sources import resolve
 
         return resolve(model, self.dtype)
+
+    def renamed(self, folder: Path, dtype: torch.dtype) -> Path | None:
+        """Folder with a checkpoint's weights under the module's names, if loading renames them.
+
+        Args:
+            folder: of the checkpoint.
+            dtype: wide enough for all that it holds.
+
+        Cost: loads the checkpoint once, and writes it into the user's cache.
+        """
+        from transformers import PreTrainedModel
+
+        from basinscope.engines.sources import renamed
+
+        if not (isinstance(self.module, PreTrainedModel) and (folder / "config.json").is_file()):
+            return None
+        return renamed(folder, type(self.module), dtype)
 
     @property
     def rms(self) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from basinscope.engines.admission import check_config, check_memory
+from basinscope.engines.admission import check_config, check_memory, check_report
 from basinscope.engines.base import Engine
 from basinscope.engines.dtypes import DTYPES, resolved
 from basinscope.engines.memory import LEAST, out_of_memory
@@ -243,13 +243,7 @@ def _pretrained(
         tokenizer = AutoTokenizer.from_pretrained(where, **source)
         if device_map is None:
             module = module.to(device)
-    absent = sorted(report["missing_keys"])
-    if absent:
-        raise BasinscopeError(
-            listed(f"{word!r} lacks {len(absent)} weights of a {type(module).__name__}", absent),
-            "a checkpoint needs all of them: transformers would make them up",
-            "give the checkpoint as it was trained, with its output head",
-        )
+    check_report(word, type(module).__name__, report)
     away = [name for name, parameter in module.named_parameters() if parameter.is_meta]
     if away:
         raise BasinscopeError(

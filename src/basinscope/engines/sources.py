@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from basinscope import files
+from basinscope.engines.admission import check_report
 from basinscope.engines.dtypes import DTYPES
 from basinscope.errors import BasinscopeError
 from basinscope.files import is_path
@@ -73,11 +75,10 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 
-    state = {n: t.detach().cpu().contiguous() for n, t in selection.tensors(module).items()}
     config = module.config
     quantised = config.__dict__.pop("quantization_config", None)
     try:
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(_state(module), folder / "model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         ends = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
@@ -138,19 +139,64 @@ def _converted(gguf: Path, dtype: str) -> Path:
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         with quiet():
-            module = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+            module, report = AutoModelForCausalLM.from_pretrained(
+                **place, dtype=torch.float32, output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(**place)
     except Exception as error:
         raise BasinscopeError(
             f"cannot read {gguf} ({first_line(error)})",
             "allowed: a complete GGUF file of an architecture that transformers can read",
         ) from error
+    check_report(str(gguf), type(module).__name__, report)
     if not (target / "complete").exists():
         shutil.rmtree(target, ignore_errors=True)
     with files.whole_folder(target, cache_error, shared=True) as draft:
         save(module.to(DTYPES[dtype]), tokenizer, draft)
         (draft / "complete").touch()
     return target
+
+
+def renamed(folder: Path, model_class: Any, dtype: torch.dtype) -> Path | None:
+    """The same weights under the names that the module has, in the user's cache; made once.
+
+    Transformers joins the experts of a checkpoint and renames some tensors while it loads them.
+
+    Args:
+        folder: of a checkpoint.
+        model_class: of transformers, as which it is loaded.
+        dtype: wide enough for all that the checkpoint holds.
+
+    Returns:
+        A folder with safetensors; None where the checkpoint is none of that class.
+    """
+    files_there = (*folder.glob("*.safetensors*"), folder / "config.json")
+    described = sorted(
+        (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in files_there
+        if file.is_file()
+    )
+    from safetensors.torch import save_file
+
+    digest = hashlib.sha256(json.dumps([described, str(dtype)]).encode()).hexdigest()
+    target = cache_folder() / "models" / f"{folder.name}-{digest[:12]}-renamed"
+    if target.is_dir():
+        return target
+    try:
+        with quiet():
+            module, report = model_class.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+        check_report(str(folder), model_class.__name__, report)
+    except Exception:  # whatever it is: the names that do not fit are said by who asks
+        return None
+    with files.whole_folder(target, cache_error, shared=True) as draft:
+        save_file(_state(module), draft / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def _state(module: Any) -> dict[str, torch.Tensor]:
+    return {n: t.detach().cpu().contiguous() for n, t in selection.tensors(module).items()}
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +45,11 @@ class Weights(Protocol):
         ...
 
     @property
+    def ignored(self) -> Collection[str]:
+        """Regular expressions of names in a checkpoint that the module leaves alone."""
+        ...
+
+    @property
     def linear(self) -> Mapping[str, int]:
         """Weights of linear layers (without the output head): the dimension of their inputs."""
         ...
@@ -55,6 +60,10 @@ class Weights(Protocol):
 
     def resolve(self, model: str) -> Path:
         """Folder with the safetensors of what a user calls a model."""
+        ...
+
+    def renamed(self, folder: Path, dtype: torch.dtype) -> Path | None:
+        """Folder with a checkpoint's weights under the module's names, if loading renames them."""
         ...
 
 

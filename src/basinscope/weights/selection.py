@@ -180,6 +180,14 @@ def names(module: nn.Module) -> dict[str, str]:
     return canonical
 
 
+def ignored(module: nn.Module) -> frozenset[str]:
+    """Regular expressions of names in checkpoints that classes of transformers leave alone."""
+    declared = (
+        getattr(part, "_keys_to_ignore_on_load_unexpected", ()) for part in module.modules()
+    )
+    return frozenset(pattern for patterns in declared for pattern in patterns or ())
+
+
 def linear(module: nn.Module) -> dict[str, int]:
     """Weights of linear layers by canonical name, with the dimension that their inputs have.
 

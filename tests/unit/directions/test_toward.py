@@ -192,6 +192,64 @@ class TestNames:
         self.toward(tmp_path, other, more=more).fit(engine)
 
 
+class TestFolders:
+    """A folder is the same model as a direction as it is to `bs.load`."""
+
+    def test_a_whole_file_goes_before_shards(self, engine, folder):
+        shard = "model-00001-of-1.safetensors"
+        save_file(state(net(2)), folder / shard)
+        index = {"weight_map": dict.fromkeys(state(net()), shard)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        toward = bs.Toward(folder)
+        scale = toward.sits_at(engine)
+        there = engine.pristine("0.bias") + toward.delta(engine, "0.bias") * scale
+        assert torch.allclose(there, state(net(1))["0.bias"], atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("kind", "masks"),
+        [
+            ("GPTNeoX", {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 8, 8).bool()}),
+            ("GPT2", {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8)}),
+        ],
+    )
+    def test_masks_are_no_quantised_weights(self, tmp_path, kind, masks):
+        base, other = causal(kind, 0), causal(kind, 1)
+        other.save_pretrained(tmp_path)
+        stored = load_file(tmp_path / "model.safetensors") | masks
+        save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        arrives(bs.Toward(tmp_path), bs.load(base), other)
+
+    @pytest.mark.parametrize("kind", ["Mixtral", "Qwen3Moe"])
+    def test_names_that_loading_changes(self, tmp_path, monkeypatch, kind):
+        monkeypatch.setenv("BASINSCOPE_CACHE", str(tmp_path / "cache"))
+        base, other = causal(kind, 0), causal(kind, 1)
+        other.save_pretrained(tmp_path / "other")
+        arrives(bs.Toward(tmp_path / "other"), bs.load(base), other)
+
+
+def causal(kind, seed):
+    """Small model of an architecture."""
+    import transformers
+
+    small = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small |= {"n_embd": 32, "n_layer": 1, "n_head": 2} if kind == "GPT2" else {}
+    if kind in ("Mixtral", "Qwen3Moe"):
+        small |= {"num_key_value_heads": 2, "intermediate_size": 64, "num_experts_per_tok": 2}
+        small |= {"num_local_experts": 4, "num_experts": 4, "moe_intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(**small, bos_token_id=0, eos_token_id=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def arrives(toward, engine, other):
+    """Where the direction sits, the live weights are the other model's."""
+    there = state(other)
+    with engine.at(toward, step=toward.sits_at(engine)):
+        for name, tensor in engine.module.named_parameters():
+            assert torch.allclose(tensor, there[name], atol=1e-6), name
+
+
 class TestMerge:
     @pytest.fixture
     def folders(self, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import toys
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import basinscope as bs
@@ -18,6 +19,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.tasks import Choices, Generate
 
 CPU = torch.device("cpu")
+PT = {"format": "pt"}
 
 
 @pytest.fixture(autouse=True)
@@ -193,10 +195,22 @@ class TestFolder:
             bs.load(folder)
         one_line(raised)
 
+    def test_with_weights_that_nobody_reads_is_refused(self, checkpoint, tmp_path):
+        shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+        stored = load_file(tmp_path / "model.safetensors")
+        save_file(stored | {"score.weight": torch.ones(2)}, tmp_path / "model.safetensors", PT)
+        with pytest.raises(
+            BasinscopeError, match=r"has 1 that a GPT2.* \(score.weight\)"
+        ) as raised:
+            bs.load(tmp_path)
+        one_line(raised)
+        masks = {"transformer.h.0.attn.masked_bias": torch.ones(1)}
+        save_file(stored | masks, tmp_path / "model.safetensors", PT)
+        assert bs.load(tmp_path).fingerprint() == bs.load(checkpoint).fingerprint()
+
     @pytest.mark.parametrize("name", ["transformer.ln_f.bias", "transformer.h.0.mlp.c_fc.weight"])
     def test_that_lacks_a_weight_is_refused(self, checkpoint, tmp_path, name):
         # transformers would make it up, anew at every loading
-        from safetensors.torch import load_file, save_file
 
         folder = shutil.copytree(checkpoint, tmp_path / "copy")
         state = load_file(folder / "model.safetensors")
