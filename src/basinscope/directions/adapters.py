@@ -62,6 +62,10 @@ class Adapter(Displaced):
     def _read(self, engine: Weights) -> Moves:
         folder = engine.resolve(self.folder)
         config = _config(self.label, folder)
+        engine.check_setup(self.label, folder)
+        base = Path(str(config.get("base_model_name_or_path"))).expanduser()
+        if base.is_dir() and str(base) != engine.origin:
+            engine.check_setup(f"the base of {self.label}", base)
         return _Merged(self.label, config, _shelf(folder), engine)
 
 

@@ -39,6 +39,7 @@ class Engine:
         kind: name and version of the way answers are computed; stands in every record's address.
         tokenizer: None for a plain module.
         checkpoint: folder whose safetensors hold exactly the live bytes, where there is one.
+        origin: folder or hub id that the weights were read from, perhaps in a wider dtype.
         dtype_is_auto: whether the dtype was chosen by its speed (`basinscope.engines.dtypes`).
     """
 
@@ -57,6 +58,7 @@ class Engine:
         self.params = params
         self.tokenizer: object | None = None
         self.checkpoint: str | None = None
+        self.origin: str | None = None
         self.dtype_is_auto = False
         live = selection.parameters(module, params)
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
@@ -115,6 +117,20 @@ class Engine:
         if not (isinstance(self.module, PreTrainedModel) and (folder / "config.json").is_file()):
             return None
         return renamed(folder, type(self.module), dtype)
+
+    def check_setup(self, label: str, folder: Path) -> None:
+        """Refuse a checkpoint that answers in another way than the model, its weights aside.
+
+        Args:
+            label: says in messages what is compared.
+            folder: of the checkpoint.
+
+        Raises:
+            BasinscopeError: with the field of config, tokenizer, template or ends that differs.
+        """
+        from basinscope.engines.setups import check_setup
+
+        check_setup(label, self.module, None, frozenset(), folder)
 
     @property
     def rms(self) -> float:

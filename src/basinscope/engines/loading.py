@@ -98,6 +98,7 @@ def load(
         mapped=mapped, token_budget=budget,
     )  # fmt: skip
     engine.dtype_is_auto = auto
+    engine.origin = where if revision is None else None
     if folder and mapped.keys() >= selection.checkpoint_parameters(module).keys():
         engine.checkpoint = str(folder)
     return engine

@@ -42,7 +42,7 @@ def resolve(model: str, dtype: str = "bfloat16") -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json"]
+        wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "vocab.*", "merges.txt"]
         # copies in other formats lie in subfolders, or beside under this name
         other = ["*/*", "consolidated*"]
         return Path(snapshot_download(where, allow_patterns=wanted, ignore_patterns=other))

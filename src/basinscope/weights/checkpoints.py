@@ -150,9 +150,12 @@ def opened(label: str, model: str, engine: Weights) -> tuple[Shelf, dict[str, st
     """A checkpoint's shelf, and the name there of every perturbed parameter.
 
     Raises:
-        BasinscopeError: as `files_of` and `match`.
+        BasinscopeError: as `files_of` and `match`; or its config, tokenizer, template or end
+            tokens are not the model's.
     """
     files = files_of(model, engine)
+    if model != engine.origin:
+        engine.check_setup(label, files[0].parent)
     shelf = Shelf(files, masks=True)
     if any(_foreign(engine, key) for key in shelf.entries) and not Path(model).is_file():
         dtypes = {entry.dtype for entry in shelf.entries.values()}

@@ -23,7 +23,7 @@ devices some 400 calls make noise of them, each of which takes as long for fewer
 class Weights(Protocol):
     """What a direction may ask of an engine: what is perturbed, from where, and what it is called.
 
-    All of it is fixed while the engine lives; nothing of it tells dtype or device of the module.
+    All of it is fixed while the engine lives.
     """
 
     @property
@@ -54,6 +54,11 @@ class Weights(Protocol):
         """Weights of linear layers (without the output head): the dimension of their inputs."""
         ...
 
+    @property
+    def origin(self) -> str | None:
+        """Folder or hub id that the weights were read from, perhaps in a wider dtype."""
+        ...
+
     def pristine(self, name: str) -> torch.Tensor:
         """theta0 of one perturbed parameter, not to be written to."""
         ...
@@ -64,6 +69,10 @@ class Weights(Protocol):
 
     def renamed(self, folder: Path, dtype: torch.dtype) -> Path | None:
         """Folder with a checkpoint's weights under the module's names, if loading renames them."""
+        ...
+
+    def check_setup(self, label: str, folder: Path) -> None:
+        """Refuse a checkpoint that answers in another way than the model, its weights aside."""
         ...
 
 
