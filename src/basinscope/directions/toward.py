@@ -30,6 +30,7 @@ class Toward(Displaced):
     """
 
     model: str
+    share_of_theta0 = 1.0
 
     def __post_init__(self) -> None:
         """Take a path for a string."""
@@ -63,6 +64,7 @@ class Merge(Displaced):
         object.__setattr__(self, "models", tuple(str(m) for m in models))
         shares = None if weights is None else tuple(float(w) for w in weights)
         object.__setattr__(self, "weights", shares)
+        object.__setattr__(self, "share_of_theta0", sum(shares or (1.0,)))
         if len(self.models) < 2:
             raise BasinscopeError(
                 f"a merge of {list(self.models)}", "allowed: at least two models", "to:MODEL"

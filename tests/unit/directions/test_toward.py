@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from toys import write_checkpoint
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
@@ -225,6 +227,63 @@ class TestFolders:
         base, other = causal(kind, 0), causal(kind, 1)
         other.save_pretrained(tmp_path / "other")
         arrives(bs.Toward(tmp_path / "other"), bs.load(base), other)
+
+
+class TestRounding:
+    """A bfloat16 engine of wider weights does not take its own rounding for a displacement."""
+
+    @pytest.fixture(params=[torch.float32, torch.float16])
+    def base(self, request, tmp_path):
+        return write_checkpoint(tmp_path / "base", dtype=request.param)
+
+    @staticmethod
+    def moved(base, to, by):
+        shutil.copytree(base, to)
+        stored = load_file(to / "model.safetensors")
+        generator = torch.Generator().manual_seed(0)
+        tuned = {n: t + by * torch.randn(t.shape, generator=generator) for n, t in stored.items()}
+        save_file(tuned, to / "model.safetensors", metadata={"format": "pt"})
+        return norm(tuned[n].double() - stored[n].double() for n in stored)
+
+    def test_a_light_fine_tune_is_refused(self, base, tmp_path):
+        self.moved(base, tmp_path / "tuned", 1e-5)
+        stored = "float16" if "float16" in str(load_dtype(base)) else "float32"
+        message = rf"away from the model as it is stored \({stored}\).*loaded \(bfloat16\).*float32"
+        with pytest.raises(BasinscopeError, match=message):
+            bs.Toward(tmp_path / "tuned").fit(bs.load(base, dtype="bfloat16"))
+        with pytest.raises(BasinscopeError, match=message):
+            bs.Merge([tmp_path / "tuned", base]).fit(bs.load(base, dtype="bfloat16"))
+
+    def test_the_wider_dtype_measures_it(self, base, tmp_path):
+        there = self.moved(base, tmp_path / "tuned", 1e-5)
+        toward = bs.Toward(tmp_path / "tuned")
+        toward.fit(bs.load(base, dtype="float32"))
+        assert toward.displacement == pytest.approx(there, rel=1e-5)
+
+    def test_the_model_itself_is_refused(self, base):
+        with pytest.raises(BasinscopeError, match=r"is 0 away from the model as it is stored"):
+            bs.Toward(base).fit(bs.load(base, dtype="bfloat16"))
+
+    def test_a_heavy_fine_tune_drowns_the_rounding(self, base, tmp_path):
+        there = self.moved(base, tmp_path / "tuned", 0.1)
+        toward = bs.Toward(tmp_path / "tuned")
+        toward.fit(bs.load(base, dtype="bfloat16"))
+        assert toward.displacement == pytest.approx(there, rel=0.01)
+
+    def test_a_fine_tune_of_the_rounded_weights_is_measured_from_them(self, base, tmp_path):
+        engine = bs.load(base, dtype="bfloat16")
+        shutil.copytree(base, tmp_path / "tuned")
+        tuned = {n: engine.pristine(n).float() for n in engine.shapes}
+        there = {n: t + 1e-5 for n, t in tuned.items()}
+        save_file(there, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+        toward = bs.Toward(tmp_path / "tuned")
+        toward.fit(engine)
+        expected = norm(there[n].double() - tuned[n].double() for n in tuned)
+        assert toward.displacement == pytest.approx(expected, rel=1e-5)
+
+
+def load_dtype(folder):
+    return next(iter(load_file(folder / "model.safetensors").values())).dtype
 
 
 def causal(kind, seed):
