@@ -74,6 +74,7 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint: safetensors with tied tensors once, config, tokenizer."""
     from safetensors.torch import save_file
     from transformers import GenerationConfig
+    from transformers.dynamic_module_utils import custom_object_save
 
     config = module.config
     quantised = config.__dict__.pop("quantization_config", None)
@@ -81,6 +82,9 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
         save_file(_state(module), folder / "model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        for part in (module, config, tokenizer):
+            if type(part).__module__.startswith("transformers_modules."):  # code of its own
+                custom_object_save(part, folder)
         ends = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
         if ends is not None:  # a chat model may end its texts with other tokens than its config's
             GenerationConfig(eos_token_id=ends).save_pretrained(folder)
