@@ -114,6 +114,12 @@ def _live(
 ) -> Engine:
     """Engine of a module that is there already."""
     name = type(module).__name__
+    if empty := [n for n, p in module.named_parameters() if p.is_meta]:
+        raise BasinscopeError(
+            listed(f"a {name} with {len(empty)} weights on the meta device", empty),
+            "allowed: a module whose weights have values",
+            "load its weights first, or give the folder that holds them",
+        )
     parameter = next(module.parameters(), None)
     here = place or (parameter.device if parameter is not None else torch.device("cpu"))
     if dtype != "auto":

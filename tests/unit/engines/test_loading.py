@@ -588,3 +588,8 @@ def test_loading_leaves_transformers_messages_as_they_were(checkpoint):
     with pytest.raises(BasinscopeError, match="cannot load"):
         bs.load("no-such/model")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_a_module_without_values_is_refused():
+    with pytest.raises(BasinscopeError, match=r"Linear with 2 weights on the meta device \(weight"):
+        bs.load(nn.Linear(2, 1, device="meta"))
