@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from basinscope.engines.loading import cast
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError, did_you_mean
 from basinscope.finetuning import checkpoint, guarantee, lora, record
-from basinscope.finetuning.data import Chat, Rows, chats
+from basinscope.finetuning.data import Chat, Rows
 from basinscope.finetuning.examples import Example, fitting
-from basinscope.finetuning.recipes import RECIPES, Material, material, sample
+from basinscope.finetuning.recipes import RECIPES, Material, given_data, material, sample
 from basinscope.finetuning.record import Guarantee, TrainingRecord
 from basinscope.finetuning.settings import (
     AfterStep,
@@ -55,6 +55,8 @@ class FineTune:
         steps: optimiser steps behind the weights.
         losses: mean loss of the answers' tokens, in nats, before each step.
         checkpoints: folders of the weights on the way, in order; the end is ``folder`` itself.
+        counts: rows of the data, those left out for want of a prompt or an answer, examples in the
+            others, and of these how many were not drawn (``limit``), too long, and used.
         notes: what was left out, and whatever else must not pass in silence.
         diverged: why training stopped early; empty where it did not.
         guarantee: of ``stay_within``: the verdict on these weights (r, bound, R, target), and what
@@ -68,6 +70,7 @@ class FineTune:
     steps: int
     losses: tuple[float, ...]
     checkpoints: tuple[Path, ...]
+    counts: dict[str, int]
     notes: tuple[str, ...]
     diverged: str = ""
     guarantee: Guarantee | None = None
@@ -201,12 +204,17 @@ def finetune(
     engine = _engine(model, folder)
     engine.check_untouched()
     if read is not None:
-        source = str(data) if isinstance(data, (str, Path)) else "rows"
-        learnt = Material(sample(read, settings.limit, seed), source)
+        learnt = replace(read, chats=sample(read.chats, settings.limit, seed))
     else:
         assert recipe is not None
         learnt = material(recipe, engine, folder, data_dir, seed, settings.limit)
     fit, rows, notes = _fitting(engine, learnt, settings.max_tokens)
+    counts = learnt.counts or {"examples": len(learnt.chats)}
+    counts |= {
+        "not drawn": counts["examples"] - len(learnt.chats),
+        "too long": len(learnt.chats) - len(fit),
+        "used": len(fit),
+    }
     within = None
     if stay_within is not None:
         within = guarantee.stay_within(stay_within, target, engine)
@@ -226,6 +234,7 @@ def finetune(
         dtype=engine.dtype,
         source=learnt.source,
         prompts=record.prompts(chat.prompt for chat in fit),
+        counts=counts,
         notes=tuple(notes),
         versions=record.versions(),
         threads=torch.get_num_threads(),
@@ -279,7 +288,7 @@ def checked(
     data: Rows | None, *, run: Path, recipe: str | None, method: str, seed: int,
     stay_within: Certificate | None, target: float | None, lora_r: int = 16, lora_alpha: int = 32,
     lora_targets: str | list[str] = "all-linear", **settings: Any,
-) -> tuple[Settings, list[Chat] | None]:  # fmt: skip
+) -> tuple[Settings, Material | None]:  # fmt: skip
     """Refuse what is wrong without a model; give the settings, and what the data hold."""
     if method not in METHODS:
         raise BasinscopeError(f"method {method!r}", f"allowed: {', '.join(METHODS)}")
@@ -307,7 +316,7 @@ def checked(
             )
     defaults = RECIPES[recipe].settings if recipe else Settings()
     record.check_folder(run)
-    return resolve(defaults, method, **settings), None if data is None else chats(data)
+    return resolve(defaults, method, **settings), None if data is None else given_data(data)
 
 
 def _engine(word: Model, run: Path) -> TransformersEngine:
@@ -438,6 +447,7 @@ def _result(folder: Path, training: TrainingRecord) -> FineTune | None:
         steps=training.steps,
         losses=training.losses,
         checkpoints=tuple(checkpoint.found(folder)),
+        counts=training.counts,
         notes=training.notes,
         diverged=training.diverged,
         guarantee=training.guarantee,

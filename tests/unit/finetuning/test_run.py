@@ -495,10 +495,33 @@ def test_what_was_trained_on_is_held_out_from_a_task(tune, tmp_path):
 
 def test_what_is_too_long_is_left_out_and_said(tune):
     rows = [*ROWS, {"instruction": "a" * 300, "output": "b"}]
-    (note,) = tune(data=rows, steps=1).notes
+    found = tune(data=rows, steps=1)
+    (note,) = found.notes
     assert note == "1 of 21 examples left out: longer than 256 tokens (row 20)"
+    assert found.counts["too long"] == 1
     (note,) = tune("b", data=rows, steps=1, max_tokens=28).notes
     assert note.startswith("11 of 21 examples left out: longer than 28 tokens (row 10, ...)")
+
+
+def test_what_became_of_the_rows_is_counted(tune, tmp_path):
+    """In the result, in the record, and the same when the line is run again."""
+    rows = [
+        *ROWS,
+        {"instruction": "a" * 300, "output": "b"},
+        {"instruction": "a", "output": "", "source": "x"},
+        {"messages": [{"role": r, "content": r} for r in ("user", "assistant") * 2]},
+    ]
+    expected = {"rows": 23, "left out": 1, "examples": 23}
+    found = tune(data=rows, steps=1)
+    assert found.counts == expected | {"not drawn": 0, "too long": 1, "used": 22}
+    assert found.notes[:2] == (
+        "1 of 23 rows left out: without a prompt or an answer (row 21)",
+        "columns not read: source",
+    )
+    assert json.loads((tmp_path / "out/training.json").read_text())["counts"] == found.counts
+    assert tune(data=rows, steps=1).counts == found.counts
+    drawn = tune("b", data=rows, steps=1, limit=5).counts
+    assert (drawn["not drawn"], drawn["used"] + drawn["too long"]) == (18, 5)
 
 
 WRONG = {
