@@ -346,7 +346,7 @@ def _bare(
     stacked experts A is (experts r, inputs) and B (outputs, r experts), the experts counted last.
 
     Raises:
-        BasinscopeError: no parameter has these shapes, or more than one way of reading them fits.
+        BasinscopeError: no parameter has these shapes, or more than one has.
     """
     layer = path.removesuffix(".base_layer")
     while layer.endswith(".base_layer"):
@@ -358,21 +358,21 @@ def _bare(
         if other.rpartition(".")[0] != layer or not other.endswith(targets) or len(shape) < 2:
             continue
         experts = shape[0] if len(shape) == 3 else 1
-        ends = (b.shape[0], a.shape[1])
-        if len(a) % experts == 0 and len(a) == b.shape[1]:
-            fits += [(other, name, experts, False)] * (ends == shape[-2:])
-            fits += [(other, name, experts, True)] * (len(shape) == 3 and ends[::-1] == shape[-2:])
+        matrix = shape[-2:][::-1] if name in engine.turned else shape[-2:]
+        if (len(b), a.shape[1]) == matrix and len(a) == b.shape[1] and len(a) % experts == 0:
+            fits.append((other, name, experts))
     if len(fits) != 1:
-        several = "several parameters or layouts" if fits else "no parameter"
+        several = "several parameters" if fits else "no parameter"
         raise _refused(label, f"its factors of {layer} fit {several} of the model")
-    ((other, name, experts, turned),) = fits
+    ((other, name, experts),) = fits
     rank = len(a) // experts
     scale = _scale(config, other, rank)
     each_a = a.reshape(experts, rank, -1)
     each_b = b.reshape(len(b), rank, experts).permute(2, 0, 1)
-    left, right = (each_a.mT, each_b.mT) if turned else (each_b, each_a)
+    left, right = (each_a.mT, each_b.mT) if name in engine.turned else (each_b, each_a)
     left = (left * scale).reshape(-1, rank)
-    return name, _Product(left, right[0] if len(engine.shapes[name]) == 2 else right, scale, turned)
+    right = right[0] if len(engine.shapes[name]) == 2 else right
+    return name, _Product(left, right, scale, turned=name in engine.turned)
 
 
 def _shapes(change: _Change, shelf: Shelf) -> list[torch.Size]:

@@ -82,6 +82,11 @@ class Engine:
         return selection.ignored(self.module)
 
     @cached_property
+    def turned(self) -> frozenset[str]:
+        """Stacks of experts that are stored as (experts, inputs, outputs)."""
+        return selection.turned(self.module)
+
+    @cached_property
     def linear(self) -> dict[str, int]:
         """Weights of linear layers, the output head left out, with the dimension of their input."""
         return selection.linear(self.module)

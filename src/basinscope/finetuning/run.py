@@ -6,6 +6,7 @@ import copy
 import math
 import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class FineTune:
     diverged: str = ""
     guarantee: Guarantee | None = None
 
-    @property
+    @cached_property
     def direction(self) -> Toward | Adapter:
         """From theta0 toward the fine-tuned weights, with ``||delta||^2 = d``."""
         return (Adapter if self.method == "lora" else Toward)(str(self.folder))

@@ -55,6 +55,11 @@ class Weights(Protocol):
         ...
 
     @property
+    def turned(self) -> Collection[str]:
+        """Stacks of experts that are stored as (experts, inputs, outputs)."""
+        ...
+
+    @property
     def origin(self) -> str | None:
         """Folder or hub id that the weights were read from, perhaps in a wider dtype."""
         ...
