@@ -95,7 +95,7 @@ def test_the_result_of_a_model_with_code_of_its_own_loads(tune, checkpoint, tmp_
         "AutoModelForCausalLM": "modeling_own.OwnModel",
     }
     (folder / "config.json").write_text(json.dumps(config))
-    tuned = tune(model=folder, steps=2, trust_remote_code=True)
+    tuned = tune(model=bs.load(folder, trust_remote_code=True), steps=2)
     engine = bs.load(tuned.folder, trust_remote_code=True)
     assert type(engine.module).__name__ == "OwnModel"
     tuned.direction.fit(bs.load(folder, trust_remote_code=True))
