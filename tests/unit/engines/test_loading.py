@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import struct
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from basinscope.tasks import Choices, Generate
 
 CPU = torch.device("cpu")
 PT = {"format": "pt"}
+REPORT = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +71,9 @@ class TestResolve:
         assert sources.resolve("org/name") == checkpoint
         assert asked.pop("repo") == "org/name"
         patterns = asked["allow_patterns"]
-        assert all(p.endswith((".safetensors", ".json")) for p in patterns)
+        ends = ("py", "bin", "pt", "h5")
+        assert not any(fnmatch(f"x.{end}", p) for p in patterns for end in ends)
+        assert any(fnmatch("chat_template.jinja", p) for p in patterns)
 
     @pytest.mark.parametrize("word", ["no-such-org/no-such-model", "nonsense", "../x/y", "a b"])
     def test_unknown_model_is_named_in_one_line(self, word):
@@ -341,7 +345,7 @@ class TestOptions:
         monkeypatch.setattr(
             transformers.AutoModelForCausalLM,
             "from_pretrained",
-            lambda *_, **__: (module, {"missing_keys": set()}),
+            lambda *_, **__: (module, REPORT),
         )
         with pytest.raises(BasinscopeError, match=r"device_map leaves 17 weights of .*wte") as e:
             bs.load(checkpoint, device_map="auto")
@@ -484,7 +488,7 @@ class TestGguf:
 
         def model(*args, **options):
             calls.append(options)
-            return toys.tiny_model()
+            return toys.tiny_model(), REPORT
 
         real_model = transformers.AutoModelForCausalLM.from_pretrained
         real_tokenizer = transformers.AutoTokenizer.from_pretrained
@@ -554,10 +558,10 @@ class TestCacheFolder:
         blocked.write_text("in the way")
         monkeypatch.setenv("BASINSCOPE_CACHE", str(blocked))
         for auto, toy in (
-            (transformers.AutoModelForCausalLM, toys.tiny_model),
-            (transformers.AutoTokenizer, toys.tiny_tokenizer),
+            (transformers.AutoModelForCausalLM, (toys.tiny_model(), REPORT)),
+            (transformers.AutoTokenizer, toys.tiny_tokenizer()),
         ):
-            monkeypatch.setattr(auto, "from_pretrained", lambda *_, _toy=toy, **__: _toy())
+            monkeypatch.setattr(auto, "from_pretrained", lambda *_, _toy=toy, **__: _toy)
         with pytest.raises(BasinscopeError, match=r"cannot write .*BASINSCOPE_CACHE") as raised:
             bs.load(gguf_of(tmp_path / "toy.gguf"))
         one_line(raised)

@@ -8,6 +8,7 @@ import toys
 from torch import nn
 
 import basinscope as bs
+from basinscope.tasks import Choices
 from basinscope.weights.surroundings import fixed
 
 
@@ -102,5 +103,5 @@ def test_an_engine_loaded_inside_is_the_same(name, checkpoint):
         engine = bs.load(checkpoint)
     assert engine.fingerprint() == bare.fingerprint()
     assert not any(p.is_inference() for p in engine.module.parameters())
-    ask = bs.Choices("One", (" a", " b"))
+    ask = Choices("One", (" a", " b"))
     assert engine.answer([ask])[0].loglik == bare.answer([ask])[0].loglik
