@@ -194,7 +194,7 @@ class Engine:
         leaving, also by an exception, every perturbed tensor and every persistent buffer has its
         pristine bytes.
         Cost: no memory for random directions, a few chunks of a tensor for those that come in
-        parts; two passes over the weights before, one after.
+        parts; one pass over the weights each way.
         """
         if self._open:
             raise BasinscopeError(
@@ -218,7 +218,7 @@ class Engine:
             with fixed():
                 self._pristine.restore()
             self._open = False
-        self._pristine.check_untouched(read=False)
+        self._pristine.check_untouched()
 
     def check_untouched(self) -> None:
         """Raise if the weights are not those that the engine was loaded with.
@@ -227,7 +227,7 @@ class Engine:
             BasinscopeError: outside of `at`, for a tensor with another bit, or another tensor.
         """
         if not self._open:
-            self._pristine.check_untouched()
+            self._pristine.check_untouched(every_bit=True)
 
     def fingerprint(self) -> str:
         """Sha256 over names, dtypes, shapes and live bytes of all weights and persistent buffers.

@@ -339,6 +339,20 @@ class TestChangesFromOutside:
         with pytest.raises(BasinscopeError, match=r"changed or moved since .*\(0\.weight\)"):
             bs.landscape(engine, task, steps=[0.0], draws=1)
 
+    @pytest.mark.parametrize("params", [None, r"^2\."])
+    def test_a_write_through_data_is_noticed_in_any_tensor(self, params):
+        engine = bs.load(net(), params=params)
+        engine.module[0].weight.data.mul_(0.5)
+        with pytest.raises(BasinscopeError, match=r"changed or moved since .*\(0\.weight\)"):
+            with engine.at(bs.Random(), step=0.1):
+                pass
+
+    def test_one_element_outside_of_the_sample_is_noticed_when_a_run_begins(self):
+        engine = bs.load(nn.Linear(100, 100))
+        engine.module.weight.data[50, 33] += 1  # element 5,033 of every 157th
+        with pytest.raises(BasinscopeError, match=r"changed or moved since .*\(weight\)"):
+            engine.check_untouched()
+
     @pytest.mark.parametrize(
         "change", ["to(dtype)", "load_state_dict(assign)", "a new Parameter", ".data"]
     )
