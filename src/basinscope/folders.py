@@ -15,7 +15,7 @@ from basinscope.certify.sampling import read_certificate
 from basinscope.certify.strict import StrictBasin, read_strict_basin
 from basinscope.certify.tokens import TokenCertificate, read_tokens
 from basinscope.errors import BasinscopeError
-from basinscope.files import DRAFT
+from basinscope.files import entries
 from basinscope.finetuning import checkpoint
 from basinscope.finetuning import record as finetunes
 from basinscope.finetuning.run import FineTune, read_finetune
@@ -91,9 +91,7 @@ def verify(folder: str | Path) -> tuple[int, list[str]]:
                 good += studies.read_row(path, name) is not None
             except BasinscopeError as error:
                 bad.append(str(error))
-    for file in sorted(path.rglob("*.safetensors")):
-        if any(part.startswith(DRAFT) for part in file.parts):
-            continue
+    for file in entries(path, "**/*.safetensors"):
         try:
             with safe_open(file, framework="pt"):
                 good += 1

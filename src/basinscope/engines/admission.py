@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import entries
 from basinscope.weights.checkpoints import computed, listed
 
 LANGUAGE_MODELS = "allowed: causal language models of transformers, of text, in 16 or 32 bits"
@@ -110,7 +111,7 @@ def check_memory(
     free = free_bytes(device)
     copies = 1 if folder is not None and device.type == "cpu" else 2
     if folder is not None:
-        stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        stored = sum(file.stat().st_size for file in entries(folder, "*.safetensors"))
         if stored * _WIDEST * copies < free:
             return
     with torch.device("meta"):

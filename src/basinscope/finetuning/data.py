@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import describe
 from basinscope.tasks.data import Hub, Row, fault_of, read
 
 Rows = str | Path | Sequence[Mapping[str, Any]]
@@ -156,11 +157,10 @@ def _rows(data: Rows) -> Iterator[Row]:
         elif path.stat().st_size:
             yield from read(path.parent, path.name, Hub("", None, ""), ())
     elif isinstance(data, Path) or not _HUB_ID.fullmatch(data) or data.endswith(SUFFIXES):
-        what = "a folder" if path.is_dir() else "no such file"
         raise BasinscopeError(
-            f"data {str(data)!r}: {what}",
+            f"data {str(data)!r}: there is {describe(path)}",
             f"allowed: a file in {', '.join(SUFFIXES)}, or a hub id such as tatsu-lab/alpaca",
-            "check the path",
+            "name a file that is there",
         )
     else:
         yield from _hub(data)

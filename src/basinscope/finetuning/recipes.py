@@ -19,7 +19,7 @@ from typing import Final
 
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.files import write
+from basinscope.files import entries, write
 from basinscope.finetuning.data import SUFFIXES, Chat, Rows, Tally, chats, pair
 from basinscope.finetuning.settings import Settings
 from basinscope.runs.spec import sha256
@@ -103,7 +103,7 @@ def _instructions(folder: Path | None) -> Material:
         source, found = ALPACA, chats(ALPACA, tally)
     else:
         files = sorted(
-            file for file in (folder / "instruct").glob("*") if file.name.endswith(SUFFIXES)
+            file for file in entries(folder / "instruct") if file.name.endswith(SUFFIXES)
         )
         if not files:
             raise BasinscopeError(

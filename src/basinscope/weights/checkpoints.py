@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import describe, entries
 from basinscope.weights import selection
 from basinscope.weights.parts import Weights, chunks
 
@@ -293,16 +294,16 @@ def _files_in(folder: Path) -> list[Path]:
             "allowed: a folder with the safetensors of a whole model",
             f"adapter:{folder}",
         )
-    files = sorted(folder.glob("*.safetensors"))
+    files = entries(folder, "*.safetensors")
     if files:
         return files
-    pickles = sorted(f for f in folder.glob("*") if f.suffix in _PICKLES)
+    pickles = [file for file in entries(folder) if file.suffix in _PICKLES]
     if pickles:
         raise _pickled(pickles[0])
     raise BasinscopeError(
-        f"{folder} holds no weights",
-        "allowed: a folder with model.safetensors or its shards and their index",
-        "check the path",
+        f"{folder} holds no weights: it is {describe(folder)}",
+        "a folder with model.safetensors or its shards and their index",
+        "name the folder that holds them",
     )
 
 

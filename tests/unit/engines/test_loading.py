@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import struct
 from fnmatch import fnmatch
@@ -77,7 +78,7 @@ class TestResolve:
 
     @pytest.mark.parametrize("word", ["no-such-org/no-such-model", "nonsense", "../x/y", "a b"])
     def test_unknown_model_is_named_in_one_line(self, word):
-        with pytest.raises(BasinscopeError, match=f"model .*{word}.*allowed: smo") as raised:
+        with pytest.raises(BasinscopeError, match=f"model .*{word}.*: (smo|a path)") as raised:
             sources.resolve(word)
         one_line(raised)
 
@@ -96,10 +97,28 @@ class TestUnknown:
     )
     def test_path_is_named_in_one_line(self, word):
         with pytest.raises(
-            BasinscopeError, match=f"no model at '{word}'.*check the path"
+            BasinscopeError, match=f"no model at '{word}': there is nothing: .* has no "
         ) as raised:
             bs.load(word)
         one_line(raised)
+
+    def test_what_is_there_instead_is_said(self, checkpoint, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "dangling").symlink_to("gone")
+        os.mkfifo(tmp_path / "pipe")
+        shutil.copytree(checkpoint, tmp_path / "unnamed")
+        (tmp_path / "unnamed/config.json").unlink()
+        (tmp_path / "unnamed/.DS_Store").touch()
+        for word, there in {
+            "dangling": "a link to gone, which is not there",
+            "pipe": "neither a file nor a folder",
+            "./unnamd": r"nothing: \. has no 'unnamd', did you mean unnamed\?",
+            "unnamed": r"a folder of .*, generation_config\.json, model\.safetensors, .*",
+            "x" * 300: "out of reach: File name too long",
+        }.items():
+            with pytest.raises(BasinscopeError, match=f"there is {there}") as raised:
+                bs.load(word)
+            one_line(raised)
 
     @pytest.mark.parametrize("path", [Path("/no/such/folder"), Path("nowhere/at/all")])
     def test_path_object_is_named_in_one_line(self, path):
