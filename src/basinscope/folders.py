@@ -14,7 +14,7 @@ from basinscope.certify.certificate import Certificate
 from basinscope.certify.sampling import read_certificate
 from basinscope.certify.strict import StrictBasin, read_strict_basin
 from basinscope.certify.tokens import TokenCertificate, read_tokens
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.files import entries
 from basinscope.finetuning import checkpoint
 from basinscope.finetuning import record as finetunes
@@ -43,6 +43,7 @@ READERS: dict[str, Callable[[str | Path], Record]] = {
 }
 
 
+@typed
 def load_run(folder: str | Path) -> Record:
     """What a run folder holds, without its model.
 

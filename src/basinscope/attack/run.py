@@ -39,7 +39,7 @@ from basinscope.directions.planes import Drawn
 from basinscope.directions.saved import Saved, save_direction
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.runs import header
 from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress
@@ -115,6 +115,7 @@ class Attack:
         }
 
 
+@typed
 @fixed()
 def attack(
     model: Model,

@@ -16,7 +16,7 @@ from basinscope.directions import words
 from basinscope.directions.base import Direction
 from basinscope.engines import dtypes
 from basinscope.engines.pristine import Pristine
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.tasks.base import Answer, Request
 from basinscope.weights import selection
 from basinscope.weights.parts import shape_of
@@ -176,6 +176,7 @@ class Engine:
         """How far `at` has moved the live weights, as |step|: 0 outside of it."""
         return abs(self._step)
 
+    @typed
     @contextmanager
     def at(self, direction: str | Direction, *, step: float, draw: int = 0) -> Iterator[Engine]:
         """Live weights = round(theta0 + step * delta) inside the ``with``, pristine after it.

@@ -19,13 +19,14 @@ from basinscope.engines.dtypes import DTYPES, resolved
 from basinscope.engines.memory import LEAST, out_of_memory
 from basinscope.engines.sources import ALIASES, ALLOWED, first_line, located, quiet, save
 from basinscope.engines.transformers import TOKEN_BUDGET, TransformersEngine
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, did_you_mean, typed
 from basinscope.files import describe, entries
 from basinscope.weights import selection
 from basinscope.weights.checkpoints import listed
 from basinscope.weights.surroundings import fixed
 
 
+@typed
 @fixed()
 def load(
     model: str | Path | nn.Module,

@@ -142,6 +142,8 @@ def chats(data: Rows, tally: Tally | None = None) -> list[Chat]:
 
 def _rows(data: Rows) -> Iterator[Row]:
     if not isinstance(data, (str, Path)):
+        if not isinstance(data, Iterable):
+            raise BasinscopeError(f"data {data!r:.60}", _FORMS, "give rows or a file")
         for n, cells in enumerate(data):
             if not isinstance(cells, Mapping):
                 raise BasinscopeError(f"row {n}: {cells!r:.60} is no mapping", _FORMS)

@@ -20,7 +20,7 @@ from basinscope.directions.toward import Toward
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import cast
 from basinscope.engines.transformers import TransformersEngine
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, did_you_mean, typed
 from basinscope.finetuning import checkpoint, guarantee, lora, record
 from basinscope.finetuning.data import Chat, Rows
 from basinscope.finetuning.examples import Example, fitting
@@ -102,6 +102,7 @@ class DivergedError(BasinscopeError):
     result: FineTune | None = None
 
 
+@typed
 @fixed()
 def finetune(
     model: Model,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from basinscope.directions import words
 from basinscope.directions.base import Direction
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.landscape.record import Landscape
 from basinscope.runs.bench import Bench
@@ -23,6 +23,7 @@ STEPS_DRAWS, SEARCH_DRAWS, GRID_POINTS = 4, 12, 41
 POINTS = 9  # of a search on one side, as simulated
 
 
+@typed
 def landscape(
     model: Model,
     tasks: str | Task | Sequence[str | Task],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from basinscope.errors import BasinscopeError, did_you_mean
+from basinscope.errors import BasinscopeError, did_you_mean, typed
 from basinscope.files import split_at
 from basinscope.tasks import advbench, corpus, gsm8k, humaneval, lm_eval, mini, mmlu
 from basinscope.tasks.base import Subset, Task, items_hash, limited
@@ -25,6 +25,7 @@ NAMES = (*SHIPPED, *PUBLISHED, *humaneval.NAMES)
 OPEN = (corpus.PREFIX, lm_eval.PREFIX)  # what follows is the user's
 
 
+@typed
 def tasks(
     words: str | Task | Iterable[str | Task],
     *,
