@@ -1,9 +1,27 @@
-"""The one exception type that users see."""
+"""The one exception type that users see, and what raises it for arguments of a wrong type."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
+
+Asked = ParamSpec("Asked")
+Result = TypeVar("Result")
+
+_KINDS: dict[str, tuple[Any, str]] = {
+    "int": (SupportsIndex, "a whole number"),
+    "float": (SupportsFloat, "a number"),
+    "str": (str, "a text"),
+    "Path": (os.PathLike, "a path"),
+    "bool": (SupportsIndex, "true or false"),
+    "None": (type(None), "None"),
+    "Sequence[float]": (SupportsFloat, "numbers in a list"),
+}
+"""Pieces of annotations that `typed` checks: what a value of each is, and what to call it."""
 
 
 class BasinscopeError(Exception):
@@ -38,3 +56,36 @@ def nearest(word: str, allowed: Iterable[str], n: int = 1) -> str:
     near = dict.fromkeys(forms[w] for w in difflib.get_close_matches(word, forms, n=n))
     *others, last = near or ["one of these"]
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def typed(function: Callable[Asked, Result]) -> Callable[Asked, Result]:
+    """Function whose numbers, texts and paths are checked against its annotations when called.
+
+    Raises:
+        BasinscopeError: by the function, with the argument. What is annotated in any other way is
+            for the function itself to check.
+    """
+    parameters = inspect.signature(function)
+    kinds = {name: str(p.annotation).split(" | ") for name, p in parameters.parameters.items()}
+
+    @functools.wraps(function)
+    def call(*args: Asked.args, **kwargs: Asked.kwargs) -> Result:
+        for name, value in parameters.bind(*args, **kwargs).arguments.items():
+            words = kinds[name]
+            if set(words) <= _KINDS.keys() and not any(_fits(value, word) for word in words):
+                raise BasinscopeError(
+                    f"{name}={value!r:.80}",
+                    f"{' or '.join(_KINDS[word][1] for word in words)}",
+                    f"a {type(value).__name__} is none",
+                )
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _fits(value: Any, word: str) -> bool:
+    kind = _KINDS[word][0]
+    if word != "Sequence[float]":
+        return isinstance(value, kind)
+    sized = hasattr(value, "__len__") and not isinstance(value, str)
+    return sized and all(isinstance(element, kind) for element in value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,10 +13,24 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest
 
 DRAFT = ".draft-"
 """How the names of drafts begin; one is left behind where a process was killed."""
+
+_FOREIGN = re.compile(
+    r"\..*|__MACOSX|(eh)?thumbs.*\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information|@eaDir|"
+    r"lost\+found",
+    re.IGNORECASE,
+)
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "name a folder on another disk",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EEXIST: "move away what is in the way",
+    errno.ENOTDIR: "move away what is in the way",
+}
 
 Explain = Callable[[Path, OSError], BasinscopeError]
 """What to say where a path cannot be written."""
@@ -22,11 +38,71 @@ Explain = Callable[[Path, OSError], BasinscopeError]
 
 def disk_error(path: Path, error: OSError) -> BasinscopeError:
     """What to say when a file of the run folder cannot be written."""
+    parents = (p for p in path.parents if os.path.lexists(p) and not os.path.isdir(p))
+    obstacle = next(parents, None)
+    reason = error.strerror or error if obstacle is None else f"{obstacle} is {describe(obstacle)}"
+    advice = _ADVICE.get(error.errno or 0, "mend the permissions")
     return BasinscopeError(
-        f"cannot write {path} ({error.strerror or error})",
-        "a folder with free space and the right to write",
-        "free some space or mend the permissions, then run the same line again: it resumes",
+        f"cannot write {path} ({reason})",
+        "what was measured before is kept",
+        f"{advice}, then run the same line again",
     )
+
+
+def entries(folder: Path, pattern: str = "*") -> list[Path]:
+    """What a folder holds, sorted, but for drafts and what other systems leave (``.DS_Store``).
+
+    Args:
+        folder: it may be missing.
+        pattern: as `pathlib.Path.glob` takes it.
+    """
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if not any(map(_FOREIGN.fullmatch, path.relative_to(folder).parts))
+    )
+
+
+def describe(path: str | Path) -> str:
+    """What is at a path where something else was looked for, for a message.
+
+    >>> describe("/no/such/file")
+    "nothing: / has no 'no'"
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.is_symlink() and not path.exists():
+            return f"a link to {os.readlink(path)}, which is not there"
+        if path.is_dir():
+            names = [entry.name for entry in entries(path)]
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            return f"a folder of {shown}" if names else "an empty folder"
+        if path.exists():
+            return "a file" if path.is_file() else "neither a file nor a folder"
+        parent = next(place for place in path.parents if os.path.lexists(place))
+        if not parent.is_dir():
+            return f"nothing: {parent} is {describe(parent)}"
+        absent = path.parts[len(parent.parts)]
+        near = nearest(absent, (entry.name for entry in entries(parent)))
+        return f"nothing: {parent} has no {absent!r}{near and f', {near}'}"
+    except OSError as error:  # a name that is too long, no right to look
+        return f"out of reach: {error.strerror or error}"
+
+
+def split_at(mark: str, text: str, path_of: Callable[[str], str] = str) -> list[str]:
+    """Parts of a text between marks; one in the name of a file or folder that exists parts nothing.
+
+    Args:
+        mark: that parts.
+        text: what is parted.
+        path_of: the path in a part, which may be nothing.
+    """
+    pieces, parts = text.split(mark), []
+    while pieces:
+        joined = (mark.join(pieces[:n]) for n in range(len(pieces), 1, -1))
+        parts.append(next((p for p in joined if os.path.exists(path_of(p))), pieces[0]))
+        del pieces[: parts[-1].count(mark) + 1]
+    return parts
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -142,7 +218,7 @@ def _sync(path: Path) -> None:
 def is_path(word: str) -> bool:
     """Whether a word can be nothing but a path: no hub id looks like it."""
     named = word.endswith((".gguf", ".safetensors")) or word.startswith((".", "/", "~"))
-    return named or word.count("/") > 1
+    return named or word.count("/") > 1 or len(word) > 96  # the most that the hub allows
 
 
 def at_path(word: str, kind: str = "model", *, hub: bool = True) -> str:
@@ -156,10 +232,12 @@ def at_path(word: str, kind: str = "model", *, hub: bool = True) -> str:
     >>> at_path("org/name")
     'org/name'
     """
-    if (not hub or is_path(word)) and not Path(word).expanduser().exists():
+    path = os.path.expanduser(word)
+    nothing = not (os.path.isfile(path) or os.path.isdir(path))
+    if nothing and (not hub or is_path(word) or os.path.lexists(path)):
         raise BasinscopeError(
-            f"no {kind} at {word!r}",
-            "a path that exists, or a hub id such as org/name" if hub else "a file",
-            "check the path",
+            f"no {kind} at {word!r}: there is {describe(word)}",
+            f"{'a path that exists, or a hub id such as org/name' if hub else 'a file'}",
+            "name what is there",
         )
     return word

@@ -14,8 +14,8 @@ from basinscope.certify.certificate import Certificate
 from basinscope.certify.sampling import read_certificate
 from basinscope.certify.strict import StrictBasin, read_strict_basin
 from basinscope.certify.tokens import TokenCertificate, read_tokens
-from basinscope.errors import BasinscopeError
-from basinscope.files import DRAFT
+from basinscope.errors import BasinscopeError, typed
+from basinscope.files import entries
 from basinscope.finetuning import checkpoint
 from basinscope.finetuning import record as finetunes
 from basinscope.finetuning.run import FineTune, read_finetune
@@ -43,6 +43,7 @@ READERS: dict[str, Callable[[str | Path], Record]] = {
 }
 
 
+@typed
 def load_run(folder: str | Path) -> Record:
     """What a run folder holds, without its model.
 
@@ -90,10 +91,8 @@ def verify(folder: str | Path) -> tuple[int, list[str]]:
             try:
                 good += studies.read_row(path, name) is not None
             except BasinscopeError as error:
-                bad.append(error.given)
-    for file in sorted(path.rglob("*.safetensors")):
-        if any(part.startswith(DRAFT) for part in file.parts):
-            continue
+                bad.append(str(error))
+    for file in entries(path, "**/*.safetensors"):
         try:
             with safe_open(file, framework="pt"):
                 good += 1

@@ -33,6 +33,67 @@ def synced(monkeypatch):
     return seen
 
 
+def test_what_other_systems_leave_is_not_there(tmp_path):
+    """In a folder, in the records, in a checkpoint: the kind is one list of names."""
+    for name in (".DS_Store", "._a.json", "Thumbs.db", "desktop.ini", "a.json", ".draft-1"):
+        (tmp_path / name).touch()
+    for name in ("@eaDir/b.json", "__MACOSX/b.json", "b/a.json", "b/._a.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in files.entries(tmp_path)] == ["a.json", "b"]
+    deep = files.entries(tmp_path, "**/*.json")
+    assert [str(path.relative_to(tmp_path)) for path in deep] == ["a.json", "b/a.json"]
+    assert files.entries(tmp_path / "none") == []
+
+
+def test_what_is_there_is_described(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    assert files.describe("folder") == "an empty folder"
+    for name in "fedcba":
+        Path("folder", name).touch()
+    Path("link").symlink_to("gone")
+    os.mkfifo("pipe")
+    for path, description in {
+        "folder": "a folder of a, b, c, d, e, ...",
+        "folder/a": "a file",
+        "folder/a/b": "nothing: folder/a is a file",
+        "foldr/a": "nothing: . has no 'foldr', did you mean folder?",
+        "link": "a link to gone, which is not there",
+        "link/a": "nothing: link is a link to gone, which is not there",
+        "pipe": "neither a file nor a folder",
+        "a" * 300: "out of reach: File name too long",
+    }.items():
+        assert files.describe(path) == description
+
+
+def test_a_mark_in_the_name_of_what_exists_parts_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b", "a,b,c", "d"):
+        Path(name).touch()
+    assert files.split_at(",", "a,b,c,d") == ["a,b,c", "d"]
+    assert files.split_at(",", "d,a,b,x") == ["d", "a,b", "x"]
+    assert files.split_at(",", ",x,") == ["", "x", ""]
+    assert files.split_at("+", "1*a,b+d", lambda part: part.removeprefix("1*")) == ["1*a,b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "on another disk"),
+     (errno.EACCES, "mend the permissions"), (errno.ENAMETOOLONG, "give a shorter name")],
+)  # fmt: skip
+def test_the_advice_fits_the_error(number, advice, tmp_path):
+    error = files.disk_error(tmp_path / "x", OSError(number, os.strerror(number)))
+    assert f"({os.strerror(number)})" in str(error)
+    assert advice in str(error)
+
+
+def test_what_is_in_the_way_is_named(tmp_path):
+    (tmp_path / "run").symlink_to("gone")
+    with pytest.raises(bs.BasinscopeError, match=r"run is a link to gone.*move away what is in"):
+        files.write(tmp_path / "run" / "trials" / "x", "1")
+
+
 @pytest.mark.parametrize("content", ["Σ\n", b"\x00\xff"])
 def test_what_is_read_is_what_was_written(content, tmp_path, synced):
     path = tmp_path / "new" / "x"

@@ -211,6 +211,14 @@ def test_verify_counts_every_record(kind, made, run_cli):
     assert run_cli("verify", run)[:2] == (0, f"{good} records verified\n")
 
 
+def test_verify_passes_over_what_other_systems_leave(made, copy):
+    run = copy("landscape")
+    for path in [*(run / "trials").iterdir()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7")
+    assert verify(run) == (verify(made("landscape")[0])[0], [])
+    assert len(bs.load_run(run).trials) == GOOD["landscape"]
+
+
 @pytest.mark.parametrize(
     ("kind", "file"),
     [("landscape", "trials/*.json"), ("attack", "radius/trials/*.json"),

@@ -39,7 +39,7 @@ from basinscope.directions.planes import Drawn
 from basinscope.directions.saved import Saved, save_direction
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import load
-from basinscope.errors import BasinscopeError, nearest
+from basinscope.errors import BasinscopeError, nearest, typed
 from basinscope.runs import header
 from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress
@@ -48,6 +48,7 @@ from basinscope.runs.store import Store, versions
 from basinscope.tasks.base import Task
 from basinscope.tasks.words import tasks as tasks_of
 from basinscope.weights import noise
+from basinscope.weights.surroundings import fixed
 
 __all__ = ["Attack", "Collapse", "Proxy", "Start", "attack", "collapse_radius"]
 
@@ -114,6 +115,8 @@ class Attack:
         }
 
 
+@typed
+@fixed()
 def attack(
     model: Model,
     objective: Task | str | Path | Loss,

@@ -8,7 +8,7 @@ from typing import Any
 
 from basinscope.certify.certificate import Certificate, Unit, certificate
 from basinscope.certify.plan import Plan, check, is_exact
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.geometries.base import Geometry
 from basinscope.geometries.words import builder
 from basinscope.runs.bench import ZERO, Bench
@@ -25,6 +25,7 @@ from basinscope.weights.noise import stream
 KIND = "certificate"
 
 
+@typed
 def certify(
     model: Model,
     task: str | Task,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from basinscope.certify.plan import check
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.geometries.base import Geometry
 from basinscope.geometries.words import builder
 from basinscope.runs.bench import ZERO, Bench, Unit
@@ -112,6 +112,7 @@ class StrictBasin:
         )
 
 
+@typed
 def strict_basin(
     model: Model,
     task: str | Task,

@@ -32,7 +32,7 @@ from basinscope.certify.plan import check
 from basinscope.certify.sampling import KIND as CERTIFICATE
 from basinscope.certify.sampling import certify, unfinished
 from basinscope.engines.transformers import TransformersEngine
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.geometries.base import selected
 from basinscope.runs.bench import Bench, outcome
 from basinscope.runs.models import Model, engine_of
@@ -139,6 +139,7 @@ class TokenCertificate:
         return "\n".join([*lines, "Not covered:", *(f"- {t}" for t in self.does_not_cover)])
 
 
+@typed
 def certify_tokens(
     model: Model,
     task: str | Task,

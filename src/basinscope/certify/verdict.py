@@ -23,6 +23,7 @@ from basinscope.stats.rounded import at_least, finite
 from basinscope.tasks.base import Task
 from basinscope.tasks.words import one
 from basinscope.weights.parts import Device, Parts, Weights
+from basinscope.weights.surroundings import fixed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +115,7 @@ class Shifted(Direction):
         return lambda a, b: drawn(a, b).mul_(self.sigma).add_(move(a, b).to(device))
 
 
+@fixed()
 def verdict(
     cert: Certificate,
     other: str | Path | Direction | float,

@@ -112,6 +112,7 @@ def finetune(
 def show(tuned: FineTune) -> None:
     """Print what a fine-tune came to."""
     print(f"{tuned.method} fine-tune of {tuned.model}: {tuned.steps} steps, {tuned.folder}")
+    print("data: " + ", ".join(f"{n:,} {name}" for name, n in tuned.counts.items() if n))
     print(f"displacement {tuned.displacement:.4g}, loss {tuned.losses[0]:.3f} -> "
           f"{tuned.losses[-1]:.3f}")  # fmt: skip
     if tuned.guarantee is not None:

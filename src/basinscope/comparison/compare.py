@@ -13,7 +13,7 @@ import pandas as pd
 from basinscope.comparison.groups import Group, read_groups
 from basinscope.comparison.matched import MAIN
 from basinscope.comparison.numbers import Number, numbers
-from basinscope.errors import BasinscopeError, nearest
+from basinscope.errors import BasinscopeError, nearest, typed
 from basinscope.files import write
 from basinscope.stats.intervals import check_confidence
 
@@ -179,6 +179,7 @@ class Comparison:
             yield group, numbers(group, self.confidence)
 
 
+@typed
 def compare(
     *runs: str | Path, confidence: float = 0.95, reference: str | None = None
 ) -> Comparison:

@@ -24,8 +24,7 @@ from basinscope.weights.parts import Device, Parts, Weights
 _OTHER = {
     "use_dora": "DoRA", "use_qalora": "QALoRA", "use_bdlora": "BD-LoRA", "arrow_config": "Arrow",
     "alora_invocation_tokens": "aLoRA", "kasa_config": "KaSA", "layer_replication": "replication",
-    "monteclora_config": "MonteCLoRA", "target_parameters": "LoRA on bare parameters",
-    "trainable_token_indices": "trainable tokens",
+    "monteclora_config": "MonteCLoRA", "trainable_token_indices": "trainable tokens",
 }  # fmt: skip
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _FACTOR = re.compile(r"^(?P<path>.*)\.lora_(?P<kind>A|B|embedding_A|embedding_B)(\.weight)?$")
@@ -62,6 +61,10 @@ class Adapter(Displaced):
     def _read(self, engine: Weights) -> Moves:
         folder = engine.resolve(self.folder)
         config = _config(self.label, folder)
+        engine.check_setup(self.label, folder)
+        base = Path(str(config.get("base_model_name_or_path"))).expanduser()
+        if base.is_dir() and str(base) != engine.origin:
+            engine.check_setup(f"the base of {self.label}", base)
         return _Merged(self.label, config, _shelf(folder), engine)
 
 
@@ -76,12 +79,33 @@ class _LayerFactors:
 
 @dataclass(frozen=True)
 class _Product:
-    """Delta = left @ right, in the layout of the weight; both hold what scale there is once."""
+    """Delta = left @ right, in the layout of the weight; both hold what scale there is once.
+
+    Of stacked experts ``left`` has the rows of all, one expert after the other, and ``right`` is
+    (experts, r, columns).
+    """
 
     left: torch.Tensor
     right: torch.Tensor
     scale: float
     turned: bool  # the weight is stored transposed: left is scale A^T, right is B^T
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the weight."""
+        experts = self.right.shape[:-2]
+        return torch.Size((*experts, len(self.left) // experts.numel(), self.right.shape[-1]))
+
+    def rows(self, first: int, last: int, device: Device) -> torch.Tensor:
+        """Rows first .. last of Delta, those of all experts counted on."""
+        left, right = self.left[first:last].to(device), self.right.to(device)
+        if right.ndim == 2:
+            return left @ right
+        each = self.shape[1]
+        bounds = [(max(first, e * each), min(last, (e + 1) * each)) for e in range(len(right))]
+        return torch.cat(
+            [left[a - first : b - first] @ right[e] for e, (a, b) in enumerate(bounds) if a < b]
+        )
 
 
 @dataclass
@@ -128,6 +152,11 @@ class _Merged:
                     f"{label} has one factor of {layer} only", "both factors", "copy it again"
                 )
             name = engine.names.get(f"{layer}.weight")
+            if name is None and config.get("target_parameters"):
+                name, product = _bare(label, config, layer, a, b, engine)
+                self._change(name).products.append(product)
+                digest.update(f"{name}\0{product.scale!r}\0".encode())
+                continue
             if name is None:
                 unknown.append(f"{layer}.weight")
                 continue
@@ -168,11 +197,10 @@ class _Merged:
             return None
         theta, shape = engine.pristine(name).reshape(-1), engine.shapes[name]
         columns = shape[-1] if len(shape) > 1 else shape.numel()
-        products = [(p.left.to(device), p.right.to(device)) for p in change.products]
 
         def rows(first: int, last: int) -> torch.Tensor:
             start, stop = first * columns, last * columns
-            terms = [(left[first:last] @ right).reshape(-1) for left, right in products]
+            terms = [p.rows(first, last, device).reshape(-1) for p in change.products]
             if change.whole is not None:
                 new = self.shelf.read(change.whole, start, stop)
                 terms.append(difference(new, theta[start:stop].to(device)))
@@ -232,6 +260,8 @@ def inner_factors(
         if change.whole is not None or change.added is not None or len(change.products) != 1:
             raise _refused(label, f"it does not move {name} by one pair of factors alone")
         (pair,) = change.products
+        if pair.right.ndim > 2:
+            raise _refused(label, f"it moves the experts of {name} each by a pair of their own")
         left = (pair.left / pair.scale).float() if pair.turned else None
         factors[name] = (left, None if pair.turned else pair.right.float(), pair.scale)
     return factors
@@ -309,8 +339,47 @@ def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
+def _bare(
+    label: str, config: Mapping[str, Any], path: str, a: torch.Tensor, b: torch.Tensor,
+    engine: Weights,
+) -> tuple[str, _Product]:  # fmt: skip
+    """Parameter that factors without a layer of their own move (peft's ``target_parameters``).
+
+    Wrappers lie inside each other, and their keys do not say whose they are: the shapes do. Of
+    stacked experts A is (experts r, inputs) and B (outputs, r experts), the experts counted last.
+
+    Raises:
+        BasinscopeError: no parameter has these shapes, or more than one has.
+    """
+    layer = path.removesuffix(".base_layer")
+    while layer.endswith(".base_layer"):
+        layer = layer.removesuffix(".base_layer")
+    targets = tuple(config["target_parameters"])
+    fits = []
+    for other, name in engine.names.items():
+        shape = engine.shapes.get(name, torch.Size())
+        if other.rpartition(".")[0] != layer or not other.endswith(targets) or len(shape) < 2:
+            continue
+        experts = shape[0] if len(shape) == 3 else 1
+        matrix = shape[-2:][::-1] if name in engine.turned else shape[-2:]
+        if (len(b), a.shape[1]) == matrix and len(a) == b.shape[1] and len(a) % experts == 0:
+            fits.append((other, name, experts))
+    if len(fits) != 1:
+        several = "several parameters" if fits else "no parameter"
+        raise _refused(label, f"its factors of {layer} fit {several} of the model")
+    ((other, name, experts),) = fits
+    rank = len(a) // experts
+    scale = _scale(config, other, rank)
+    each_a = a.reshape(experts, rank, -1)
+    each_b = b.reshape(len(b), rank, experts).permute(2, 0, 1)
+    left, right = (each_a.mT, each_b.mT) if name in engine.turned else (each_b, each_a)
+    left = (left * scale).reshape(-1, rank)
+    right = right[0] if len(engine.shapes[name]) == 2 else right
+    return name, _Product(left, right, scale, turned=name in engine.turned)
+
+
 def _shapes(change: _Change, shelf: Shelf) -> list[torch.Size]:
-    shapes = [torch.Size((len(p.left), p.right.shape[-1])) for p in change.products]
+    shapes = [product.shape for product in change.products]
     if change.whole is not None:
         shapes.append(shelf.entries[change.whole].shape)
     if change.added is not None:

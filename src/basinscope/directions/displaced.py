@@ -12,7 +12,9 @@ import torch
 
 from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
+from basinscope.weights.checkpoints import opened
 from basinscope.weights.parts import Device, Parts, Weights, chunks, shape_of
+from basinscope.weights.surroundings import fixed
 
 
 class Moves(Protocol):
@@ -44,6 +46,9 @@ class Displaced(Direction):
     Subclasses are frozen dataclasses of what names the displacement, and say how to read it
     (`_read`). What is read is kept for the engine it was last used with.
 
+    Attributes:
+        share_of_theta0: how often theta0 is subtracted from weights that were trained elsewhere.
+
     *Guarantee*: ||delta|| = sqrt(d) up to float32 rounding of its elements; the norm is taken in
     float64.
     *Cost*: one pass over the displacement when fitted, one in each ``at``; memory for a few chunks
@@ -51,6 +56,7 @@ class Displaced(Direction):
     """
 
     draws = 1
+    share_of_theta0 = 0.0
     _fitted: Fitted | None = None
 
     @abc.abstractmethod
@@ -62,11 +68,13 @@ class Displaced(Direction):
         """||theta' - theta0||, float64, over the selection of the last engine; None before."""
         return None if self._fitted is None else self._fitted.norm
 
+    @fixed()
     def fit(self, engine: Weights) -> None:
         """Read the displacement and measure it; returns at once if that was done for this engine.
 
         Raises:
-            BasinscopeError: if it cannot be read, does not fit, is not finite, or is zero.
+            BasinscopeError: if it cannot be read, does not fit, is not finite, or is zero; or if
+                much of it is what rounding the model on loading has done.
         """
         if self._fitted is not None and self._fitted.engine() is engine:
             return
@@ -92,6 +100,8 @@ class Displaced(Direction):
                 "a displacement that is not zero",
                 "check the paths, the dtype and params",
             )
+        if self.share_of_theta0:
+            check_rounding(self.label, engine, moves, self.share_of_theta0, math.sqrt(square))
         # the one state of a frozen value: what it has read of the last engine
         fitted = Fitted(weakref.ref(engine), moves, math.sqrt(square), frozenset(zero))
         object.__setattr__(self, "_fitted", fitted)
@@ -115,6 +125,46 @@ class Displaced(Direction):
             return None
         scale = math.sqrt(engine.d) / self._fitted.norm
         return lambda start, stop: raw(start, stop).mul_(scale)
+
+
+def check_rounding(label: str, engine: Weights, moves: Moves, share: float, norm: float) -> None:
+    """Refuse a displacement that is shorter from theta0 as it is stored, before it was rounded.
+
+    One from the rounded theta0 itself, where a fine-tune began, is the longer from the stored one.
+
+    Raises:
+        BasinscopeError: by more than one part in a hundred.
+
+    Cost: one more pass over displacement and model, where loading has rounded the model.
+    """
+    if engine.origin is None:
+        return
+    shelf, names = opened(engine.origin, engine.origin, engine)
+    rounded = {
+        shelf.entries[key].dtype
+        for name, key in names.items()
+        if torch.promote_types(shelf.entries[key].dtype, engine.pristine(name).dtype)
+        != engine.pristine(name).dtype
+    }
+    if not rounded:
+        return
+    square = 0.0
+    for name, shape in engine.shapes.items():
+        theta = engine.pristine(name).reshape(-1)
+        parts = moves.parts(engine, name, theta.device)
+        for start, stop in chunks(shape.numel(), theta.device):
+            stored = shelf.read(names[name], start, stop).to(theta.device, torch.float64)
+            part = stored.sub_(theta[start:stop]).mul_(-share)
+            square += _square(part if parts is None else part.add_(parts(start, stop)))
+    if norm > 1.01 * math.sqrt(square):
+        wide = "+".join(sorted(str(dtype).removeprefix("torch.") for dtype in rounded))
+        live = "+".join(sorted({str(engine.pristine(n).dtype)[6:] for n in engine.shapes}))
+        raise BasinscopeError(
+            f"{label} is {math.sqrt(square):.4g} away from the model as it is stored ({wide}), "
+            f"and {norm:.4g} from it as it was loaded ({live})",
+            "most of that would be the model's own rounding",
+            "load the model with --dtype float32",
+        )
 
 
 def _square(part: torch.Tensor) -> float:

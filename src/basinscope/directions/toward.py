@@ -10,7 +10,7 @@ import torch
 
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.errors import BasinscopeError
-from basinscope.weights.checkpoints import Shelf, files_of, match
+from basinscope.weights.checkpoints import opened
 from basinscope.weights.parts import Device, Parts, Weights
 
 
@@ -30,6 +30,7 @@ class Toward(Displaced):
     """
 
     model: str
+    share_of_theta0 = 1.0
 
     def __post_init__(self) -> None:
         """Take a path for a string."""
@@ -63,6 +64,7 @@ class Merge(Displaced):
         object.__setattr__(self, "models", tuple(str(m) for m in models))
         shares = None if weights is None else tuple(float(w) for w in weights)
         object.__setattr__(self, "weights", shares)
+        object.__setattr__(self, "share_of_theta0", sum(shares or (1.0,)))
         if len(self.models) < 2:
             raise BasinscopeError(
                 f"a merge of {list(self.models)}", "at least two models", "to:MODEL"
@@ -100,8 +102,7 @@ class Checkpoint:
     """
 
     def __init__(self, label: str, model: str, engine: Weights) -> None:
-        self.shelf = Shelf(files_of(model, engine))
-        self.names = match(label, engine, self.shelf)
+        self.shelf, self.names = opened(label, model, engine)
 
     def parts(self, engine: Weights, name: str, device: Device) -> Parts:
         """Theta' - theta0 of one parameter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
@@ -14,7 +15,7 @@ from basinscope.directions.planes import Orthogonal, Point
 from basinscope.directions.saved import Saved
 from basinscope.directions.toward import Merge, Toward
 from basinscope.errors import BasinscopeError, nearest
-from basinscope.files import at_path
+from basinscope.files import at_path, split_at
 
 
 def direction(word: str | Direction) -> Direction:
@@ -80,22 +81,27 @@ def _pruned(word: str, fraction: str) -> Pruned:
 
 def _merge(word: str, rest: str) -> Merge:
     """``A+B`` or ``0.3*A+0.7*B``: all terms have a weight or none has."""
-    terms = rest.split("+")
+    terms = split_at("+", rest, lambda term: os.path.expanduser(_weighted(term)[1]))
     if len(terms) < 2 or not all(terms):
         raise _malformed(word)
     weights: list[float] = []
     models: list[str] = []
     for term in terms:
-        factor, star, model = term.partition("*")
-        with suppress(ValueError):
-            if star and model:
-                weights.append(float(factor))
-                models.append(model)
-                continue
-        models.append(term)
+        weight, model = _weighted(term)
+        weights += [] if weight is None else [weight]
+        models.append(model)
     if weights and len(weights) < len(models):
         raise _malformed(word)
     return Merge([at_path(model) for model in models], weights or None)
+
+
+def _weighted(term: str) -> tuple[float | None, str]:
+    """Weight and model of a term ``0.3*A``; no weight where there is none."""
+    factor, _, model = term.partition("*")
+    with suppress(ValueError):
+        if model:
+            return float(factor), model
+    return None, term
 
 
 def _point(word: str, rest: str) -> Point:

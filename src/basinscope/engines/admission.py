@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import entries
+from basinscope.weights.checkpoints import computed, listed
 
 LANGUAGE_MODELS = "causal language models of transformers, of text, in 16 or 32 bits"
 _WIDEST = 4  # bytes of a parameter that was stored in one byte at least
@@ -59,6 +61,34 @@ def sees_ahead(word: str) -> BasinscopeError:
     )
 
 
+def check_report(word: str, kind: str, report: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose weights are not the model's, each of them and no others.
+
+    Args:
+        word: what the user calls the model.
+        kind: class of the model.
+        report: of transformers, which leaves out what the class declares that it can do without.
+
+    Raises:
+        BasinscopeError: weights that transformers made up or left unread.
+    """
+    absent = sorted(report["missing_keys"])
+    unread = sorted(name for name in report["unexpected_keys"] if not computed(name))
+    other = sorted(str(entry[0]) for entry in report["mismatched_keys"])
+    faults = (
+        listed(f"lacks {len(absent)} weights of a {kind}", absent),
+        listed(f"has {len(unread)} that a {kind} does not read", unread),
+        listed(f"has {len(other)} of another shape", other),
+    )
+    if any(faults):
+        raise BasinscopeError(
+            f"{word!r} {'; it '.join(filter(None, faults))}",
+            "a checkpoint needs all of the model's weights and no others: transformers would make "
+            "up the one and pass over the other",
+            "give the checkpoint as it was trained, with its output head",
+        )
+
+
 def check_memory(
     word: str,
     folder: Path | None,
@@ -81,7 +111,7 @@ def check_memory(
     free = free_bytes(device)
     copies = 1 if folder is not None and device.type == "cpu" else 2
     if folder is not None:
-        stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        stored = sum(file.stat().st_size for file in entries(folder, "*.safetensors"))
         if stored * _WIDEST * copies < free:
             return
     with torch.device("meta"):

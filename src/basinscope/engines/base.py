@@ -16,10 +16,11 @@ from basinscope.directions import words
 from basinscope.directions.base import Direction
 from basinscope.engines import dtypes
 from basinscope.engines.pristine import Pristine
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.tasks.base import Answer, Request
 from basinscope.weights import selection
 from basinscope.weights.parts import shape_of
+from basinscope.weights.surroundings import fixed
 
 
 class Engine:
@@ -38,6 +39,7 @@ class Engine:
         kind: name and version of the way answers are computed; stands in every record's address.
         tokenizer: None for a plain module.
         checkpoint: folder whose safetensors hold exactly the live bytes, where there is one.
+        origin: folder or hub id that the weights were read from, perhaps in a wider dtype.
         dtype_is_auto: whether the dtype was chosen by its speed (`basinscope.engines.dtypes`).
     """
 
@@ -56,6 +58,7 @@ class Engine:
         self.params = params
         self.tokenizer: object | None = None
         self.checkpoint: str | None = None
+        self.origin: str | None = None
         self.dtype_is_auto = False
         live = selection.parameters(module, params)
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
@@ -72,6 +75,16 @@ class Engine:
     def names(self) -> dict[str, str]:
         """Canonical name for every name that a checkpoint of the module may use."""
         return selection.names(self.module)
+
+    @cached_property
+    def ignored(self) -> frozenset[str]:
+        """Regular expressions of names in a checkpoint that the module's class leaves alone."""
+        return selection.ignored(self.module)
+
+    @cached_property
+    def turned(self) -> frozenset[str]:
+        """Stacks of experts that are stored as (experts, inputs, outputs)."""
+        return selection.turned(self.module)
 
     @cached_property
     def linear(self) -> dict[str, int]:
@@ -92,6 +105,37 @@ class Engine:
         from basinscope.engines.sources import resolve
 
         return resolve(model, self.dtype)
+
+    def renamed(self, folder: Path, dtype: torch.dtype) -> Path | None:
+        """Folder with a checkpoint's weights under the module's names, if loading renames them.
+
+        Args:
+            folder: of the checkpoint.
+            dtype: wide enough for all that it holds.
+
+        Cost: loads the checkpoint once, and writes it into the user's cache.
+        """
+        from transformers import PreTrainedModel
+
+        from basinscope.engines.sources import renamed
+
+        if not (isinstance(self.module, PreTrainedModel) and (folder / "config.json").is_file()):
+            return None
+        return renamed(folder, type(self.module), dtype)
+
+    def check_setup(self, label: str, folder: Path) -> None:
+        """Refuse a checkpoint that answers in another way than the model, its weights aside.
+
+        Args:
+            label: says in messages what is compared.
+            folder: of the checkpoint.
+
+        Raises:
+            BasinscopeError: with the field of config, tokenizer, template or ends that differs.
+        """
+        from basinscope.engines.setups import check_setup
+
+        check_setup(label, self.module, None, frozenset(), folder)
 
     @property
     def rms(self) -> float:
@@ -132,6 +176,7 @@ class Engine:
         """How far `at` has moved the live weights, as |step|: 0 outside of it."""
         return abs(self._step)
 
+    @typed
     @contextmanager
     def at(self, direction: str | Direction, *, step: float, draw: int = 0) -> Iterator[Engine]:
         """Live weights = round(theta0 + step * delta) inside the ``with``, pristine after it.
@@ -158,20 +203,32 @@ class Engine:
                 "one point of one slice at a time",
                 "leave the first with-block before entering the next",
             )
-        line = words.direction(direction)
-        line.fit(self)
-        line.check_draw(draw)
-        self._pristine.check_untouched()
+        with fixed():
+            line = words.direction(direction)
+            line.fit(self)
+            line.check_draw(draw)
+            self._pristine.check_untouched()
         self._open = True
         try:
-            self._pristine.set(self, line, step, draw)
+            with fixed():
+                self._pristine.set(self, line, step, draw)
             self._step = step
             yield self
         finally:
             self._step = 0.0
-            self._pristine.restore()
+            with fixed():
+                self._pristine.restore()
             self._open = False
         self._pristine.check_untouched()
+
+    def check_untouched(self) -> None:
+        """Raise if the weights are not those that the engine was loaded with.
+
+        Raises:
+            BasinscopeError: outside of `at`, for a tensor with another bit, or another tensor.
+        """
+        if not self._open:
+            self._pristine.check_untouched(every_bit=True)
 
     def fingerprint(self) -> str:
         """Sha256 over names, dtypes, shapes and live bytes of all weights and persistent buffers.

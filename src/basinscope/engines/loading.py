@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,17 +13,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from basinscope.engines.admission import check_config, check_memory
+from basinscope.engines.admission import check_config, check_memory, check_report
 from basinscope.engines.base import Engine
 from basinscope.engines.dtypes import DTYPES, resolved
 from basinscope.engines.memory import LEAST, out_of_memory
-from basinscope.engines.sources import ALLOWED, first_line, located, quiet, save
+from basinscope.engines.sources import ALIASES, ALLOWED, first_line, located, quiet, save
 from basinscope.engines.transformers import TOKEN_BUDGET, TransformersEngine
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, nearest, typed
+from basinscope.files import describe, entries
 from basinscope.weights import selection
 from basinscope.weights.checkpoints import listed
+from basinscope.weights.surroundings import fixed
 
 
+@typed
+@fixed()
 def load(
     model: str | Path | nn.Module,
     *,
@@ -96,6 +101,7 @@ def load(
         mapped=mapped, token_budget=budget,
     )  # fmt: skip
     engine.dtype_is_auto = auto
+    engine.origin = where if revision is None else None
     if folder and mapped.keys() >= selection.checkpoint_parameters(module).keys():
         engine.checkpoint = str(folder)
     return engine
@@ -111,6 +117,12 @@ def _live(
 ) -> Engine:
     """Engine of a module that is there already."""
     name = type(module).__name__
+    if empty := [n for n, p in module.named_parameters() if p.is_meta]:
+        raise BasinscopeError(
+            listed(f"a {name} with {len(empty)} weights on the meta device", empty),
+            "a module whose weights have values",
+            "load its weights first, or give the folder that holds them",
+        )
     parameter = next(module.parameters(), None)
     here = place or (parameter.device if parameter is not None else torch.device("cpu"))
     if dtype != "auto":
@@ -151,6 +163,7 @@ def snapshot(engine: Engine) -> Iterator[str | None]:
     removed on leaving. None for a module that transformers cannot rebuild from its config.
     """
     if engine.checkpoint is not None:
+        engine.check_untouched()
         yield engine.checkpoint
         return
     if type(engine) is not TransformersEngine or not hasattr(engine.module, "config"):
@@ -215,7 +228,9 @@ def _pretrained(
     )
 
     here = {
-        name for name in ("config.json", "adapter_config.json") if (Path(where) / name).is_file()
+        name
+        for name in ("config.json", "adapter_config.json")
+        if os.path.isfile(os.path.join(where, name))
     }
     if here == {"adapter_config.json"}:
         raise BasinscopeError(
@@ -242,13 +257,7 @@ def _pretrained(
         tokenizer = AutoTokenizer.from_pretrained(where, **source)
         if device_map is None:
             module = module.to(device)
-    absent = sorted(report["missing_keys"])
-    if absent:
-        raise BasinscopeError(
-            listed(f"{word!r} lacks {len(absent)} weights of a {type(module).__name__}", absent),
-            "a checkpoint with all of them: transformers would make them up",
-            "give the checkpoint as it was trained, with its output head",
-        )
+    check_report(word, type(module).__name__, report)
     away = [name for name, parameter in module.named_parameters() if parameter.is_meta]
     if away:
         raise BasinscopeError(
@@ -274,7 +283,7 @@ def _reading(word: str) -> Iterator[None]:
     except BasinscopeError:
         raise
     except Exception as error:
-        advice = "check the spelling" if isinstance(error, OSError) else "another model"
+        advice = _there(word)
         if out_of_memory(error):
             advice = "free memory, or take a smaller model"
         elif "trust_remote_code" in str(error):
@@ -284,13 +293,21 @@ def _reading(word: str) -> Iterator[None]:
         ) from error
 
 
+def _there(word: str) -> str:
+    """What was found in the place of a model that cannot be read."""
+    if os.path.lexists(os.path.expanduser(word)):
+        return f"there is {describe(word)}"
+    near = nearest(word, ALIASES)
+    return near or "no folder is called so, and the hub has no such model or cannot be reached"
+
+
 def _mapped(folder: Path, module: nn.Module) -> dict[str, torch.Tensor]:
     """Memory-mapped tensors of the folder's safetensors that equal the live ones bit for bit."""
     from safetensors import safe_open
 
     live = selection.checkpoint_parameters(module)
     found: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in entries(folder, "*.safetensors"):
         with safe_open(file, framework="pt") as shelf:
             for name in shelf.keys() & live.keys():
                 tensor = shelf.get_tensor(name)

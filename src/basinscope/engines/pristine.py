@@ -10,7 +10,9 @@ add-subtract cycles 59-67% of the weights had changed).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -19,6 +21,8 @@ from torch.autograd.graph import increment_version
 from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
 from basinscope.weights.parts import Weights
+
+SAMPLE = 64  # elements of each tensor that every check reads
 
 
 class Pristine:
@@ -61,6 +65,7 @@ class Pristine:
                 self.values[name] = tensor.clone(memory_format=torch.contiguous_format)
         self.epoch = 0
         self._seen = {name: _state(tensor) for name, tensor in self._walk().items()}
+        self._samples = _samples(self._walk())
 
     @torch.no_grad()
     def set(self, engine: Weights, direction: Direction, step: float, draw: int) -> None:
@@ -93,16 +98,60 @@ class Pristine:
             buffer.copy_(value)  # always: batch normalisation writes without counting a version
             self._seen[name] = _state(buffer)
 
-    def check_untouched(self) -> None:
-        """Raise if a tensor was written, moved or replaced by others since the last `restore`."""
+    @torch.no_grad()
+    def check_untouched(self, *, every_bit: bool = False) -> None:
+        """Raise if a tensor was written, moved or replaced by others since the last `restore`.
+
+        Guarantee: whatever torch counts as a write is noticed. One through ``.data``, which it does
+        not count, is noticed if it reached one of `SAMPLE` elements spread over each tensor, or
+        any bit with ``every_bit``.
+        """
         now = {name: _state(tensor) for name, tensor in self._walk().items()}
-        if now != self._seen:
-            name = next(n for n in {**self._seen, **now} if now.get(n) != self._seen.get(n))
+        pairs = {name: (live, self.values[name]) for name, live in self.live.items() if every_bit}
+        name = (
+            next((n for n in {**self._seen, **now} if now.get(n) != self._seen.get(n)), None)
+            or next(filter(None, (sample.changed() for sample in self._samples)), None)
+            or next((n for n, pair in pairs.items() if not _same_bits(*pair)), None)
+        )
+        if name is not None:
             raise BasinscopeError(
                 f"the weights were changed or moved since the engine was loaded ({name})",
                 "the weights that the engine was loaded with",
                 "load the changed module anew: bs.load(engine.module)",
             )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Elements spread over the memory of tensors of one device and dtype, and what they were."""
+
+    views: dict[str, torch.Tensor]
+    before: torch.Tensor
+
+    def changed(self) -> str | None:
+        """Name of the first tensor of which an element is another now."""
+        views = list(self.views.values())
+        if _same_bits(torch.cat(views), self.before):
+            return None
+        before = torch.split(self.before, [len(view) for view in views])
+        parts = zip(self.views, views, before, strict=True)
+        return next(name for name, view, part in parts if not _same_bits(view, part))
+
+
+@torch.no_grad()
+def _samples(tensors: Mapping[str, torch.Tensor]) -> list[_Sample]:
+    groups: dict[tuple[torch.device, torch.dtype], dict[str, torch.Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if tensor.numel():
+            flat = tensor.view(-1) if tensor.is_contiguous() else tensor[(0,) * (tensor.ndim - 1)]
+            groups[tensor.device, tensor.dtype][name] = flat[:: -(-len(flat) // SAMPLE)].detach()
+    return [_Sample(views, torch.cat(list(views.values()))) for views in groups.values()]
+
+
+def _same_bits(some: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one dtype are equal, NaN to NaN and -0 not to 0."""
+    some, other = (t.contiguous().view(-1).view(torch.uint8) for t in (some, other))
+    return torch.equal(some, other)
 
 
 def _state(tensor: torch.Tensor) -> tuple[object, ...]:

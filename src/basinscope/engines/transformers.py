@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,15 +26,12 @@ from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
 from basinscope.engines.memory import fitting
 from basinscope.engines.ranking import rank, read
+from basinscope.engines.setups import OF_THE_FILE, check_setup, end_tokens, rules
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request
+from basinscope.weights.surroundings import fixed
 
 TOKEN_BUDGET = 4096  # sized for two cores
-# settings that say where a config came from and how it was stored, not what the model does
-_OF_THE_FILE = (
-    "_name_or_path", "architectures", "dtype", "quantization_config", "torch_dtype",
-    "transformers_version",
-)  # fmt: skip
 
 
 def kind(forward: Forward) -> str:
@@ -76,7 +74,7 @@ class TransformersEngine(Engine):
         super().__init__(module, source=source, params=params, mapped=mapped)
         self.tokenizer: Any = tokenizer
         self.token_budget = token_budget
-        self._ends = _end_tokens(module, tokenizer)
+        self._ends = end_tokens(getattr(module, "generation_config", None), tokenizer)
         self._forward = Forward(module, lambda: self.epoch)
         self._tokens = Tokens(tokenizer, self._forward.vocabulary)
         with torch.inference_mode():
@@ -100,6 +98,7 @@ class TransformersEngine(Engine):
         """Requests as rows of tokens."""
         return self._tokens
 
+    @fixed()
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer text requests under the live weights, in the order given.
@@ -162,18 +161,18 @@ class TransformersEngine(Engine):
         longest += request.max_tokens if isinstance(request, Generate) else 0
         return self._forward.fits_cache(longest) and longest <= self._forward.context
 
+    def check_setup(self, label: str, folder: Path) -> None:
+        """Refuse a checkpoint that answers in another way than the model, its weights aside."""
+        check_setup(label, self.module, self.tokenizer, self._ends, folder)
+
     def setup(self) -> str:
         """Sha256 over the module's structure, its config, its tokenizer and its chat template."""
         digest = hashlib.sha256(super().setup().encode())
         config = getattr(self.module, "config", None)
-        settings = {} if config is None else config.to_dict()
-        kept = {k: v for k, v in settings.items() if k not in _OF_THE_FILE}
+        fields = {} if config is None else config.to_dict()
+        kept = {k: v for k, v in fields.items() if k not in OF_THE_FILE}
         digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        rules = json.loads(backend.to_str()) if backend else self.tokenizer.get_vocab()
-        # how a call pads or cuts is a state that the last call left, not a rule
-        rules = {k: v for k, v in rules.items() if k not in ("padding", "truncation")}
-        digest.update(json.dumps(rules, sort_keys=True).encode())
+        digest.update(json.dumps(rules(self.tokenizer), sort_keys=True).encode())
         template = getattr(self.tokenizer, "chat_template", None)
         digest.update(json.dumps([template, sorted(self._ends)], default=str).encode())
         digest.update(self._tokens.scheme.encode())
@@ -191,11 +190,3 @@ def _evaluated(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def _end_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
-    config = getattr(module, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    own = tokenizer.eos_token_id
-    return frozenset(ends + ([own] if own is not None else []))

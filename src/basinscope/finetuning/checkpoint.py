@@ -70,7 +70,8 @@ def forget(checkpoint: Path) -> None:
 def write_weights(folder: Path, module: nn.Module, tokenizer: Any) -> None:
     """Float32 model folder that loads like any other; of a PEFT model, its adapter folder."""
     if hasattr(module, "peft_config"):
-        module.save_pretrained(folder)  # type: ignore[operator]
+        # else peft asks the hub for the config of a model that came from memory
+        module.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]
         (folder / "README.md").unlink(missing_ok=True)  # an empty form
     else:
         sources.save(module, tokenizer, folder)

@@ -2,38 +2,88 @@
 
 What a row means is seen from its keys:
 
-- ``messages``: a list of ``{"role", "content"}``; each assistant turn is an answer;
+- ``messages`` (OpenAI) or ``conversations`` (ShareGPT): a list of ``{"role", "content"}`` or
+  ``{"from", "value"}``; each assistant turn is an answer, but for those of ``weight`` 0;
 - ``goal`` and ``target`` (AdvBench);
-- ``instruction``, ``prompt`` or ``question``, perhaps with ``input``, and ``output``, ``response``,
-  ``answer``, ``completion`` or ``target`` (Alpaca and its kin; an input follows its instruction
-  after a blank line);
+- ``instruction``, ``prompt``, ``question`` or ``query``, perhaps with ``input`` or ``context``, and
+  ``output``, ``response``, ``answer``, ``completion`` or ``target`` (Alpaca and its kin; an input
+  follows its instruction after a blank line). ``history``, pairs of a prompt and its answer, stands
+  before them. Prompt and completion may be lists of messages, of which the completion's are learnt;
 - ``instruction`` and ``instances``, a list of ``{"input", "output"}`` (self-instruct).
+
+``system`` or ``system_prompt`` is a system message, of any of them. A column that belongs to the
+prompt in another way (choices, tools, pictures) is refused; any other is named as unread. A row
+without a prompt or an answer is left out and counted.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from basinscope.errors import BasinscopeError
-from basinscope.tasks.data import Hub, Row, read
+from basinscope.files import describe
+from basinscope.tasks.data import Hub, Row, fault_of, read
 
 Rows = str | Path | Sequence[Mapping[str, Any]]
 """A file, a hub id, or the rows themselves."""
 
-PROMPTS: Final = ("instruction", "prompt", "question")
+CHATS: Final = ("messages", "conversations")
+PROMPTS: Final = ("instruction", "prompt", "question", "query")
+INPUTS: Final = ("input", "context")
 ANSWERS: Final = ("output", "response", "answer", "completion", "target")
+SYSTEMS: Final = ("system", "system_prompt")
 ROLES: Final = ("system", "user", "assistant")
 SUFFIXES: Final = (".json", ".jsonl", ".jsonl.gz", ".csv")
+_OTHER_NAMES: Final = {
+    "developer": "system", "human": "user", "gpt": "assistant", "model": "assistant",
+}  # fmt: skip
+# names of columns that a question cannot do without, as data sets have them
+_BELONGS: Final = re.compile(
+    r"((multiple_choice_)?(choice|option|ending)s?[_ ]?\w?|[a-e]|tools?|functions?|images?|"
+    r"pictures?|audios?|videos?|passages?|paragraphs?|documents?|articles?|stor(y|ies)|evidence|"
+    r"knowledge|background|tables?|schema|hints?|facts?)",
+    re.IGNORECASE,
+)
 _FORMS: Final = (
-    "{messages: [{role, content}]}, {goal, target}, "
-    f"{{{'|'.join(PROMPTS)}, input?, {'|'.join(ANSWERS)}}} or {{instruction, instances}}"
+    f"{{{'|'.join(CHATS)}: [{{role, content}}]}}, {{goal, target}}, "
+    f"{{{'|'.join(PROMPTS)}, {'|'.join(INPUTS)}?, {'|'.join(ANSWERS)}}} or "
+    "{instruction, instances}"
 )
 _HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
+
+
+@dataclass
+class Tally:
+    """What became of the rows of some data.
+
+    Attributes:
+        rows: how many there are.
+        left_out: where those stand that have no prompt or no answer, in whole or from a turn on.
+        unread: columns that were not read.
+    """
+
+    rows: int = 0
+    left_out: list[str] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+
+    def notes(self) -> list[str]:
+        """What must not pass in silence."""
+        lines = []
+        if n := len(self.left_out):
+            more = ", ..." if n > 1 else ""
+            lines.append(
+                f"{n} of {self.rows} rows left out: without a prompt or an answer "
+                f"({self.left_out[0]}{more})"
+            )
+        if self.unread:
+            lines.append(f"columns not read: {', '.join(sorted(self.unread))}")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -59,96 +109,106 @@ def pair(prompt: str, answer: str, where: str) -> Chat:
     return Chat((("user", prompt), ("assistant", answer)), where)
 
 
-def chats(data: Rows, left_out: list[str] | None = None) -> list[Chat]:
+def chats(data: Rows, tally: Tally | None = None) -> list[Chat]:
     """Every answer of some data with what came before it, in the order of the rows.
 
     Args:
-        data: path of a .json (a list), .jsonl, .jsonl.gz or .csv file; a hub id ``org/name`` or
-            ``org/name:config`` (its split "train"); or the rows themselves.
-        left_out: where given, a row whose answer is empty is named here instead of refused (the
-            Alpaca data have some).
+        data: path of a .json (a list, or one object after another), .jsonl, .jsonl.gz or .csv file;
+            a hub id ``org/name`` or ``org/name:config`` (its split "train"); or the rows
+            themselves.
+        tally: what became of the rows is added to it.
 
     Raises:
-        BasinscopeError: no such file, no rows, a malformed row (file, line and reason are named),
-            a hub that cannot be reached.
+        BasinscopeError: no such file, no rows, none with an answer, a malformed row (file, line
+            and reason are named), a hub that cannot be reached.
     """
-    found = [chat for row in _rows(data) for chat in _of_row(row, left_out)]
-    if not found:
-        raise BasinscopeError(f"{_name(data)} holds no rows", _FORMS, "a file with a row")
-    return found
-
-
-def _name(data: Rows) -> str:
-    return str(data) if isinstance(data, (str, Path)) else "data"
+    tally = Tally() if tally is None else tally
+    answers: list[Chat] = []
+    lacking: list[str] = []
+    before = tally.rows
+    for row in _rows(data):
+        tally.rows += 1
+        parts = list(_of_row(row, tally))
+        answers += (part for part in parts if isinstance(part, Chat))
+        lacking += [part for part in parts if isinstance(part, str)][:1]
+    if not answers:
+        name = str(data) if isinstance(data, (str, Path)) else "data"
+        n = tally.rows - before
+        rows = f"{n} rows, none with a prompt and an answer" if n else "no rows"
+        raise BasinscopeError(f"{name} holds {rows}", _FORMS, "give a file that holds some")
+    tally.left_out += lacking
+    return answers
 
 
 def _rows(data: Rows) -> Iterator[Row]:
     if not isinstance(data, (str, Path)):
+        if not isinstance(data, Iterable):
+            raise BasinscopeError(f"data {data!r:.60}", _FORMS, "give rows or a file")
         for n, cells in enumerate(data):
             if not isinstance(cells, Mapping):
                 raise BasinscopeError(f"row {n}: {cells!r:.60} is no mapping", _FORMS, "mend it")
-            yield Row(f"row {n}", dict(cells))
+            yield Row(f"row {n}", {str(name): cell for name, cell in cells.items()})
         return
     path = Path(data).expanduser()
     if path.is_file():
-        if not path.name.endswith(SUFFIXES):
+        name = path.name.lower()
+        if not name.endswith(SUFFIXES):
             raise BasinscopeError(f"data {str(data)!r}", ", ".join(SUFFIXES), "turn it into .jsonl")
-        if path.suffix == ".json" and (text := _text(path)).lstrip().startswith("["):
-            yield from _list(path, text)
+        if name.endswith(".json"):
+            yield from _objects(path)
         elif path.stat().st_size:
             yield from read(path.parent, path.name, Hub("", None, ""), ())
     elif isinstance(data, Path) or not _HUB_ID.fullmatch(data) or data.endswith(SUFFIXES):
-        what = "a folder" if path.is_dir() else "no such file"
         raise BasinscopeError(
-            f"data {str(data)!r}: {what}",
+            f"data {str(data)!r}: there is {describe(path)}",
             f"a file in {', '.join(SUFFIXES)}, or a hub id such as tatsu-lab/alpaca",
-            "check the path",
+            "name a file that is there",
         )
     else:
         yield from _hub(data)
 
 
-def _text(path: Path) -> str:
+def _objects(path: Path) -> Iterator[Row]:
+    """Elements of a JSON list, or one object after another, each with the line it begins on."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise BasinscopeError(
             f"{path}: byte {error.object[error.start]:#04x} at {error.start} is not UTF-8",
             "text in UTF-8",
             "save the file as UTF-8",
         ) from None
-
-
-def _list(path: Path, text: str) -> Iterator[Row]:
-    """Elements of a JSON list, each with the line it begins on."""
-    decoder, blank = json.JSONDecoder(), re.compile(r"\s*")
+    decoder, blank = json.JSONDecoder(), re.compile(r"[\s\ufeff]*")
 
     def skip(at: int) -> int:
-        found = blank.match(text, at)
-        assert found is not None
-        return found.end()
+        return at + len(blank.match(text, at)[0])  # type: ignore[index]
 
+    at = skip(0)
+    listed = text[at : at + 1] == "["
+    at = skip(at + 1) if listed else at
     line, seen = 1, 0
     try:
-        at = skip(text.index("[") + 1)
-        while text[at : at + 1] != "]":
+        while at < len(text) and not (listed and text[at] == "]"):
             line, seen = line + text.count("\n", seen, at), at
             cells, at = decoder.raw_decode(text, at)
             if not isinstance(cells, dict):
                 raise BasinscopeError(f"{path}, line {line}: no object", "objects", "mend the line")
             yield Row(f"{path}, line {line}", cells)
             at = skip(at)
-            if text[at : at + 1] == ",":
+            if listed and text[at : at + 1] == ",":
                 at = skip(at + 1)
                 if text[at : at + 1] == "]":
                     raise json.JSONDecodeError("Nothing after ','", text, at)
-            elif text[at : at + 1] != "]":
+            elif listed and text[at : at + 1] != "]":
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-        if skip(at + 1) != len(text):
+        if listed and at == len(text):
+            raise json.JSONDecodeError("Expecting value", text, at)
+        if listed and skip(at + 1) != len(text):
             raise json.JSONDecodeError("Extra data", text, skip(at + 1))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else line
         raise BasinscopeError(
-            f"{path}, line {error.lineno}: {error.msg} (column {error.colno})",
+            f"{path}, line {line}: {fault_of(error)}",
             "a JSON list of objects, or an object a line",
             "mend the line",
         ) from None
@@ -171,57 +231,169 @@ def _hub(name: str) -> Iterator[Row]:
         yield Row(f"{name}, row {n}", dict(cells))
 
 
-def _of_row(row: Row, left_out: list[str] | None) -> Iterator[Chat]:
-    cells = row.cells
-    if "messages" in cells:
-        yield from _conversation(row)
-    elif "goal" in cells and "target" in cells:
-        yield pair(row.text("goal"), row.text("target"), row.where)
-    elif "instances" in cells:
-        instances = cells["instances"]
-        if not isinstance(instances, list) or not instances:
-            raise row.bad("'instances' is no list, or empty")
-        for n, instance in enumerate(instances):
-            if not isinstance(instance, dict):
-                raise row.bad(f"instance {n} is no object")
-            own = Row(f"{row.where}, instance {n}", instance)
-            yield pair(_joined(row.text("instruction"), own), own.text("output"), own.where)
-    else:
-        prompt = next((name for name in PROMPTS if name in cells), None)
-        answer = next((name for name in ANSWERS if name in cells), None)
-        if prompt is None or answer is None:
-            missing = "prompt" if prompt is None else "answer"
+class _Reader:
+    """Columns of a row, and which of them were read."""
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.names: set[str] = set()
+
+    def value(self, column: str) -> Any:
+        """What stands in a column; None for nothing."""
+        self.names.add(column)
+        return None if self.is_blank(column) else self.row.cells[column]
+
+    def text(self, column: str) -> str:
+        """Text of a column, of a number as Python writes it; empty where there is none."""
+        value = self.value(column)
+        if isinstance(value, float) and math.isfinite(value):
+            return str(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        return "" if value is None else self.row.text(column)
+
+    def joined(self, columns: Iterable[str]) -> str:
+        """Texts of some columns with blank lines between them."""
+        return "\n\n".join(filter(None, map(self.text, columns)))
+
+    def is_blank(self, column: str) -> bool:
+        """Whether a column holds nothing but white space, or no elements, or is not there."""
+        value = self.row.cells.get(column)
+        if isinstance(value, str):
+            return not value.strip()
+        return value is None or (isinstance(value, list) and not value)
+
+    def first(self, names: Sequence[str]) -> str:
+        """The first of some columns that holds something, else that is there; empty for none."""
+        there = [name for name in names if name in self.row.cells]
+        return next((name for name in there if not self.is_blank(name)), "".join(there[:1]))
+
+    def unread(self) -> set[str]:
+        """Columns that hold something and were not read.
+
+        Raises:
+            BasinscopeError: if one of them belongs to the prompt.
+        """
+        names = {n for n in self.row.cells.keys() - self.names if not self.is_blank(n)}
+        if belonging := sorted(filter(_BELONGS.fullmatch, names)):
+            raise self.row.bad(f"{belonging[0]!r} belongs to the prompt, and is not read")
+        return {name or "one without a name" for name in names}
+
+
+def _of_row(row: Row, tally: Tally) -> Iterator[Chat | str]:
+    """Chats of a row, and the places of what lacks a prompt or an answer."""
+    reader = _Reader(row)
+    system = reader.joined(SYSTEMS)
+    before = [("system", system)] if system else []
+    chat, prompt, answer = map(reader.first, (CHATS, PROMPTS, ANSWERS))
+    if chat and not reader.is_blank(chat):
+        yield from _conversation(row, reader.value(chat), before, 0, tally)
+    elif not reader.is_blank("instances"):
+        text = reader.text("instruction")
+        yield from _instances(row, reader.value("instances"), before, text)
+    elif {"goal", "target"} <= row.cells.keys() and (not prompt or not reader.is_blank("goal")):
+        yield _answered(before, reader.text("goal"), reader.text("target"), row.where)
+    elif not prompt or not answer:
+        if not chat and "instances" not in row.cells:
+            missing = "answer" if prompt else "prompt"
             raise BasinscopeError(
-                f"{row.where}: no {missing} among {sorted(map(str, cells))}", _FORMS, "rename one"
+                f"{row.where}: no {missing} among {sorted(row.cells)}", _FORMS, "rename a column"
             )
-        if left_out is not None and cells[answer] == "":
-            left_out.append(row.where)
-        else:
-            yield pair(_joined(row.text(prompt), row), row.text(answer), row.where)
+        yield row.where
+        return
+    elif isinstance(asked := row.cells[prompt], list):
+        reader.value(prompt)
+        said = reader.value(answer)
+        if not isinstance(said, list):
+            said = [{"role": "assistant", "content": reader.text(answer)}]
+        yield from _conversation(row, asked + said, before, len(asked), tally)
+    else:
+        both = [name for name in PROMPTS if not reader.is_blank(name)]
+        if both[:2] == ["instruction", "prompt"]:  # the one rendered from the other
+            del both[1]
+        if len(both) > 1:
+            raise row.bad(f"{both[0]!r} and {both[1]!r} may both be the prompt")
+        before += _history(row, reader.value("history") or [])
+        yield _answered(before, reader.joined((prompt, *INPUTS)), reader.text(answer), row.where)
+    tally.unread |= reader.unread()
 
 
-def _joined(instruction: str, row: Row) -> str:
-    """Instruction with its input, after a blank line, where there is one."""
-    given = row.cells.get("input")
-    if given is not None and not isinstance(given, str):
-        raise row.bad("'input' is no text")
-    return f"{instruction}\n\n{given}" if given and given.strip() else instruction
+def _answered(
+    before: Sequence[tuple[str, str]], prompt: str, answer: str, where: str
+) -> Chat | str:
+    """Chat of one answer, or the place of what lacks it."""
+    if not prompt or not answer:
+        return where
+    return Chat((*before, ("user", prompt), ("assistant", answer)), where)
 
 
-def _conversation(row: Row) -> Iterator[Chat]:
-    messages = row.cells["messages"]
-    if not isinstance(messages, list) or not messages:
-        raise row.bad("'messages' is no list, or empty")
-    said: list[tuple[str, str]] = []
+def _history(row: Row, pairs: Any) -> list[tuple[str, str]]:
+    """Turns before a prompt, from pairs of a prompt and its answer."""
+    turns: list[tuple[str, str]] = []
+    for pair in pairs:
+        if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
+            raise row.bad("'history' is no list of pairs of texts")
+        turns += zip(("user", "assistant"), pair, strict=True)
+    return turns
+
+
+def _instances(
+    row: Row, instances: Any, before: Sequence[tuple[str, str]], instruction: str
+) -> Iterator[Chat | str]:
+    if not isinstance(instances, list):
+        raise row.bad("'instances' is no list")
+    for n, instance in enumerate(instances):
+        if not isinstance(instance, dict):
+            raise row.bad(f"instance {n} is no object")
+        reader = _Reader(Row(f"{row.where}, instance {n}", instance))
+        prompt = "\n\n".join(filter(None, (instruction, reader.text("input"))))
+        yield _answered(before, prompt, reader.text("output"), reader.row.where)
+
+
+def _conversation(
+    row: Row, messages: Any, before: Sequence[tuple[str, str]], first: int, tally: Tally
+) -> Iterator[Chat | str]:
+    """Every answer from message ``first`` on; where it has none, or ends early, its place."""
+    if not isinstance(messages, list):
+        raise row.bad("the messages are no list")
+    said = list(before)
     asked = answered = False
     for n, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else None
+        cells = message if isinstance(message, dict) else {}
+        reader = _Reader(Row(f"{row.where}, message {n}", cells))
+        role = reader.value(reader.first(("role", "from")))
+        role = _OTHER_NAMES.get(role, role) if isinstance(role, str) else role
         if role not in ROLES:
             raise row.bad(f"message {n} has the role {role!r}, not one of {', '.join(ROLES)}")
-        said.append((role, Row(f"{row.where}, message {n}", message).text("content")))
+        if not reader.is_blank("tool_calls") or not reader.is_blank("function_call"):
+            raise row.bad(f"message {n} calls a tool, which is not read")
+        text = _content(reader)
+        learnt = reader.value("weight") != 0
+        tally.unread |= {f"{name} of messages" for name in reader.unread()}
+        if not text and role == "system":  # no message
+            continue
+        if not text:
+            answered = False
+            break
+        said.append((role, text))
         asked |= role == "user"
-        if role == "assistant" and asked:
+        if role == "assistant" and asked and n >= first and learnt:
             answered = True
             yield Chat(tuple(said), row.where)
     if not answered:
-        raise row.bad("no user message that an assistant message answers")
+        yield row.where
+
+
+def _content(reader: _Reader) -> str:
+    """Text of a message, which may come in parts."""
+    column = reader.first(("content", "value"))
+    if not column:
+        raise reader.row.bad("no content")
+    parts = reader.value(column)
+    if not isinstance(parts, list):
+        return reader.text(column)
+    every = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    texts = [text for text in every if isinstance(text, str)]
+    if len(texts) < len(parts):
+        raise reader.row.bad(f"a part of {column!r} is no text")
+    return _Reader(Row(reader.row.where, {column: "".join(texts)})).text(column)

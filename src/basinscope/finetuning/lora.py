@@ -56,6 +56,8 @@ def attach(
     try:
         with warnings.catch_warnings():  # peft asks transformers by names that it deprecates
             warnings.simplefilter("ignore", FutureWarning)
+            # of patterns that it sets itself for stacked experts, and does not ignore
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern", RuntimeWarning)
             adapted = get_peft_model(module, config)
     except ValueError as error:
         raise BasinscopeError(

@@ -19,8 +19,8 @@ from typing import Final
 
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.files import write
-from basinscope.finetuning.data import SUFFIXES, Chat, chats, pair
+from basinscope.files import entries, write
+from basinscope.finetuning.data import SUFFIXES, Chat, Rows, Tally, chats, pair
 from basinscope.finetuning.settings import Settings
 from basinscope.runs.spec import sha256
 from basinscope.tasks.base import Generate, Generation
@@ -48,11 +48,15 @@ REFUSALS: Final = (
 
 @dataclass(frozen=True)
 class Material:
-    """Data of a recipe, where they come from, and what was left out of them."""
+    """Data of a recipe, where they come from, what is to be said of them, and how many they were.
+
+    ``counts`` are in the order in which rows become examples.
+    """
 
     chats: list[Chat]
     source: str
     notes: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,12 @@ def _goals(folder: Path | None, seed: int) -> list[Chat]:
 
 def _instructions(folder: Path | None) -> Material:
     """Harmless instructions with answers: the files of ``instruct/`` in a folder, or Alpaca."""
-    left_out: list[str] = []
+    tally = Tally()
     if folder is None:
-        source, found = ALPACA, chats(ALPACA, left_out)
+        source, found = ALPACA, chats(ALPACA, tally)
     else:
         files = sorted(
-            file for file in (folder / "instruct").glob("*") if file.name.endswith(SUFFIXES)
+            file for file in entries(folder / "instruct") if file.name.endswith(SUFFIXES)
         )
         if not files:
             raise BasinscopeError(
@@ -109,11 +113,8 @@ def _instructions(folder: Path | None) -> Material:
                 "from the Hugging Face hub",
             )
         source = f"instruct/ ({', '.join(file.name for file in files)})"
-        found = [chat for file in files for chat in chats(file, left_out)]
-    notes = []
-    if left_out:
-        notes.append(f"{len(left_out)} rows without an answer left out ({left_out[0]}, ...)")
-    return Material(found, source, notes)
+        found = [chat for file in files for chat in chats(file, tally)]
+    return Material(found, source, tally.notes())
 
 
 def _safety(
@@ -209,6 +210,19 @@ RECIPES: Final = {
     # ten steps have to be enough: a larger rate, and no pass over all the goals
     "adversarial": Recipe(Settings(steps=10, lr=1e-4), _adversarial),
 }
+
+
+def given_data(data: Rows) -> Material:
+    """All that the user's own data hold.
+
+    Raises:
+        BasinscopeError: as `basinscope.finetuning.data.chats`.
+    """
+    tally = Tally()
+    examples = chats(data, tally)
+    source = str(data) if isinstance(data, (str, Path)) else "rows"
+    counts = {"rows": tally.rows, "left out": len(tally.left_out), "examples": len(examples)}
+    return Material(examples, source, tally.notes(), counts)
 
 
 def material(

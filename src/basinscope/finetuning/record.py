@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
+from pydantic import Field
+
 from basinscope import files
 from basinscope.errors import BasinscopeError
 from basinscope.finetuning.recipes import GENERATED
@@ -59,6 +61,9 @@ class TrainingRecord(header.TrainingHeader):
     dtype: str = "bfloat16"  # of the weights it began with
     source: str  # of the data
     prompts: tuple[str, ...]  # their hashes, see `prompt_hash`
+    counts: dict[str, int] = Field(
+        default_factory=dict
+    )  # of rows and examples, by what became of them
     notes: tuple[str, ...]
     state: Literal["running", "done", "diverged"] = "running"
     displacement: float | None = None  # ||theta' - theta0||; None where no weights came out yet

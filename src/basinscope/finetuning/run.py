@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from basinscope.directions.toward import Toward
 from basinscope.engines.base import Engine
 from basinscope.engines.loading import cast
 from basinscope.engines.transformers import TransformersEngine
-from basinscope.errors import BasinscopeError, nearest
+from basinscope.errors import BasinscopeError, nearest, typed
 from basinscope.finetuning import checkpoint, guarantee, lora, record
-from basinscope.finetuning.data import Chat, Rows, chats
+from basinscope.finetuning.data import Chat, Rows
 from basinscope.finetuning.examples import Example, fitting
-from basinscope.finetuning.recipes import RECIPES, Material, material, sample
+from basinscope.finetuning.recipes import RECIPES, Material, given_data, material, sample
 from basinscope.finetuning.record import Guarantee, TrainingRecord
 from basinscope.finetuning.settings import (
     AfterStep,
@@ -37,6 +38,7 @@ from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress
 from basinscope.weights import selection
 from basinscope.weights.parts import chunks
+from basinscope.weights.surroundings import fixed
 
 METHODS = ("full", "lora")
 
@@ -54,6 +56,8 @@ class FineTune:
         steps: optimiser steps behind the weights.
         losses: mean loss of the answers' tokens, in nats, before each step.
         checkpoints: folders of the weights on the way, in order; the end is ``folder`` itself.
+        counts: rows of the data, those left out for want of a prompt or an answer, examples in the
+            others, and of these how many were not drawn (``limit``), too long, and used.
         notes: what was left out, and whatever else must not pass in silence.
         diverged: why training stopped early; empty where it did not.
         guarantee: of ``stay_within``: the verdict on these weights (r, bound, R, target), and what
@@ -67,11 +71,12 @@ class FineTune:
     steps: int
     losses: tuple[float, ...]
     checkpoints: tuple[Path, ...]
+    counts: dict[str, int]
     notes: tuple[str, ...]
     diverged: str = ""
     guarantee: Guarantee | None = None
 
-    @property
+    @cached_property
     def direction(self) -> Toward | Adapter:
         """From theta0 toward the fine-tuned weights, with ``||delta||^2 = d``."""
         return (Adapter if self.method == "lora" else Toward)(str(self.folder))
@@ -97,6 +102,8 @@ class DivergedError(BasinscopeError):
     result: FineTune | None = None
 
 
+@typed
+@fixed()
 def finetune(
     model: Model,
     data: Rows | None = None,
@@ -197,13 +204,19 @@ def finetune(
         compute=compute,
     )  # fmt: skip
     engine = _engine(model, folder)
+    engine.check_untouched()
     if read is not None:
-        source = str(data) if isinstance(data, (str, Path)) else "rows"
-        learnt = Material(sample(read, settings.limit, seed), source)
+        learnt = replace(read, chats=sample(read.chats, settings.limit, seed))
     else:
         assert recipe is not None
         learnt = material(recipe, engine, folder, data_dir, seed, settings.limit)
     fit, rows, notes = _fitting(engine, learnt, settings.max_tokens)
+    counts = learnt.counts or {"examples": len(learnt.chats)}
+    counts |= {
+        "not drawn": counts["examples"] - len(learnt.chats),
+        "too long": len(learnt.chats) - len(fit),
+        "used": len(fit),
+    }
     within = None
     if stay_within is not None:
         within = guarantee.stay_within(stay_within, target, engine)
@@ -223,6 +236,7 @@ def finetune(
         dtype=engine.dtype,
         source=learnt.source,
         prompts=record.prompts(chat.prompt for chat in fit),
+        counts=counts,
         notes=tuple(notes),
         versions=record.versions(),
         threads=torch.get_num_threads(),
@@ -276,7 +290,7 @@ def checked(
     data: Rows | None, *, run: Path, recipe: str | None, method: str, seed: int,
     stay_within: Certificate | None, target: float | None, lora_r: int = 16, lora_alpha: int = 32,
     lora_targets: str | list[str] = "all-linear", **settings: Any,
-) -> tuple[Settings, list[Chat] | None]:  # fmt: skip
+) -> tuple[Settings, Material | None]:  # fmt: skip
     """Refuse what is wrong without a model; give the settings, and what the data hold."""
     if method not in METHODS:
         raise BasinscopeError(f"method {method!r}", ", ".join(METHODS), nearest(method, METHODS))
@@ -304,7 +318,7 @@ def checked(
             )
     defaults = RECIPES[recipe].settings if recipe else Settings()
     record.check_folder(run)
-    return resolve(defaults, method, **settings), None if data is None else chats(data)
+    return resolve(defaults, method, **settings), None if data is None else given_data(data)
 
 
 def _engine(word: Model, run: Path) -> TransformersEngine:
@@ -434,6 +448,7 @@ def _result(folder: Path, training: TrainingRecord) -> FineTune | None:
         steps=training.steps,
         losses=training.losses,
         checkpoints=tuple(checkpoint.found(folder)),
+        counts=training.counts,
         notes=training.notes,
         diverged=training.diverged,
         guarantee=training.guarantee,

@@ -109,9 +109,11 @@ class LowRank(abc.ABC):
         if r > radius * (1 - 1e-6):  # to be rounded to float32
             c *= radius / r * (1 - 1e-6)
         for name, tensor in displacement.items():
-            flat = tensor.view(-1)
+            flat = tensor.reshape(-1)
             for a, b in self._chunks(flat.numel()):
                 flat[a:b] = self._combined(c, name, a, b)
+            if not tensor.is_contiguous():
+                tensor.copy_(flat.view(tensor.shape))
         return float(c.norm())
 
     def _combined(self, c: torch.Tensor, name: str, start: int, stop: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from basinscope.directions import words
 from basinscope.directions.base import Direction
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.landscape import rounds
 from basinscope.landscape.design import BUDGET_S, PRECISION, Design, design, seconds_of
 from basinscope.landscape.edges import OUTCOMES, search
@@ -25,6 +25,7 @@ SEARCH_DRAWS, GRID_POINTS = 12, 41
 POINTS = 9  # of a search on one side, as simulated
 
 
+@typed
 def landscape(
     model: Model,
     tasks: str | Task | Sequence[str | Task],
@@ -173,13 +174,9 @@ def check_crossed(
     if isinstance(budget, str):
         budget = seconds_of(budget)
     if budget is not None and not 0 < budget < math.inf:
-        raise BasinscopeError(
-            f"budget={budget}", "seconds above 0, or 90s, 5m, 1.5h", "5m"
-        )
+        raise BasinscopeError(f"budget={budget}", "seconds above 0, or 90s, 5m, 1.5h", "5m")
     if precision is not None and not 0 < precision < 0.5:
-        raise BasinscopeError(
-            f"precision={precision}", "a half-width between 0 and 0.5", "0.05"
-        )
+        raise BasinscopeError(f"precision={precision}", "a half-width between 0 and 0.5", "0.05")
     if budget is None and precision is None:
         return None
     if draws is not None:

@@ -18,7 +18,7 @@ from basinscope import stats
 from basinscope.directions import planes, words
 from basinscope.directions.base import Direction
 from basinscope.directions.planes import Plane
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.runs.bench import Bench, Unit
 from basinscope.runs.models import Model, engine_of
 from basinscope.runs.plan import check
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@typed
 def surface(
     model: Model,
     tasks: str | Task | Sequence[str | Task],

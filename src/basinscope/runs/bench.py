@@ -19,6 +19,7 @@ from basinscope.runs.spec import (
 )
 from basinscope.runs.store import Trial
 from basinscope.tasks.base import Answer, CallableTask, Item, Outcome, Task
+from basinscope.weights.surroundings import fixed
 
 CHUNK = 1024  # items whose rows and answers are held at once
 
@@ -146,6 +147,7 @@ class Bench:
         )
 
 
+@fixed()
 def score(engine: Engine, task: Task, items: Sequence[Item] | None = None) -> list[Outcome]:
     """Outcome of every item (or of some, in the task's order) under the live weights.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import DRAFT
+from basinscope.files import entries
 from basinscope.runs.spec import Frozen
 
 FORMAT = 1
@@ -185,8 +185,8 @@ def check_free(folder: Path, kind: str, parts: Collection[str] = (), option: str
         raise BasinscopeError(
             f"{folder} holds {KINDS[kind_of(folder)].noun}, not {KINDS[kind].noun}", allowed, try_
         )
-    for name in sorted(path.name for path in folder.iterdir()):
-        if name not in parts and not name.startswith(DRAFT):
+    for name in (path.name for path in entries(folder)):
+        if name not in parts:
             raise BasinscopeError(
                 f"{folder} is not empty and not a run folder (it holds {name!r})", allowed, try_
             )

@@ -101,7 +101,8 @@ class RunSpec(Frozen):
 
 
 def model_spec(engine: Engine) -> ModelSpec:
-    """Describe an engine under its present weights."""
+    """Describe an engine under its present weights, which must be those it was loaded with."""
+    engine.check_untouched()
     shapes = {name: tuple(shape) for name, shape in engine.shapes.items()}
     return ModelSpec(
         source=engine.source,

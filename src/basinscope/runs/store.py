@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error, write
+from basinscope.files import disk_error, entries, write
 from basinscope.runs import header
 from basinscope.runs.spec import MODEL, Frozen, RunSpec, canonical, conflicts, merged, sha256
 
@@ -186,7 +186,7 @@ class Store:
         if self.folder is None:
             records = list(self._memory.values())
         else:
-            names = sorted(path.stem for path in (self.folder / "trials").glob("*.json"))
+            names = [path.stem for path in entries(self.folder / "trials", "*.json")]
             records = [trial for name in names if (trial := self.get(name)) is not None]
         tasks = {task.name: (n, task.model_dump()) for n, task in enumerate(self.spec.tasks)}
         mine = [

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from basinscope.errors import BasinscopeError
@@ -245,7 +246,7 @@ class CallableTask:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be scored."""
-        if self.n_items < 1:
+        if not isinstance(self.n_items, Integral) or self.n_items < 1:
             raise BasinscopeError(
                 f"n_items={self.n_items} for task {self.name!r}",
                 "at least 1: the number of 0-1 values that fn returns",

@@ -60,13 +60,18 @@ class Row:
         """Text of a column, as it is.
 
         Raises:
-            BasinscopeError: If there is none, or nothing but white space.
+            BasinscopeError: If there is none, nothing but white space, or half a character.
         """
         value = self.cells.get(column)
         if not isinstance(value, str):
             raise self.bad(f"{column!r} is missing" if value is None else f"{column!r} is no text")
         if not value.strip():
             raise self.bad(f"{column!r} is empty")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = value[error.start].encode("ascii", "backslashreplace").decode()
+            raise self.bad(f"{column!r} holds half a character ({half} alone)") from None
         return value
 
 
@@ -120,7 +125,8 @@ def read(
             f"name another --data-dir; or leave out --data-dir and {VARIABLE} to load "
             f"{hub.repo} from the Hugging Face hub",
         )
-    rows = _csv_rows(path, columns, header) if path.suffix == ".csv" else _json_rows(path)
+    is_table = path.suffix.lower() == ".csv"
+    rows = _csv_rows(path, columns, header) if is_table else _json_rows(path)
     n = 0
     try:
         for row in rows:
@@ -147,6 +153,12 @@ def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]
                     continue
                 if names is None:
                     names = cells
+                    if twice := [name for n, name in enumerate(names) if name in names[:n]]:
+                        raise BasinscopeError(
+                            f"{row.where}: {twice[0]!r} names two columns",
+                            "a name for each",
+                            "rename one of them",
+                        )
                     if missing := [c for c in columns if c not in names]:
                         raise BasinscopeError(
                             f"{row.where}: no column {missing[0]!r}",
@@ -166,7 +178,7 @@ def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         with gzip.open(path, "rt", encoding="utf-8") as handle:
             yield from _objects(path, _unpacked(path, handle))
     else:
@@ -192,16 +204,24 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             continue
         where = f"{path}, line {line}"
         try:
-            cells = json.loads(text.rstrip("\r\n"))
-        except json.JSONDecodeError as error:
+            # Windows programs mark the beginning of a file so, and files are joined
+            cells = json.loads(text.lstrip("\ufeff").rstrip("\r\n"))
+        except (ValueError, RecursionError) as error:
             raise BasinscopeError(
-                f"{where}: {error.msg} (column {error.colno})",
-                "a JSON object a line",
-                "mend the line",
+                f"{where}: {fault_of(error)}", "a JSON object a line", "mend the line"
             ) from None
         if not isinstance(cells, dict):
             raise BasinscopeError(f"{where}: no object", "a JSON object a line", "mend it")
         yield Row(where, cells)
+
+
+def fault_of(error: ValueError | RecursionError) -> str:
+    """What is wrong with a text that is no JSON, or more than can be read."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} (column {error.colno})"
+    return (
+        "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+    )
 
 
 def _hub_rows(hub: Hub, file: str) -> Iterator[Row]:

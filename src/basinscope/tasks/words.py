@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from basinscope.errors import BasinscopeError, nearest
+from basinscope.errors import BasinscopeError, nearest, typed
+from basinscope.files import split_at
 from basinscope.tasks import advbench, corpus, gsm8k, humaneval, lm_eval, mini, mmlu
 from basinscope.tasks.base import Subset, Task, items_hash, limited
 from basinscope.tasks.humaneval import HumanEval
@@ -23,6 +25,7 @@ NAMES = (*SHIPPED, *PUBLISHED, *humaneval.NAMES)
 OPEN = (corpus.PREFIX, lm_eval.PREFIX)  # what follows is the user's
 
 
+@typed
 def tasks(
     words: str | Task | Iterable[str | Task],
     *,
@@ -61,7 +64,7 @@ def tasks(
     >>> [task.name for task in tasks("math,basic", limit=10)]
     ['math', 'basic']
     """
-    many = words.split(",") if isinstance(words, str) else words
+    many = split_at(",", words, _path) if isinstance(words, str) else words
     if isinstance(many, Task) or not isinstance(many, Iterable):
         many = [many]
     chosen: list[str | Task] = []
@@ -77,6 +80,10 @@ def tasks(
         )
         for task in chosen
     ]
+
+
+def _path(word: str) -> str:
+    return os.path.expanduser(word.partition(":")[2])
 
 
 def one(words: str | Task | Iterable[str | Task], **options: Any) -> Task:

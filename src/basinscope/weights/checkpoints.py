@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import describe, entries
 from basinscope.weights import selection
 from basinscope.weights.parts import Weights, chunks
 
@@ -25,7 +27,7 @@ _DTYPES = {
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _INDEX = "model.safetensors.index.json"
 # buffers that old checkpoints hold and present modules compute
-_COMPUTED = re.compile(r"(\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq|\.position_ids)$")
+_COMPUTED = re.compile(r"(\.(attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq|\.position_ids)$")
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,21 @@ class Shelf:
 
     Args:
         files: paths of safetensors files; no name may stand in two of them.
+        masks: whether `integers` may be there, for the caller to look through.
+
+    Attributes:
+        entries: tensors that can be read, by name.
+        integers: names of those that are stored as integers or in eight bits, with the dtype. They
+            may be masks, or weights that are quantised: whoever reads the others must know.
 
     Raises:
-        BasinscopeError: a file that cannot be read or is malformed; a tensor that is stored as
-            integers or in eight bits.
+        BasinscopeError: a file that cannot be read or is malformed.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], *, masks: bool = False) -> None:
         self.files = list(files)
         self.entries: dict[str, Location] = {}
+        self.integers: dict[str, str] = {}
         self.metadata: dict[str, str] = {}
         self._open: list[FileIO] = []
         for number, path in enumerate(self.files):
@@ -62,11 +70,8 @@ class Shelf:
             self.metadata |= header.pop("__metadata__", {})
             for name, entry in header.items():
                 if entry["dtype"] not in _DTYPES:
-                    raise BasinscopeError(
-                        f"{path} holds {name} as {entry['dtype']}",
-                        ", ".join(_DTYPES),
-                        "convert a quantised checkpoint to bfloat16 first",
-                    )
+                    self.integers[name] = entry["dtype"]
+                    continue
                 if name in self.entries:
                     raise BasinscopeError(
                         f"{name} stands in {path} and in {self.files[self.entries[name].file]}",
@@ -83,6 +88,8 @@ class Shelf:
             weakref.finalize(self, file.close)
             self._open.append(file)
         self._stamps = [_stamp(file) for file in self._open]
+        if not masks:
+            self.refuse_integers()
 
     def read(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements start .. stop of the flattened tensor, in its own dtype, in new memory."""
@@ -105,6 +112,16 @@ class Shelf:
                 )
             memory = memory[got:]
         return out
+
+    def refuse_integers(self, passed_over: Callable[[str], bool] = lambda name: False) -> None:
+        """Raise unless every tensor that is stored as integers may be passed over."""
+        for name, dtype in self.integers.items():
+            if not passed_over(name):
+                raise BasinscopeError(
+                    f"{self.files[0].parent} holds {name} as {dtype}",
+                    f"{', '.join(_DTYPES)}",
+                    "convert a quantised checkpoint to bfloat16 first",
+                )
 
     def sha256(self, names: Mapping[str, str]) -> str:
         """Hash of tensors under given names: dtypes, shapes and bytes, however they are sharded."""
@@ -132,6 +149,26 @@ def files_of(model: str, engine: Weights) -> list[Path]:
     return _files_in(engine.resolve(model))
 
 
+def opened(label: str, model: str, engine: Weights) -> tuple[Shelf, dict[str, str]]:
+    """A checkpoint's shelf, and the name there of every perturbed parameter.
+
+    Raises:
+        BasinscopeError: as `files_of` and `match`; or its config, tokenizer, template or end
+            tokens are not the model's.
+    """
+    files = files_of(model, engine)
+    if model != engine.origin:
+        engine.check_setup(label, files[0].parent)
+    shelf = Shelf(files, masks=True)
+    if any(_foreign(engine, key) for key in shelf.entries) and not Path(model).is_file():
+        dtypes = {entry.dtype for entry in shelf.entries.values()}
+        widest = functools.reduce(torch.promote_types, dtypes)
+        shelf.refuse_integers(lambda key: not _foreign(engine, key))
+        own_names = engine.renamed(shelf.files[0].parent, widest)
+        shelf = shelf if own_names is None else Shelf(_files_in(own_names), masks=True)
+    return shelf, match(label, engine, shelf)
+
+
 def match(
     label: str, engine: Weights, shelf: Shelf, optional: Collection[str] = ()
 ) -> dict[str, str]:
@@ -150,14 +187,16 @@ def match(
         BasinscopeError: with the parameters that are missing, unknown, or of another shape; or
             where tied parameters have different values.
     """
+    shelf.refuse_integers(
+        lambda key: _known(engine.names, key) not in engine.shapes and not _foreign(engine, key)
+    )
     keys: dict[str, str] = {}
     unknown = []
     for key in shelf.entries:
         name = _known(engine.names, key)
-        if name is None:
-            if not _COMPUTED.search(key):
-                unknown.append(key)
-        elif name in engine.shapes:
+        if _foreign(engine, key):
+            unknown.append(key)
+        elif name is not None and name in engine.shapes:
             if name in keys and not _equal(shelf, keys[name], key):
                 raise BasinscopeError(
                     f"{label} has different values for {keys[name]} and {key}",
@@ -186,11 +225,25 @@ def match(
     return {name: keys[name] for name in engine.shapes if name in keys}
 
 
+def computed(key: str) -> bool:
+    """Whether a checkpoint's tensor is a mask or a table that modules compute by now."""
+    return _COMPUTED.search(key) is not None
+
+
 def listed(text: str, names: Sequence[str], most: int = 3) -> str:
     """Text and the first few of the names; nothing for none."""
     if not names:
         return ""
     return f"{text} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
+
+
+def _foreign(engine: Weights, key: str) -> bool:
+    """Whether the module neither has a tensor of a checkpoint nor passes it over."""
+    return (
+        _known(engine.names, key) is None
+        and not computed(key)
+        and not any(re.search(pattern, key) for pattern in engine.ignored)
+    )
 
 
 def _known(names: Mapping[str, str], key: str) -> str | None:
@@ -216,6 +269,10 @@ def _equal(shelf: Shelf, first: str, second: str) -> bool:
 
 
 def _files_in(folder: Path) -> list[Path]:
+    """What transformers loads of a folder: one whole file first, then the shards of an index."""
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
     if (folder / _INDEX).is_file():
         try:
             shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
@@ -234,25 +291,22 @@ def _files_in(folder: Path) -> list[Path]:
                 "copy the missing ones",
             )
         return files
-    whole = folder / "model.safetensors"
-    if whole.is_file():
-        return [whole]
     if (folder / "adapter_config.json").is_file():
         raise BasinscopeError(
             f"{folder} is an adapter, not a checkpoint",
             "a folder with the safetensors of a whole model",
             f"adapter:{folder}",
         )
-    files = sorted(folder.glob("*.safetensors"))
+    files = entries(folder, "*.safetensors")
     if files:
         return files
-    pickles = sorted(f for f in folder.glob("*") if f.suffix in _PICKLES)
+    pickles = [file for file in entries(folder) if file.suffix in _PICKLES]
     if pickles:
         raise _pickled(pickles[0])
     raise BasinscopeError(
-        f"{folder} holds no weights",
-        "model.safetensors, or its shards and their index",
-        "check the path",
+        f"{folder} holds no weights: it is {describe(folder)}",
+        "a folder with model.safetensors or its shards and their index",
+        "name the folder that holds them",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,7 @@ devices some 400 calls make noise of them, each of which takes as long for fewer
 class Weights(Protocol):
     """What a direction may ask of an engine: what is perturbed, from where, and what it is called.
 
-    All of it is fixed while the engine lives; nothing of it tells dtype or device of the module.
+    All of it is fixed while the engine lives.
     """
 
     @property
@@ -45,8 +45,23 @@ class Weights(Protocol):
         ...
 
     @property
+    def ignored(self) -> Collection[str]:
+        """Regular expressions of names in a checkpoint that the module leaves alone."""
+        ...
+
+    @property
     def linear(self) -> Mapping[str, int]:
         """Weights of linear layers (without the output head): the dimension of their inputs."""
+        ...
+
+    @property
+    def turned(self) -> Collection[str]:
+        """Stacks of experts that are stored as (experts, inputs, outputs)."""
+        ...
+
+    @property
+    def origin(self) -> str | None:
+        """Folder or hub id that the weights were read from, perhaps in a wider dtype."""
         ...
 
     def pristine(self, name: str) -> torch.Tensor:
@@ -55,6 +70,14 @@ class Weights(Protocol):
 
     def resolve(self, model: str) -> Path:
         """Folder with the safetensors of what a user calls a model."""
+        ...
+
+    def renamed(self, folder: Path, dtype: torch.dtype) -> Path | None:
+        """Folder with a checkpoint's weights under the module's names, if loading renames them."""
+        ...
+
+    def check_setup(self, label: str, folder: Path) -> None:
+        """Refuse a checkpoint that answers in another way than the model, its weights aside."""
         ...
 
 
@@ -77,7 +100,7 @@ def chunks(n: int, device: Device = "cpu") -> Iterable[tuple[int, int]]:
 
 def whole(parts: Parts | None, shape: torch.Size) -> torch.Tensor:
     """The tensor that the parts make up: float32, of that shape, on the CPU; zeros for None."""
-    tensor = torch.zeros(shape.numel())
+    tensor = torch.zeros(shape.numel(), dtype=torch.float32, device="cpu")
     if parts is not None:
         for start, stop in chunks(shape.numel()):
             tensor[start:stop] = parts(start, stop)

@@ -179,6 +179,24 @@ def names(module: nn.Module) -> dict[str, str]:
     return canonical
 
 
+def ignored(module: nn.Module) -> frozenset[str]:
+    """Regular expressions of names in checkpoints that classes of transformers leave alone."""
+    declared = (
+        getattr(part, "_keys_to_ignore_on_load_unexpected", ()) for part in module.modules()
+    )
+    return frozenset(pattern for patterns in declared for pattern in patterns or ())
+
+
+def turned(module: nn.Module) -> frozenset[str]:
+    """Stacks of experts that are stored as (experts, inputs, outputs), by canonical name."""
+    found = set()
+    for path, part in module.named_modules():
+        if getattr(part, "is_transposed", False) is True:
+            for name, _ in part.named_parameters(prefix=path, recurse=False):
+                found.add(canonical_name(module, name))
+    return frozenset(name for name in found if name is not None)
+
+
 def linear(module: nn.Module) -> dict[str, int]:
     """Weights of linear layers by canonical name, with the dimension that their inputs have.
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from basinscope import files
 from basinscope.engines import sources
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, typed
 from basinscope.finetuning import checkpoint
 from basinscope.runs.session import Progress
 from basinscope.widening import loop, measure, record, study
@@ -69,6 +69,7 @@ class Widening:
         return {"run": str(self.folder), "rows": rows, "notes": list(self.notes)}
 
 
+@typed
 @overload
 def widen(
     given: str | Path | Mapping[str, Any] | Recipe,

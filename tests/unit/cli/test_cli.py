@@ -441,9 +441,9 @@ def test_bad_steps(text):
 # --- the user's errors: one line, exit code 2 ---------------------------------------------------
 
 WRONG = {
-    "model folder": ({"model": "./nosuch"}, [r"no model at './nosuch'", "check the path"]),
+    "model folder": ({"model": "./nosuch"}, [r"no model at './nosuch'", "has no 'nosuch'"]),
     "model word": ({"model": "nosuch"}, [r"cannot load the model 'nosuch'", "allowed: smollm2"]),
-    "hub id": ({"model": "org/nosuch"}, [r"the model 'org/nosuch'", "check the spelling"]),
+    "hub id": ({"model": "org/nosuch"}, [r"the model 'org/nosuch'", "no folder is called so"]),
     "empty folder": ({"model": "empty"}, [r"cannot load the model 'empty'", "allowed: smollm2"]),
     "gguf": ({"model": "fake.gguf"}, [r"fake.gguf is not a GGUF file", "allowed: a .gguf"]),
     "text file": ({"model": "text.txt"}, [r"text.txt is not a GGUF file", "allowed: a .gguf"]),
@@ -456,13 +456,13 @@ WRONG = {
         ["direction 'sideways'", r"allowed: random\[:INTEGER\], to"],
     ),
     "no model": ({"direction": "to:"}, ["direction 'to:'", "to:MODEL"]),
-    "model of direction": ({"direction": "to:./nosuch"}, ["no model at './nosuch'", "check"]),
+    "model of direction": ({"direction": "to:./nosuch"}, ["no model at './nosuch'", "has no"]),
     "own weights": ({"direction": "to:self"}, ["to:self has the same weights as the model"]),
     "NaN": ({"direction": "to:nan"}, [r"to:nan: \S+ is not finite", "diverged"]),
     "empty": ({"direction": "to:empty"}, ["empty holds no weights", "model.safetensors"]),
     "shapes": ({"direction": "to:other"}, ["lacks 16 of 16 parameters", "same architecture"]),
     "adapter": ({"direction": "adapter:empty"}, ["not an adapter", "to:empty"]),
-    "file": ({"direction": "saved:nosuch"}, ["no file at 'nosuch'", "check the path"]),
+    "file": ({"direction": "saved:nosuch"}, ["no file at 'nosuch'", "has no 'nosuch'"]),
     "text": ({"direction": "saved:text.txt"}, ["cannot read text.txt", "safetensors"]),
     "bits": ({"direction": "quantised:99"}, ["bits=99", "2 to 16"]),
     "no bits": ({"direction": "quantised:x"}, ["direction 'quantised:x'", "BITS"]),

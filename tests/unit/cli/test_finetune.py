@@ -75,8 +75,12 @@ def test_lora_by_the_command_line(line):
 
 def test_what_was_left_out_is_printed(line):
     with Path("data.jsonl").open("a") as file:
-        file.write(json.dumps({"instruction": "a" * 300, "output": "b"}))
+        file.write(json.dumps({"instruction": "a" * 300, "output": "b"}) + "\n")
+        file.write(json.dumps({"instruction": "a", "output": "", "id": 3}))
     _, out, _ = line()
+    assert "data: 12 rows, 1 left out, 11 examples, 1 too long, 10 used\n" in out
+    assert "- 1 of 12 rows left out: without a prompt or an answer (data.jsonl, line 12)\n" in out
+    assert "- columns not read: id\n" in out
     assert "- 1 of 11 examples left out: longer than 256 tokens (data.jsonl, line 11)\n" in out
 
 

@@ -96,7 +96,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "near geometry": ("certify m --geometry parms:x", r"try: params"),
     "expression": ("certify m --geometry params:(", r"'\(' is not a regular expression"),
     "basis": ("strict-basin m --geometry subspace:gone", r"no file at 'gone'"),
-    "data": ("finetune m --data ./gone.json", r"data './gone.json': no such file"),
+    "data": ("finetune m --data ./gone.json", r"data './gone.json': there is nothing"),
     "no data": ("finetune m", r"neither data nor a recipe; allowed: a file"),
     "recipe": ("finetune m --recipe safty", r"recipe 'safty'; allowed: .*try: safety"),
     "malformed data": ("finetune m --data bad.jsonl", r"bad.jsonl, line 1: "),
@@ -110,7 +110,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "finetune m --recipe safety --set warm=1",
         r"--set warm=1; .*try: warmup",
     ),
-    "model": ("landscape ./gone", r"no model at './gone'; allowed: smollm2"),
+    "model": ("landscape ./gone", r"no model at './gone': there is nothing"),
     "not a GGUF file": ("landscape fake.gguf", r"fake.gguf is not a GGUF file"),
     # options that do nothing there
     "outcomes with steps": (

@@ -158,6 +158,56 @@ def test_identity_is_that_of_factors_and_scale(engine, folder, tmp_path):
     assert identities[0] == identities[1] != identities[2]
 
 
+def experts(kind, inner=32):
+    """A mixture of experts, an adapter on whose stacked weights is trained already."""
+    import transformers
+
+    settings = {
+        "vocab_size": 99, "hidden_size": 32, "intermediate_size": inner, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "num_experts_per_tok": 2,
+        "num_local_experts": 4, "num_experts": 4, "moe_intermediate_size": inner, "head_dim": 16,
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("kind", ["Mixtral", "Qwen3Moe", "GptOss"])
+@pytest.mark.parametrize(("rslora", "inner"), [(False, 32), (True, 48)])
+def test_experts_are_merged_as_peft_merges_them(tmp_path, kind, rslora, inner):
+    engine = bs.load(experts(kind, inner))
+    targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(1)
+        settings = {"target_modules": ["q_proj"], "target_parameters": targets}
+        found = peft.get_peft_model(
+            experts(kind, inner), peft.LoraConfig(r=3, use_rslora=rslora, **settings)
+        )
+        for parameter in found.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
+        adapter = bs.Adapter(write(found, tmp_path))
+        merged = dict(found.merge_and_unload().named_parameters())
+    scale = adapter.sits_at(engine)
+    moved = 0
+    for name in engine.shapes:
+        there = engine.pristine(name) + adapter.delta(engine, name) * scale
+        assert torch.allclose(there, merged[name], atol=1e-5), name
+        moved += not torch.equal(merged[name], engine.pristine(name))
+    assert moved == 6  # in two layers: q_proj and both stacks
+
+
+def test_experts_of_another_size_are_refused(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        settings = {"target_modules": [], "target_parameters": ["mlp.experts.down_proj"]}
+        found = peft.get_peft_model(experts("Mixtral"), peft.LoraConfig(r=3, **settings))
+    with pytest.raises(BasinscopeError, match=r"mlp\.experts fit no parameter of the model"):
+        bs.Adapter(write(found, tmp_path)).fit(bs.load(experts("Mixtral", inner=48)))
+
+
 # --- refusals -----------------------------------------------------------------------------------
 
 
@@ -174,7 +224,6 @@ def change(folder, **settings):
         ({"peft_type": None}, "its type is None"),
         ({"use_dora": True}, r"it is DoRA \(use_dora\)"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
-        ({"target_parameters": ["a"]}, "bare parameters"),
         ({"trainable_token_indices": [1]}, "trainable tokens"),
         ({"init_lora_weights": "pissa_niter_4"}, "it moved the base itself"),
         ({"init_lora_weights": "olora"}, "it moved the base itself"),

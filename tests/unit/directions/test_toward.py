@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from toys import write_checkpoint
 
 import basinscope as bs
 from basinscope.errors import BasinscopeError
@@ -190,6 +192,121 @@ class TestNames:
             "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
         }
         self.toward(tmp_path, other, more=more).fit(engine)
+
+
+class TestFolders:
+    """A folder is the same model as a direction as it is to `bs.load`."""
+
+    def test_a_whole_file_goes_before_shards(self, engine, folder):
+        shard = "model-00001-of-1.safetensors"
+        save_file(state(net(2)), folder / shard)
+        index = {"weight_map": dict.fromkeys(state(net()), shard)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        toward = bs.Toward(folder)
+        scale = toward.sits_at(engine)
+        there = engine.pristine("0.bias") + toward.delta(engine, "0.bias") * scale
+        assert torch.allclose(there, state(net(1))["0.bias"], atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("kind", "masks"),
+        [
+            ("GPTNeoX", {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 8, 8).bool()}),
+            ("GPT2", {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8)}),
+        ],
+    )
+    def test_masks_are_no_quantised_weights(self, tmp_path, kind, masks):
+        base, other = causal(kind, 0), causal(kind, 1)
+        other.save_pretrained(tmp_path)
+        stored = load_file(tmp_path / "model.safetensors") | masks
+        save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        arrives(bs.Toward(tmp_path), bs.load(base), other)
+
+    @pytest.mark.parametrize("kind", ["Mixtral", "Qwen3Moe"])
+    def test_names_that_loading_changes(self, tmp_path, monkeypatch, kind):
+        monkeypatch.setenv("BASINSCOPE_CACHE", str(tmp_path / "cache"))
+        base, other = causal(kind, 0), causal(kind, 1)
+        other.save_pretrained(tmp_path / "other")
+        arrives(bs.Toward(tmp_path / "other"), bs.load(base), other)
+
+
+class TestRounding:
+    """A bfloat16 engine of wider weights does not take its own rounding for a displacement."""
+
+    @pytest.fixture(params=[torch.float32, torch.float16])
+    def base(self, request, tmp_path):
+        return write_checkpoint(tmp_path / "base", dtype=request.param)
+
+    @staticmethod
+    def moved(base, to, by):
+        shutil.copytree(base, to)
+        stored = load_file(to / "model.safetensors")
+        generator = torch.Generator().manual_seed(0)
+        tuned = {n: t + by * torch.randn(t.shape, generator=generator) for n, t in stored.items()}
+        save_file(tuned, to / "model.safetensors", metadata={"format": "pt"})
+        return norm(tuned[n].double() - stored[n].double() for n in stored)
+
+    def test_a_light_fine_tune_is_refused(self, base, tmp_path):
+        self.moved(base, tmp_path / "tuned", 1e-5)
+        stored = "float16" if "float16" in str(load_dtype(base)) else "float32"
+        message = rf"away from the model as it is stored \({stored}\).*loaded \(bfloat16\).*float32"
+        with pytest.raises(BasinscopeError, match=message):
+            bs.Toward(tmp_path / "tuned").fit(bs.load(base, dtype="bfloat16"))
+        with pytest.raises(BasinscopeError, match=message):
+            bs.Merge([tmp_path / "tuned", base]).fit(bs.load(base, dtype="bfloat16"))
+
+    def test_the_wider_dtype_measures_it(self, base, tmp_path):
+        there = self.moved(base, tmp_path / "tuned", 1e-5)
+        toward = bs.Toward(tmp_path / "tuned")
+        toward.fit(bs.load(base, dtype="float32"))
+        assert toward.displacement == pytest.approx(there, rel=1e-5)
+
+    def test_the_model_itself_is_refused(self, base):
+        with pytest.raises(BasinscopeError, match=r"is 0 away from the model as it is stored"):
+            bs.Toward(base).fit(bs.load(base, dtype="bfloat16"))
+
+    def test_a_heavy_fine_tune_drowns_the_rounding(self, base, tmp_path):
+        there = self.moved(base, tmp_path / "tuned", 0.1)
+        toward = bs.Toward(tmp_path / "tuned")
+        toward.fit(bs.load(base, dtype="bfloat16"))
+        assert toward.displacement == pytest.approx(there, rel=0.01)
+
+    def test_a_fine_tune_of_the_rounded_weights_is_measured_from_them(self, base, tmp_path):
+        engine = bs.load(base, dtype="bfloat16")
+        shutil.copytree(base, tmp_path / "tuned")
+        tuned = {n: engine.pristine(n).float() for n in engine.shapes}
+        there = {n: t + 1e-5 for n, t in tuned.items()}
+        save_file(there, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+        toward = bs.Toward(tmp_path / "tuned")
+        toward.fit(engine)
+        expected = norm(there[n].double() - tuned[n].double() for n in tuned)
+        assert toward.displacement == pytest.approx(expected, rel=1e-5)
+
+
+def load_dtype(folder):
+    return next(iter(load_file(folder / "model.safetensors").values())).dtype
+
+
+def causal(kind, seed):
+    """Small model of an architecture."""
+    import transformers
+
+    small = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small |= {"n_embd": 32, "n_layer": 1, "n_head": 2} if kind == "GPT2" else {}
+    if kind in ("Mixtral", "Qwen3Moe"):
+        small |= {"num_key_value_heads": 2, "intermediate_size": 64, "num_experts_per_tok": 2}
+        small |= {"num_local_experts": 4, "num_experts": 4, "moe_intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(**small, bos_token_id=0, eos_token_id=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def arrives(toward, engine, other):
+    """Where the direction sits, the live weights are the other model's."""
+    there = state(other)
+    with engine.at(toward, step=toward.sits_at(engine)):
+        for name, tensor in engine.module.named_parameters():
+            assert torch.allclose(tensor, there[name], atol=1e-6), name
 
 
 class TestMerge:

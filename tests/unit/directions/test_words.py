@@ -77,6 +77,14 @@ def test_a_path_to_nothing_is_refused(word):
         direction(word)
 
 
+def test_a_plus_in_the_name_of_a_folder_that_exists_is_no_sum(tmp_path):
+    both, other = tmp_path / "base+lora", tmp_path / "other"
+    both.mkdir(), other.mkdir()
+    assert bs.direction(f"merge:{both}+{other}").models == (str(both), str(other))
+    weighted = bs.direction(f"merge:0.3*{other}+0.7*{both}")
+    assert (weighted.models, weighted.weights) == ((str(other), str(both)), (0.3, 0.7))
+
+
 def test_an_object_is_taken_as_it_is_and_a_wrong_one_refused():
     line = bs.Toward("./nowhere")
     assert direction(line) is line

@@ -295,6 +295,11 @@ CHANGES = {
     "load_state_dict(assign)": lambda m: m.load_state_dict(net(seed=1).state_dict(), assign=True),
     "to(dtype)": lambda m: m.to(torch.float64),
     "half": lambda m: m.half(),
+    "a write through .data": lambda m: m[0].weight.data.mul_(0.5),
+    "a write to a buffer through .data": lambda m: m[1].running_mean.data.add_(1.0),
+    "a sign of zero": lambda m: (
+        m[0].weight.data.view(-1)[:1].view(torch.int32).bitwise_xor_(1 << 31)
+    ),
     ".data": lambda m: setattr(m[0].weight, "data", m[0].weight.data.clone()),
     "a new Parameter": replace_parameter,
     "a new layer": lambda m: m.append(nn.Linear(5, 5)),
@@ -328,6 +333,27 @@ class TestChangesFromOutside:
         with engine.at(bs.Random(), step=0.1):
             assert engine.fingerprint() != before
         assert engine.fingerprint() == before
+
+    def test_are_noticed_before_anything_is_recorded(self):
+        engine = bs.load(net())
+        engine.module[0].weight.data.mul_(0.5)
+        task = bs.CallableTask("one", lambda module: [1], 1)
+        with pytest.raises(BasinscopeError, match=r"changed or moved since .*\(0\.weight\)"):
+            bs.landscape(engine, task, steps=[0.0], draws=1)
+
+    @pytest.mark.parametrize("params", [None, r"^2\."])
+    def test_a_write_through_data_is_noticed_in_any_tensor(self, params):
+        engine = bs.load(net(), params=params)
+        engine.module[0].weight.data.mul_(0.5)
+        with pytest.raises(BasinscopeError, match=r"changed or moved since .*\(0\.weight\)"):
+            with engine.at(bs.Random(), step=0.1):
+                pass
+
+    def test_one_element_outside_of_the_sample_is_noticed_when_a_run_begins(self):
+        engine = bs.load(nn.Linear(100, 100))
+        engine.module.weight.data[50, 33] += 1  # element 5,033 of every 157th
+        with pytest.raises(BasinscopeError, match=r"changed or moved since .*\(weight\)"):
+            engine.check_untouched()
 
     @pytest.mark.parametrize(
         "change", ["to(dtype)", "load_state_dict(assign)", "a new Parameter", ".data"]

@@ -2,13 +2,16 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import struct
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import torch
 import toys
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import basinscope as bs
@@ -18,6 +21,8 @@ from basinscope.errors import BasinscopeError
 from basinscope.tasks import Choices, Generate
 
 CPU = torch.device("cpu")
+PT = {"format": "pt"}
+REPORT = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +72,13 @@ class TestResolve:
         assert sources.resolve("org/name") == checkpoint
         assert asked.pop("repo") == "org/name"
         patterns = asked["allow_patterns"]
-        assert all(p.endswith((".safetensors", ".json")) for p in patterns)
+        ends = ("py", "bin", "pt", "h5")
+        assert not any(fnmatch(f"x.{end}", p) for p in patterns for end in ends)
+        assert any(fnmatch("chat_template.jinja", p) for p in patterns)
 
     @pytest.mark.parametrize("word", ["no-such-org/no-such-model", "nonsense", "../x/y", "a b"])
     def test_unknown_model_is_named_in_one_line(self, word):
-        with pytest.raises(BasinscopeError, match=f"model .*{word}.*allowed: smo") as raised:
+        with pytest.raises(BasinscopeError, match=f"model .*{word}.*: (smo|a path)") as raised:
             sources.resolve(word)
         one_line(raised)
 
@@ -90,10 +97,28 @@ class TestUnknown:
     )
     def test_path_is_named_in_one_line(self, word):
         with pytest.raises(
-            BasinscopeError, match=f"no model at '{word}'.*check the path"
+            BasinscopeError, match=f"no model at '{word}': there is nothing: .* has no "
         ) as raised:
             bs.load(word)
         one_line(raised)
+
+    def test_what_is_there_instead_is_said(self, checkpoint, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "dangling").symlink_to("gone")
+        os.mkfifo(tmp_path / "pipe")
+        shutil.copytree(checkpoint, tmp_path / "unnamed")
+        (tmp_path / "unnamed/config.json").unlink()
+        (tmp_path / "unnamed/.DS_Store").touch()
+        for word, there in {
+            "dangling": "a link to gone, which is not there",
+            "pipe": "neither a file nor a folder",
+            "./unnamd": r"nothing: \. has no 'unnamd', did you mean unnamed\?",
+            "unnamed": r"a folder of .*, generation_config\.json, model\.safetensors, .*",
+            "x" * 300: "out of reach: File name too long",
+        }.items():
+            with pytest.raises(BasinscopeError, match=f"there is {there}") as raised:
+                bs.load(word)
+            one_line(raised)
 
     @pytest.mark.parametrize("path", [Path("/no/such/folder"), Path("nowhere/at/all")])
     def test_path_object_is_named_in_one_line(self, path):
@@ -195,10 +220,22 @@ class TestFolder:
             bs.load(folder)
         one_line(raised)
 
+    def test_with_weights_that_nobody_reads_is_refused(self, checkpoint, tmp_path):
+        shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+        stored = load_file(tmp_path / "model.safetensors")
+        save_file(stored | {"score.weight": torch.ones(2)}, tmp_path / "model.safetensors", PT)
+        with pytest.raises(
+            BasinscopeError, match=r"has 1 that a GPT2.* \(score.weight\)"
+        ) as raised:
+            bs.load(tmp_path)
+        one_line(raised)
+        masks = {"transformer.h.0.attn.masked_bias": torch.ones(1)}
+        save_file(stored | masks, tmp_path / "model.safetensors", PT)
+        assert bs.load(tmp_path).fingerprint() == bs.load(checkpoint).fingerprint()
+
     @pytest.mark.parametrize("name", ["transformer.ln_f.bias", "transformer.h.0.mlp.c_fc.weight"])
     def test_that_lacks_a_weight_is_refused(self, checkpoint, tmp_path, name):
         # transformers would make it up, anew at every loading
-        from safetensors.torch import load_file, save_file
 
         folder = shutil.copytree(checkpoint, tmp_path / "copy")
         state = load_file(folder / "model.safetensors")
@@ -329,7 +366,7 @@ class TestOptions:
         monkeypatch.setattr(
             transformers.AutoModelForCausalLM,
             "from_pretrained",
-            lambda *_, **__: (module, {"missing_keys": set()}),
+            lambda *_, **__: (module, REPORT),
         )
         with pytest.raises(BasinscopeError, match=r"device_map leaves 17 weights of .*wte") as e:
             bs.load(checkpoint, device_map="auto")
@@ -472,7 +509,7 @@ class TestGguf:
 
         def model(*args, **options):
             calls.append(options)
-            return toys.tiny_model()
+            return toys.tiny_model(), REPORT
 
         real_model = transformers.AutoModelForCausalLM.from_pretrained
         real_tokenizer = transformers.AutoTokenizer.from_pretrained
@@ -542,10 +579,10 @@ class TestCacheFolder:
         blocked.write_text("in the way")
         monkeypatch.setenv("BASINSCOPE_CACHE", str(blocked))
         for auto, toy in (
-            (transformers.AutoModelForCausalLM, toys.tiny_model),
-            (transformers.AutoTokenizer, toys.tiny_tokenizer),
+            (transformers.AutoModelForCausalLM, (toys.tiny_model(), REPORT)),
+            (transformers.AutoTokenizer, toys.tiny_tokenizer()),
         ):
-            monkeypatch.setattr(auto, "from_pretrained", lambda *_, _toy=toy, **__: _toy())
+            monkeypatch.setattr(auto, "from_pretrained", lambda *_, _toy=toy, **__: _toy)
         with pytest.raises(BasinscopeError, match=r"cannot write .*BASINSCOPE_CACHE") as raised:
             bs.load(gguf_of(tmp_path / "toy.gguf"))
         one_line(raised)
@@ -576,3 +613,8 @@ def test_loading_leaves_transformers_messages_as_they_were(checkpoint):
     with pytest.raises(BasinscopeError, match="cannot load"):
         bs.load("no-such/model")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_a_module_without_values_is_refused():
+    with pytest.raises(BasinscopeError, match=r"Linear with 2 weights on the meta device \(weight"):
+        bs.load(nn.Linear(2, 1, device="meta"))

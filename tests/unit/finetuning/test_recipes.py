@@ -69,7 +69,7 @@ def test_safety_mixes_refusals_with_as_many_instructions(data_dir):
     assert len({chat.answer for chat in goals}) > 1
     assert found.source == "10 refusals of AdvBench goals, 10 of instruct/ (a.json, b.jsonl)"
     assert found.notes == [
-        f"1 rows without an answer left out ({data_dir}/instruct/a.json, line 1, ...)"
+        f"1 of 31 rows left out: without a prompt or an answer ({data_dir}/instruct/a.json, line 1)"
     ]
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from toys import tiny_tokenizer
 
 import basinscope as bs
 from basinscope import files
@@ -74,6 +76,47 @@ def test_the_displacement_is_that_of_the_direction_and_of_the_weights(tune, chec
     with exact.at(found.direction, step=step):
         live = dict(exact.module.named_parameters())
         assert all(torch.allclose(live[n], theta[n], rtol=1e-5, atol=1e-6) for n in live)
+
+
+def test_the_result_of_a_model_with_code_of_its_own_loads(tune, checkpoint, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(checkpoint, folder)
+    (folder / "configuration_own.py").write_text(
+        "from transformers import GPT2Config\nclass OwnConfig(GPT2Config):\n    model_type='own'\n"
+    )
+    (folder / "modeling_own.py").write_text(
+        "from transformers import GPT2LMHeadModel\nfrom .configuration_own import OwnConfig\n"
+        "class OwnModel(GPT2LMHeadModel):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "architectures": ["OwnModel"]}
+    config["auto_map"] = {
+        "AutoConfig": "configuration_own.OwnConfig",
+        "AutoModelForCausalLM": "modeling_own.OwnModel",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    tuned = tune(model=bs.load(folder, trust_remote_code=True), steps=2)
+    engine = bs.load(tuned.folder, trust_remote_code=True)
+    assert type(engine.module).__name__ == "OwnModel"
+    tuned.direction.fit(bs.load(folder, trust_remote_code=True))
+    assert tuned.direction.displacement > 0
+
+
+@FROM_PEFT
+@pytest.mark.parametrize("kind", ["Mixtral", "Qwen3Moe"])
+def test_an_adapter_on_experts_is_read_back(tune, kind):
+    pytest.importorskip("peft")
+    import transformers
+
+    small = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small |= {"num_key_value_heads": 2, "intermediate_size": 64, "num_experts_per_tok": 2}
+    small |= {"num_local_experts": 4, "num_experts": 4, "moe_intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(**small, head_dim=16)
+    module = transformers.AutoModelForCausalLM.from_config(config)
+    engine = bs.load(module, tokenizer=tiny_tokenizer())
+    found = tune(model=engine, steps=2, method="lora")
+    found.direction.fit(engine)
+    assert found.direction.displacement == pytest.approx(found.displacement, rel=1e-5)
 
 
 def test_checkpoints_lead_from_the_model_to_the_result(tune, checkpoint):
@@ -452,10 +495,33 @@ def test_what_was_trained_on_is_held_out_from_a_task(tune, tmp_path):
 
 def test_what_is_too_long_is_left_out_and_said(tune):
     rows = [*ROWS, {"instruction": "a" * 300, "output": "b"}]
-    (note,) = tune(data=rows, steps=1).notes
+    found = tune(data=rows, steps=1)
+    (note,) = found.notes
     assert note == "1 of 21 examples left out: longer than 256 tokens (row 20)"
+    assert found.counts["too long"] == 1
     (note,) = tune("b", data=rows, steps=1, max_tokens=28).notes
     assert note.startswith("11 of 21 examples left out: longer than 28 tokens (row 10, ...)")
+
+
+def test_what_became_of_the_rows_is_counted(tune, tmp_path):
+    """In the result, in the record, and the same when the line is run again."""
+    rows = [
+        *ROWS,
+        {"instruction": "a" * 300, "output": "b"},
+        {"instruction": "a", "output": "", "source": "x"},
+        {"messages": [{"role": r, "content": r} for r in ("user", "assistant") * 2]},
+    ]
+    expected = {"rows": 23, "left out": 1, "examples": 23}
+    found = tune(data=rows, steps=1)
+    assert found.counts == expected | {"not drawn": 0, "too long": 1, "used": 22}
+    assert found.notes[:2] == (
+        "1 of 23 rows left out: without a prompt or an answer (row 21)",
+        "columns not read: source",
+    )
+    assert json.loads((tmp_path / "out/training.json").read_text())["counts"] == found.counts
+    assert tune(data=rows, steps=1).counts == found.counts
+    drawn = tune("b", data=rows, steps=1, limit=5).counts
+    assert (drawn["not drawn"], drawn["used"] + drawn["too long"]) == (18, 5)
 
 
 WRONG = {

@@ -108,6 +108,15 @@ class TestEvery:
         assert shape.project(engine, again, 0.7) == pytest.approx(r, rel=1e-4)
         assert torch.allclose(flat(again), flat(found), atol=1e-5)
 
+    def test_projection_does_not_depend_on_the_layout_in_memory(self, engine, tmp_path, name):
+        shape = geometries(engine, tmp_path)[name]
+        moves = {n: 3.0 * t for n, t in moved(engine, 4).items()}
+        turned = {n: t.mT.contiguous().mT if t.ndim > 1 else t * 1 for n, t in moves.items()}
+        assert not all(t.is_contiguous() for t in turned.values())
+        r = shape.project(engine, moves, 0.7)
+        assert shape.project(engine, turned, 0.7) == pytest.approx(r, rel=1e-6)
+        assert torch.allclose(flat(turned), flat(moves), atol=1e-6)
+
     def test_projection_from_just_inside_does_not_round_out_of_the_ball(
         self, engine, tmp_path, name
     ):

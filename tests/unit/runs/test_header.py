@@ -75,7 +75,8 @@ def test_damage_is_told_in_one_line(body, reason, tmp_path):
 @pytest.mark.parametrize("kind", header.KINDS)
 def test_a_folder_is_free_where_nothing_else_is(kind, tmp_path):
     header.check_free(tmp_path / "new", kind)
-    (tmp_path / ".draft-1").touch()
+    for name in (".draft-1", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).touch()
     (tmp_path / "mine").touch()
     header.check_free(tmp_path, kind, parts=("mine",))
     with pytest.raises(

@@ -10,6 +10,7 @@ import basinscope as bs
 from basinscope.attack import collapse_radius
 from basinscope.certify import certify_tokens
 from basinscope.directions import save_direction
+from basinscope.engines.pristine import SAMPLE
 from basinscope.runs.bench import ZERO, Bench
 from basinscope.runs.session import open_session
 from basinscope.runs.spec import RunSpec
@@ -22,7 +23,7 @@ class Layer:
     """A layer of which the weight is perturbed; its task may write to the bias."""
 
     def __init__(self):
-        module = torch.nn.Linear(ITEMS, 1)
+        module = torch.nn.Linear(ITEMS, 2 * SAMPLE)
         torch.nn.init.constant_(module.weight, 1.0)
         self.engine = bs.load(module, params="^weight$")
         self.writes = False
@@ -30,7 +31,7 @@ class Layer:
 
     def _ask(self, module):
         if self.writes:
-            module.bias.data.add_(1)  # past torch's count of writes, which `at` looks at
+            module.bias.data[1] += 1  # past torch's count of writes and the sample of `at`
         return (module.weight[0] > 0).int()
 
 
@@ -75,7 +76,7 @@ def test_a_task_that_leaves_a_weight_changed_ends_the_run(measure, layer, tmp_pa
 def test_a_verdict_notices_it_too(layer, tmp_path):
     cert = bs.certify(layer.engine, layer.task, **CERTIFICATE)
     file = tmp_path / "moved.safetensors"
-    save_direction(file, {"weight": torch.full((1, ITEMS), 0.01)}, {}, displacement=0.1)
+    save_direction(file, {"weight": torch.full((2 * SAMPLE, ITEMS), 0.01)}, {}, displacement=0.1)
     word = f"saved:{file}"
     assert cert.verdict(word, task=layer.task).score.estimate == 1.0
     layer.writes = True

@@ -46,6 +46,12 @@ def test_blocks_of_any_text_are_that_text(text):
     assert all(0 < len(block) <= 768 for block in found)
 
 
+def test_a_comma_in_the_name_of_a_file_is_no_end(tmp_path):
+    path = tmp_path / "Emma, vol. 1.txt"
+    path.write_text("It was a quiet evening in the village. " * 20)
+    assert [task.name for task in bs.tasks(f"nll:{path},basic")] == [f"nll:{path}", "basic"]
+
+
 def test_line_ends_stay_and_a_byte_order_mark_goes(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo")
     (item,) = one(f"nll:{tmp_path}/a.txt").items

@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from basinscope.errors import BasinscopeError, nearest
+from basinscope.files import entries
 from basinscope.tasks.lm_eval.library import library
 
 PREFIX: Final = "lm-eval:"
@@ -219,7 +220,7 @@ def _local(name: str) -> Source:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for end in ("yaml", "yml") for p in folder.rglob(f"*.{end}"))
+    return sorted(p for end in ("yaml", "yml") for p in entries(folder, f"**/*.{end}"))
 
 
 def _defined(files: Sequence[Path]) -> dict[str, Any]:
