@@ -23,7 +23,7 @@ from basinscope.engines.base import Engine
 from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
-from basinscope.engines.memory import fitting
+from basinscope.engines.memory import LEAST, fitting
 from basinscope.engines.ranking import rank, read
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request
@@ -38,10 +38,17 @@ _OF_THE_FILE = (
 
 def kind(forward: Forward) -> str:
     """Word for the way answers are computed (docs/how-to/extending.md); stands in addresses."""
+    alone = "cached" if forward.alone.steps else "whole"
     if not forward.cached:
-        return "transformers-plain/1"
+        return f"transformers-{alone}/1"
     ways = [
-        word for word, used in (("attention", forward.attends), ("pool", forward.pooled)) if used
+        word
+        for word, used in (
+            ("attention", forward.attends),
+            ("pool", forward.pooled),
+            (alone, forward.reach < forward.context),
+        )
+        if used
     ]
     return "-".join(["transformers", *ways]) + "/1"
 
@@ -51,7 +58,8 @@ class TransformersEngine(Engine):
 
     Its ``kind`` says which way of computing it allows: ``transformers-attention`` (bfloat16 on the
     CPU: the model's layers with the attention of `attention`), ``transformers`` (its own layers,
-    rows branch off a common cache), ``transformers-plain`` (its own forward, nothing shared).
+    rows branch off a common cache), ``transformers-cached`` (its own forward and cache, a row at a
+    time), ``transformers-whole`` (its own forward, the whole row again for every token).
 
     Args:
         module: a ``PreTrainedModel`` with a language-model head (wrapped or not).
@@ -80,10 +88,24 @@ class TransformersEngine(Engine):
         self._forward = Forward(module, lambda: self.epoch)
         self._tokens = Tokens(tokenizer, self._forward.vocabulary)
         with torch.inference_mode():
-            self._forward.choose()
-            pool.probe(self._forward)
+            fitting(lambda _: self._forward.choose(), LEAST)
+            fitting(lambda _: pool.probe(self._forward), LEAST)
         self._drafts = Drafts()
         self.kind = kind(self._forward)
+
+    @property
+    def fallback(self) -> str:
+        """Why answers are not computed in the quickest way, and how: one line, or empty."""
+        forward, alone = self._forward, self._forward.alone
+        if forward.fits_cache(forward.context):
+            return ""
+        rows = f"rows of more than {forward.reach:,} tokens go" if forward.cached else "it goes"
+        way = "with transformers' own cache" if alone.steps else "without a cache"
+        reasons = [forward.why or "no cache of ours serves them", "" if alone.steps else alone.why]
+        return (
+            f"{self.source}: {rows} through the model's own forward, one row at a time, {way} "
+            f"({'; '.join(filter(None, reasons))})"
+        )
 
     @property
     def ends(self) -> frozenset[int]:
