@@ -156,8 +156,9 @@ class ModelOptions(LoadOptions):
         return engine_of(model, run, kind=kind, dtype=wanted, **self.arguments)
 
     def note(self, engine: Engine) -> str:
-        """Why auto chose the dtype, or which would be faster; empty if there is nothing to say."""
-        return engine.chosen if engine.dtype_is_auto or self.dtype != "auto" else ""
+        """Why this dtype, or which would be faster, and why not the quickest way; or empty."""
+        chosen = engine.chosen if engine.dtype_is_auto or self.dtype != "auto" else ""
+        return "\n".join(filter(None, (chosen, engine.fallback)))
 
 
 @Parameter(name="*")

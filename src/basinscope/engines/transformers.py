@@ -36,6 +36,12 @@ _OF_THE_FILE = (
 )  # fmt: skip
 
 
+_SLOWER = {
+    "cached": "with transformers' own cache",
+    "whole": "the whole row again for every token",
+}
+
+
 def kind(forward: Forward) -> str:
     """Word for the way answers are computed (docs/how-to/extending.md); stands in addresses."""
     alone = "cached" if forward.alone.steps else "whole"
@@ -51,6 +57,12 @@ def kind(forward: Forward) -> str:
         if used
     ]
     return "-".join(["transformers", *ways]) + "/1"
+
+
+def slower(kind: str) -> str:
+    """What a kind of engine says of rows that its quickest way does not serve; empty if it does."""
+    way = next((way for word, way in _SLOWER.items() if word in kind.split("/")[0].split("-")), "")
+    return f"through the model's own forward, one row at a time, {way}" if way else ""
 
 
 class TransformersEngine(Engine):
@@ -99,13 +111,10 @@ class TransformersEngine(Engine):
         forward, alone = self._forward, self._forward.alone
         if forward.fits_cache(forward.context):
             return ""
-        rows = f"rows of more than {forward.reach:,} tokens go" if forward.cached else "it goes"
-        way = "with transformers' own cache" if alone.steps else "without a cache"
-        reasons = [forward.why or "no cache of ours serves them", "" if alone.steps else alone.why]
-        return (
-            f"{self.source}: {rows} through the model's own forward, one row at a time, {way} "
-            f"({'; '.join(filter(None, reasons))})"
-        )
+        rows = f"rows of more than {forward.reach:,} tokens go" if forward.cached else "rows go"
+        why = forward.why or "layers do not see all of them in one way"
+        reasons = filter(None, (why, "" if alone.steps else alone.why))
+        return f"{self.source}: {rows} {slower(self.kind)} ({'; '.join(reasons)})"
 
     @property
     def ends(self) -> frozenset[int]:
