@@ -1,14 +1,37 @@
 """Which way serves a family of models, whether it is right there, and how fast.
 
-Tiny random models of every family, in float32 and bfloat16, built in code: no weights are fetched.
+Tiny random models of every family, built in code: no weights are fetched. Texts are compared with
+those of transformers' `generate` (greedy), log-likelihoods with those of the module's own forward
+on one whole row for each continuation. Prompts have a common prefix, and are longer than the
+windows. Times are the quicker of two runs of each, on one thread; of models so small they are those
+of Python more than those of arithmetic.
 
-    python -m benchmarks.families [--write docs/reference/families.md] [NAME ...]
+    python -m benchmarks.families [--dtype bfloat16] [--write docs/reference/families.md] [NAME ...]
 """
 
 from __future__ import annotations
 
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+
+import basinscope as bs
+from basinscope.tasks import Choices, Generate
+
+WRITTEN = 24  # tokens of a text
+PREFIX = "It was a dark night, and the wind blew over the hill. " * 5
+CONTEXTS = (
+    "We ran",
+    "Two of them stood at the old gate and",
+    "R",
+    "It rained all day; nobody came",
+)
+WORDS = (" on", " home again", " for a while in the dark")
 VOCABULARY = 257
 SIZES = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -46,7 +69,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaConfig",
         SIZES | {
             "max_position_embeddings": 48,
-            "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+            "rope_parameters": {"rope_type": "dynamic", "factor": 9.0, "rope_theta": 10000.0},
         },
     ),
     "Mistral, window 24": ("MistralConfig", SIZES | {"sliding_window": 24}),
@@ -160,7 +183,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def built(name: str, dtype: Any, seed: int = 0) -> Any:
     """A tiny random model of a family."""
-    import torch
     import transformers
 
     kind, settings = FAMILIES[name]
@@ -170,3 +192,173 @@ def built(name: str, dtype: Any, seed: int = 0) -> Any:
             getattr(transformers, kind)(**settings)
         )
     return model.to(dtype).eval()
+
+
+def tokenizer() -> Any:
+    """Of bytes, with an end token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = ["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of one family.
+
+    Attributes:
+        kind: of the engine.
+        fallback: what it says where that is not the quickest way.
+        texts: share of texts that are those of `generate`.
+        nats: most that a continuation's log-likelihood is off.
+        alone: whether answers have the same bytes without the other requests.
+        texts_s: seconds of the texts, here, in `generate`, and in `generate` without a cache.
+        nats_s: seconds of the log-likelihoods, here and in whole rows.
+    """
+
+    kind: str
+    fallback: str
+    texts: float
+    nats: float
+    alone: bool
+    texts_s: tuple[float, float, float]
+    nats_s: tuple[float, float]
+
+
+def measured(
+    name: str,
+    dtype: torch.dtype,
+    *,
+    prefix: str = PREFIX,
+    length: int = WRITTEN,
+    rounds: int = 1,
+    slow_rounds: int = 0,
+) -> Measured:
+    """Compare a family's engine with transformers itself.
+
+    Args:
+        name: of the family.
+        dtype: of the weights.
+        prefix: of all prompts.
+        length: tokens of a text.
+        rounds: of what is timed.
+        slow_rounds: of `generate` without a cache; with none its time is infinite.
+    """
+    model, tokens = built(name, dtype), tokenizer()
+    engine = bs.load(model, tokenizer=tokens)
+    asked = [Choices(context, WORDS, prefix) for context in CONTEXTS]
+    written = [Generate(context, length, prefix=prefix) for context in CONTEXTS]
+    ranked, ranked_s = timed(lambda: engine.answer(asked), rounds)
+    texts, texts_s = timed(lambda: engine.answer(written), rounds)
+    with torch.inference_mode():
+        plain, plain_s = timed(lambda: [logliks(model, tokens, r) for r in asked], rounds)
+        prompts = [request.prefix + request.prompt for request in written]
+        greedy, greedy_s = timed(lambda: [text(model, tokens, p, length) for p in prompts], rounds)
+        slow_s = timed(
+            lambda: [text(model, tokens, p, length, False) for p in prompts], slow_rounds
+        )[1]
+    together = engine.answer([*asked, *written])
+    return Measured(
+        kind=engine.kind,
+        fallback=engine.fallback,
+        texts=sum(a.text == b for a, b in zip(texts, greedy, strict=True)) / len(texts),
+        nats=max(abs(a - b) for r, own in zip(ranked, plain, strict=True)
+                 for a, b in zip(r.loglik, own, strict=True)),
+        alone=together == [engine.answer([request])[0] for request in (*asked, *written)],
+        texts_s=(texts_s, greedy_s, slow_s),
+        nats_s=(ranked_s, plain_s),
+    )  # fmt: skip
+
+
+def timed(work: Callable[[], Any], rounds: int) -> tuple[Any, float]:
+    """What some work gives, and the seconds of its quickest round; nothing in no round."""
+    result, seconds = None, [float("inf")]
+    for _ in range(rounds):
+        start = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - start)
+    return result, min(seconds)
+
+
+def settle(model: Any) -> None:
+    """Let rotary frequencies begin anew that grow with the longest row so far."""
+    model(input_ids=torch.tensor([[5]]))
+
+
+def logliks(model: Any, tokens: Any, request: Choices) -> list[float]:
+    """Log-likelihood of every continuation, by its definition."""
+    start = tokens.encode(request.prefix + request.context)
+    sums = []
+    for word in request.continuations:
+        row = [*start, *tokens.encode(word)]
+        settle(model)
+        logits = model(input_ids=torch.tensor([row])).logits[0].float().log_softmax(-1)
+        sums.append(sum(float(logits[i - 1, row[i]]) for i in range(len(start), len(row))))
+    return sums
+
+
+def text(model: Any, tokens: Any, prompt: str, length: int, cache: bool = True) -> str:
+    """What `generate` writes."""
+    settle(model)
+    ids = torch.tensor([tokens.encode(prompt)])
+    row = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False,
+        eos_token_id=0, pad_token_id=0, use_cache=cache,
+    )[0, ids.shape[1] :].tolist()  # fmt: skip
+    return str(tokens.decode(row[: row.index(0)] if 0 in row else row))
+
+
+def way(kind: str) -> str:
+    """A kind of engine in a word or two."""
+    words = kind.split("/")[0].split("-")[1:]
+    slow = next((word for word in ("cached", "whole") if word in words), "")
+    quick = "quick" if not slow or len(words) > 1 else ""
+    slow = {"": "", "cached": "cached", "whole": "whole row"}[slow]
+    return ", longer rows ".join(filter(None, (quick, slow)))
+
+
+def table(names: Sequence[str], dtype: torch.dtype) -> str:
+    """A row for each family."""
+    lines = [
+        "| family | way | texts as `generate` | nats off | same bytes alone | texts against "
+        "`generate` | texts against the whole row for each token | log-likelihoods against whole "
+        "rows |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        own = measured(name, dtype, rounds=2, slow_rounds=1)
+        lines.append(
+            f"| {name} | {way(own.kind)} | {own.texts:.0%} | {own.nats:.0e} "
+            f"| {'yes' if own.alone else 'no'} | {own.texts_s[1] / own.texts_s[0]:.1f}× "
+            f"| {own.texts_s[2] / own.texts_s[0]:.1f}× | {own.nats_s[1] / own.nats_s[0]:.1f}× |"
+        )
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+MARK = "<!-- python -m benchmarks.families -->"
+
+
+def main() -> None:
+    """Print the table, or put it into a page below its mark."""
+    from transformers.utils import logging
+
+    parser = argparse.ArgumentParser(description="Which way serves which family of models.")
+    parser.add_argument("names", nargs="*", help="families; default all")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--write", type=Path, help="page")
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    lines = table(options.names or list(FAMILIES), getattr(torch, options.dtype))
+    if options.write is not None:
+        before = options.write.read_text(encoding="utf-8").split(MARK)[0]
+        options.write.write_text(f"{before}{MARK}\n\n{lines}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -57,6 +57,7 @@ class Alone:
         self._names = inspect.signature(module.forward).parameters.keys()
         self._cache = next((name for name in CACHES if name in self._names), "")
         self.window, self.switch = smallest_window(config), rope_switch(config)
+        self.stretch = rope_stretch(config)
         self.steps = self.extends = False
         self.piece = 1  # tokens whose logits are held at once
         self.why = "" if self._cache else "its forward takes no cache"
@@ -77,6 +78,8 @@ class Alone:
         if held is not None and held.epoch != self.epoch():
             raise AssertionError(f"a cache of weights {held.epoch} under weights {self.epoch()}")
         device = next(self.module.parameters()).device
+        if held is None or end <= self.switch:
+            self.settle()
         options: dict[str, Any] = {
             "use_cache": keep,
             "logits_to_keep": last,
@@ -92,6 +95,17 @@ class Alone:
         cache = getattr(out, self._cache, None) if keep and self._cache else None
         return out.logits[0, -last:], None if cache is None else Held(cache, end, self.epoch())
 
+    def settle(self) -> None:
+        """Give rotary frequencies that depend on the longest row so far those of short rows."""
+        if self.switch == 1 << 30:
+            return
+        for part in self.module.modules():
+            kinds = getattr(part, "rope_type", None)
+            if kinds is not None and isinstance(getattr(part, "inv_freq", None), torch.Tensor):
+                first = torch.zeros(1, 1, dtype=torch.int64, device=part.inv_freq.device)
+                part(part.inv_freq, first)
+                part.inv_freq = part.inv_freq.clone()  # apart from the copy that it was reset to
+
     def one_way(self, tokens: int) -> bool:
         """Whether all starts of a row of so many tokens are read with the same frequencies.
 
@@ -101,7 +115,9 @@ class Alone:
 
     def more(self, row: Sequence[int], held: Held | None) -> tuple[torch.Tensor, Held | None]:
         """Logits (1, vocabulary) behind a row of which all but the last token may be held."""
-        if held is not None and self.steps and not held.tokens <= self.switch < len(row):
+        # frequencies that stretch go on from the keys that there are, as transformers lets them
+        switches = self.stretch == 1 and held is not None and held.tokens <= self.switch < len(row)
+        if held is not None and self.steps and not switches:
             return self.read(row[held.tokens :], held)
         return self.read(row, keep=self.steps)
 
@@ -158,14 +174,26 @@ def smallest_window(config: Any) -> int:
     return min((size for size in sizes if isinstance(size, int)), default=1 << 30)
 
 
+def rotations(config: Any) -> list[dict[str, Any]]:
+    """Settings of a model's rotary frequencies, of each kind of layer where they differ."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    return [settings, *(kind for kind in settings.values() if isinstance(kind, dict))]
+
+
 def rope_switch(config: Any) -> int:
     """Most tokens of a row before its rotary frequencies become others, for all of its tokens."""
-    settings = getattr(config, "rope_parameters", None) or {}
-    kinds = [settings, *(kind for kind in settings.values() if isinstance(kind, dict))]
+    most = getattr(config, "max_position_embeddings", None)
+    original = getattr(config, "original_max_position_embeddings", None)
     sizes = [
-        kind.get("original_max_position_embeddings")
-        or getattr(config, "original_max_position_embeddings", None)
-        for kind in kinds
-        if kind.get("rope_type") == "longrope"
-    ]
+        most if kind["rope_type"] == "dynamic"
+        else kind.get("original_max_position_embeddings") or original
+        for kind in rotations(config)
+        if kind.get("rope_type") in ("dynamic", "longrope")
+    ]  # fmt: skip
     return min((size for size in sizes if isinstance(size, int)), default=1 << 30)
+
+
+def rope_stretch(config: Any) -> float:
+    """How many times more tokens than a model was trained on its rotary frequencies reach to."""
+    factors = [k.get("factor") for k in rotations(config) if k.get("rope_type") == "dynamic"]
+    return max((float(factor) for factor in factors if factor), default=1.0)

@@ -68,6 +68,7 @@ class Forward:
         self.alone = Alone(module, self.config, epoch)
         self.reach = min(self.alone.window, self.alone.switch)  # most tokens that `extend` serves
         self.why = ""  # `extend` does not serve
+        self._names = [name for name, _ in module.named_parameters()]
         self.cached = self.attends = False
         # whether texts may be written in a pool, and guesses be verified there (`pool.probe`)
         self.pooled = self.exact = False
@@ -87,7 +88,7 @@ class Forward:
         for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
             size = getattr(config, name, None)
             if isinstance(size, int) and size > 0:
-                return size
+                return int(size * self.alone.stretch)
         return 1 << 30
 
     @property
@@ -284,6 +285,8 @@ class Forward:
             self.why = "its output head does not stand apart from its layers"
         elif any(getattr(self.config, name, None) not in (None, 1, 1.0) for name in _AFTER_HEAD):
             self.why = "its logits are changed behind the output head"
+        elif self.device.type == "cpu" and any(".experts." in n for n in self._names):
+            self.why = "an expert's products are over as many rows as choose it"
         else:
             try:
                 self.why = self._fault()

@@ -234,3 +234,4 @@ def _write_alone(forward: Forward, rows: dict[int, Row], writers: dict[int, Writ
                 if writer.done:
                     break
                 logits, held = alone.more((*prompt, *writer.tokens), held)
+    alone.settle()

@@ -176,6 +176,7 @@ def _alone(forward: Forward, rows: dict[int, Row], margins: bool) -> dict[int, l
                     whole, _ = alone.read(full, last=len(tail) + 1, keep=False)
                     parts = chain((whole[:-1],))
                 scored[k].append(_of_tail(parts, tail, skip, margins))
+    alone.settle()
     return scored
 
 

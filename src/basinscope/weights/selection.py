@@ -201,6 +201,16 @@ def linear(module: nn.Module) -> dict[str, int]:
     return inputs
 
 
+def experts(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Weights of experts that lie in one tensor, by raw name: (experts, rows, columns) each."""
+    return [
+        (f"{path}.{name}" if path else name, weight)
+        for path, part in module.named_modules()
+        for name, weight in part.named_parameters(recurse=False)
+        if weight.dim() == 3 and not isinstance(part, nn.modules.conv._ConvNd)
+    ]
+
+
 def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers: what the fingerprint covers.
 
