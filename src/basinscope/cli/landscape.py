@@ -107,7 +107,7 @@ def landscape(
     if output.dry_run:
         return show(forecast, searched=searched, as_json=output.json)
     plan = line_of(forecast, searched=searched) + _without_template(engine, tasks)
-    with progress(plan, note=loaded.note(engine)) as report:
+    with progress(plan, note=loaded.note(engine, *lines)) as report:
         land = bs.landscape(
             engine, tasks, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
             level=level, run=folder, workers=output.workers, progress=report,

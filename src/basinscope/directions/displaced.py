@@ -14,6 +14,8 @@ from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError
 from basinscope.weights.parts import Device, Parts, Weights, chunks, shape_of
 
+OMITTED = 0.1  # of the parameters of matrices: a direction that leaves out more says so
+
 
 class Moves(Protocol):
     """A displacement Delta = theta' - theta0 over an engine's selection."""
@@ -35,6 +37,7 @@ class Fitted:
     moves: Moves
     norm: float
     zero: frozenset[str]
+    omits: str
     identity: str | None = None
 
 
@@ -61,6 +64,11 @@ class Displaced(Direction):
     def displacement(self) -> float | None:
         """||theta' - theta0||, float64, over the selection of the last engine; None before."""
         return None if self._fitted is None else self._fitted.norm
+
+    @property
+    def omits(self) -> str:
+        """What of the matrices it leaves where it is, if more than a tenth: one line, or empty."""
+        return "" if self._fitted is None else self._fitted.omits
 
     def fit(self, engine: Weights) -> None:
         """Read the displacement and measure it; returns at once if that was done for this engine.
@@ -93,7 +101,8 @@ class Displaced(Direction):
                 "check the paths, the dtype and params",
             )
         # the one state of a frozen value: what it has read of the last engine
-        fitted = Fitted(weakref.ref(engine), moves, math.sqrt(square), frozenset(zero))
+        omits = _omits(self.label, engine, zero)
+        fitted = Fitted(weakref.ref(engine), moves, math.sqrt(square), frozenset(zero), omits)
         object.__setattr__(self, "_fitted", fitted)
 
     def identity(self, engine: Weights, draw: int = 0) -> str:
@@ -115,6 +124,18 @@ class Displaced(Direction):
             return None
         scale = math.sqrt(engine.d) / self._fitted.norm
         return lambda start, stop: raw(start, stop).mul_(scale)
+
+
+def _omits(label: str, engine: Weights, zero: set[str]) -> str:
+    sizes = {n: shape.numel() for n, shape in engine.shapes.items() if len(shape) > 1}
+    left = {name: size for name, size in sizes.items() if name in zero}
+    n, whole = sum(left.values()), sum(sizes.values())
+    if n <= OMITTED * whole:
+        return ""
+    return (
+        f"{label} leaves {n:,} of {whole:,} parameters of matrices where they are "
+        f"({n / whole:.0%}; the largest: {max(left, key=left.__getitem__)})"
+    )
 
 
 def _square(part: torch.Tensor) -> float:

@@ -25,6 +25,7 @@ from basinscope.engines.cache import Past, Slots, slots_for, up
 from basinscope.engines.memory import REFUSALS, refusal
 from basinscope.engines.orders import LEAST_ROWS, least_rows
 from basinscope.engines.probing import near, right
+from basinscope.weights.selection import is_expert
 
 # settings by which a model changes its logits after the output head
 _AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -285,7 +286,7 @@ class Forward:
             self.why = "its output head does not stand apart from its layers"
         elif any(getattr(self.config, name, None) not in (None, 1, 1.0) for name in _AFTER_HEAD):
             self.why = "its logits are changed behind the output head"
-        elif self.device.type == "cpu" and any(".experts." in n for n in self._names):
+        elif self.device.type == "cpu" and any(map(is_expert, self._names)):
             self.why = "an expert's products are over as many rows as choose it"
         else:
             try:
