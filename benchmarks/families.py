@@ -3,8 +3,8 @@
 Tiny random models of every family, built in code: no weights are fetched. Texts are compared with
 those of transformers' `generate` (greedy), log-likelihoods with those of the module's own forward
 on one whole row for each continuation. Prompts have a common prefix, and are longer than the
-windows. Times are the quicker of two runs of each, on one thread; of models so small they are those
-of Python more than those of arithmetic.
+windows. Times are those of one thread; of models so small they are those of Python more than those
+of arithmetic.
 
     python -m benchmarks.families [--dtype bfloat16] [--write docs/reference/families.md] [NAME ...]
 """
@@ -23,7 +23,7 @@ import torch
 import basinscope as bs
 from basinscope.tasks import Choices, Generate
 
-WRITTEN = 24  # tokens of a text
+WRITTEN = 12  # tokens of a text
 PREFIX = "It was a dark night, and the wind blew over the hill. " * 5
 CONTEXTS = (
     "We ran",
@@ -235,8 +235,7 @@ def measured(
     *,
     prefix: str = PREFIX,
     length: int = WRITTEN,
-    rounds: int = 1,
-    slow_rounds: int = 0,
+    slow: bool = False,
 ) -> Measured:
     """Compare a family's engine with transformers itself.
 
@@ -245,22 +244,20 @@ def measured(
         dtype: of the weights.
         prefix: of all prompts.
         length: tokens of a text.
-        rounds: of what is timed.
-        slow_rounds: of `generate` without a cache; with none its time is infinite.
+        slow: whether to time `generate` without a cache, on one prompt.
     """
     model, tokens = built(name, dtype), tokenizer()
     engine = bs.load(model, tokenizer=tokens)
     asked = [Choices(context, WORDS, prefix) for context in CONTEXTS]
     written = [Generate(context, length, prefix=prefix) for context in CONTEXTS]
-    ranked, ranked_s = timed(lambda: engine.answer(asked), rounds)
-    texts, texts_s = timed(lambda: engine.answer(written), rounds)
+    engine.answer([Choices("It", WORDS), Generate("It", 2)])  # what is made once is made
+    ranked, ranked_s = timed(lambda: engine.answer(asked))
+    texts, texts_s = timed(lambda: engine.answer(written))
     with torch.inference_mode():
-        plain, plain_s = timed(lambda: [logliks(model, tokens, r) for r in asked], rounds)
+        plain, plain_s = timed(lambda: [logliks(model, tokens, r) for r in asked])
         prompts = [request.prefix + request.prompt for request in written]
-        greedy, greedy_s = timed(lambda: [text(model, tokens, p, length) for p in prompts], rounds)
-        slow_s = timed(
-            lambda: [text(model, tokens, p, length, False) for p in prompts], slow_rounds
-        )[1]
+        greedy, greedy_s = timed(lambda: [text(model, tokens, p, length) for p in prompts])
+        slow_s = timed(lambda: slow and text(model, tokens, prompts[0], length, cache=False))[1]
     together = engine.answer([*asked, *written])
     return Measured(
         kind=engine.kind,
@@ -269,19 +266,16 @@ def measured(
         nats=max(abs(a - b) for r, own in zip(ranked, plain, strict=True)
                  for a, b in zip(r.loglik, own, strict=True)),
         alone=together == [engine.answer([request])[0] for request in (*asked, *written)],
-        texts_s=(texts_s, greedy_s, slow_s),
+        texts_s=(texts_s, greedy_s, slow_s * len(prompts)),
         nats_s=(ranked_s, plain_s),
     )  # fmt: skip
 
 
-def timed(work: Callable[[], Any], rounds: int) -> tuple[Any, float]:
-    """What some work gives, and the seconds of its quickest round; nothing in no round."""
-    result, seconds = None, [float("inf")]
-    for _ in range(rounds):
-        start = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What some work gives, and its seconds."""
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
 
 
 def settle(model: Any) -> None:
@@ -330,7 +324,7 @@ def table(names: Sequence[str], dtype: torch.dtype) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in names:
-        own = measured(name, dtype, rounds=2, slow_rounds=1)
+        own = measured(name, dtype, slow=True)
         lines.append(
             f"| {name} | {way(own.kind)} | {own.texts:.0%} | {own.nats:.0e} "
             f"| {'yes' if own.alone else 'no'} | {own.texts_s[1] / own.texts_s[0]:.1f}× "

@@ -73,8 +73,8 @@ class Quantised(Displaced):
 class Pruned(Displaced):
     """Toward the copy whose smallest weights are zero (magnitude pruning, arXiv 1506.02626).
 
-    In each linear layer apart (each expert of a layer, too), output head excepted, the weights of at most the magnitude of the
-    ``fraction``-quantile become zero; equal magnitudes at the edge go together.
+    In each linear layer apart, and in each expert, output head excepted, the weights of at most the
+    magnitude of the ``fraction``-quantile become zero; equal magnitudes at the edge go together.
 
     Args:
         fraction: of each layer's weights, in (0, 1].

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from basinscope.engines import attention
 from basinscope.engines.alone import Alone
 from basinscope.engines.cache import Past, Slots, slots_for, up
-from basinscope.engines.memory import REFUSALS, refusal
+from basinscope.engines.memory import CACHE_BYTES, REFUSALS, TOKEN_BUDGET, refusal
 from basinscope.engines.orders import LEAST_ROWS, least_rows
 from basinscope.engines.probing import near, right
 from basinscope.weights.selection import is_expert
@@ -74,6 +74,7 @@ class Forward:
         # whether texts may be written in a pool, and guesses be verified there (`pool.probe`)
         self.pooled = self.exact = False
         self.least_rows = LEAST_ROWS  # products are of a multiple of so many rows
+        self.slot_bytes = 1  # of a token's keys and values in all layers
         self._orders: dict[int, int | None] = {}  # `least_rows` by the number of threads
 
     @property
@@ -302,6 +303,7 @@ class Forward:
         others = self.least_rows - 1
         hidden, past = self.extend(None, [row[:4] for row in rows])
         start = hidden[0, :3]
+        self.slot_bytes = past.slot_bytes
         branch = torch.tensor([0] + [1] * others, device=self.device)
         _, past = self.extend(past.rows(branch), [rows[0][4:8]] + [rows[1][4:]] * others)
         hidden, _ = self.extend(past, [rows[0][8:]] + [[0]] * others, decode=True)
@@ -338,6 +340,10 @@ class Forward:
     def fits_cache(self, tokens: int) -> bool:
         """Whether rows of so many tokens may see all of themselves in every layer."""
         return self.cached and tokens <= self.reach
+
+    def slots(self, budget: int) -> int:
+        """Most slots of cache with so many tokens in a pass (`memory.CACHE_BYTES`)."""
+        return CACHE_BYTES * budget // TOKEN_BUDGET // self.slot_bytes
 
     def _pad(self, rows: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.zeros(len(rows), width, dtype=torch.int64)

@@ -69,9 +69,9 @@ def generate(
     ]
 
 
-def _slots(budget: int) -> int:
+def _slots(forward: Forward, budget: int) -> int:
     """Most slots of cache of the rows that are written together."""
-    return min(DECODE_SLOTS, SLOTS_PER_TOKEN * budget)
+    return min(DECODE_SLOTS, SLOTS_PER_TOKEN * budget, forward.slots(budget))
 
 
 @dataclass
@@ -99,8 +99,9 @@ def _read(
     """Indices, last hidden states and cache of the prompts of every batch."""
     prompts = []
     for batch in batches(
-        range(len(bodies)), lambda i: len(bodies[i]), budget, forward.least_rows, head
-    ):
+        range(len(bodies)), lambda i: len(bodies[i]), budget, forward.least_rows, head,
+        forward.slots(budget) // 2,
+    ):  # fmt: skip
         new = [bodies[i] for i in batch]
         hidden, held = forward.extend(past.repeated(len(new)) if past is not None else None, new)
         last = torch.tensor([len(row) - 1 for row in new], device=hidden.device)
@@ -119,7 +120,7 @@ def _write_pooled(
     if not waiting:
         return
     slots = max(text.longest for text in waiting)
-    rows = min(DECODE_ROWS, budget, max(1, _slots(budget) // slots), len(waiting))
+    rows = min(DECODE_ROWS, budget, max(1, _slots(forward, budget) // slots), len(waiting))
     pool = Pool(forward, past, head, rows, slots)
     live: dict[int, _Text] = {}
     while waiting or live:
@@ -178,7 +179,7 @@ def _write_batches(
     forward: Forward, past: Past | None, head: int, texts: list[_Text], budget: int
 ) -> None:
     """As many texts as may be written together, read in smaller batches."""
-    most = max(1, _slots(budget) // max(head + text.longest for text in texts))
+    most = max(1, _slots(forward, budget) // max(head + text.longest for text in texts))
     for a in range(0, len(texts), most):
         own = texts[a : a + most]
         parts = _read(forward, past, head, [text.body for text in own], budget)

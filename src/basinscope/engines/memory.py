@@ -12,6 +12,10 @@ from basinscope.errors import BasinscopeError
 LINE = 100  # characters of an error
 # what a module raises that does not take a way of computing
 REFUSALS = (TypeError, AttributeError, RuntimeError, ValueError, IndexError, KeyError)
+TOKEN_BUDGET = 4096  # sized for two cores
+# of keys and values of the rows that are written together, with the default budget; half as many
+# of those that are read in one pass. With them a pass needs less than 1 GB beside the weights
+CACHE_BYTES = 3 << 27
 LEAST = 64  # tokens: less is a row or two at a time, and helps nobody
 
 T = TypeVar("T")

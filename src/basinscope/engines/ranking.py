@@ -110,7 +110,8 @@ def _cached(
                 hidden_BLD = forward.beside(past, [row.body for row in own], tails)
                 scored.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
             continue
-        for batch in batches(keys, width, budget, forward.least_rows, len(head)):
+        slots = forward.slots(budget) // 2
+        for batch in batches(keys, width, budget, forward.least_rows, len(head), slots):
             own = [rows[k] for k in batch]
             hidden_BLD, _ = forward.extend(
                 past.repeated(len(own)) if past is not None else None,

@@ -23,12 +23,11 @@ from basinscope.engines.base import Engine
 from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
-from basinscope.engines.memory import LEAST, fitting
+from basinscope.engines.memory import LEAST, TOKEN_BUDGET, fitting
 from basinscope.engines.ranking import rank, read
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request
 
-TOKEN_BUDGET = 4096  # sized for two cores
 # settings that say where a config came from and how it was stored, not what the model does
 _OF_THE_FILE = (
     "_name_or_path", "architectures", "dtype", "quantization_config", "torch_dtype",
@@ -76,8 +75,9 @@ class TransformersEngine(Engine):
     Args:
         module: a ``PreTrainedModel`` with a language-model head (wrapped or not).
         tokenizer: its tokenizer.
-        token_budget: most tokens, padding included, in one forward pass; bounds memory, changes
-            no answer. Halved, and kept so, whenever a pass does not fit.
+        token_budget: most tokens, padding included, in one forward pass; bounds memory (with the
+            default of 4,096 to less than 1 GB beside the weights), changes no answer. Halved, and
+            kept so, whenever a pass does not fit.
         source: as in `Engine`.
         params: as in `Engine`.
         mapped: as in `Engine`.
