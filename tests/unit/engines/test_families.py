@@ -7,6 +7,7 @@ from benchmarks.families import FAMILIES, built, measured, tokenizer, way
 import basinscope as bs
 from basinscope.engines.alone import Alone
 from basinscope.engines.probing import in_float32
+from basinscope.engines.transformers import slower
 from basinscope.errors import BasinscopeError
 from basinscope.tasks import Choices, Corpus, Generate
 
@@ -144,3 +145,14 @@ def test_in_float32_values_and_afterwards_bytes_are_the_same(monkeypatch, at_onc
     for name, p in model.named_parameters():
         assert p.data_ptr() == before[name][0]
         assert torch.equal(p, before[name][1])
+
+
+def test_the_way_is_said_in_words():
+    assert slower("transformers-attention-pool/1") == slower("module/1") == ""
+    assert slower("transformers-pool-cached/1").endswith("with transformers' own cache")
+    assert slower("transformers-whole/1").endswith("the whole row again for every token")
+    said = bs.load(built("Granite", torch.float32), tokenizer=tokenizer()).fallback
+    assert said == (
+        "GraniteForCausalLM: rows go through the model's own forward, one row at a time, with "
+        "transformers' own cache (its logits are changed behind the output head)"
+    )
