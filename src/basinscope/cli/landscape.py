@@ -125,7 +125,7 @@ def landscape(
     if output.dry_run and forecast is not None:
         return show(forecast, searched=searched, as_json=output.json)
     plan += _without_template(engine, tasks)
-    with progress(plan, note=loaded.note(engine)) as report:
+    with progress(plan, note=loaded.note(engine, *lines)) as report:
         land = bs.landscape(
             engine, tasks, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
             level=level, plan=design, run=folder, workers=output.workers, progress=report,

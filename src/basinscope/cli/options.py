@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from basinscope.errors import BasinscopeError, nearest
 
 if TYPE_CHECKING:
+    from basinscope.directions.base import Direction
     from basinscope.engines.base import Engine
     from basinscope.tasks.base import Task
 
@@ -155,9 +156,13 @@ class ModelOptions(LoadOptions):
         wanted = dtype if dtype and self.dtype == "auto" else self.dtype
         return engine_of(model, run, kind=kind, dtype=wanted, **self.arguments)
 
-    def note(self, engine: Engine) -> str:
-        """Why auto chose the dtype, or which would be faster; empty if there is nothing to say."""
-        return engine.chosen if engine.dtype_is_auto or self.dtype != "auto" else ""
+    def note(self, engine: Engine, *directions: Direction) -> str:
+        """Why this dtype, or which would be faster; why not the quickest way; what is left out."""
+        chosen = engine.chosen if engine.dtype_is_auto or self.dtype != "auto" else ""
+        for direction in directions:
+            direction.fit(engine)
+        omits = (direction.omits for direction in directions)
+        return "\n".join(filter(None, (chosen, engine.fallback, *omits)))
 
 
 @Parameter(name="*")

@@ -120,9 +120,13 @@ def _say(state: dict[str, Any], json: bool) -> None:
 
 def _count(store: Store) -> None:
     """Say what was planned, and how much of it is there."""
+    from basinscope.engines.transformers import slower
+
     spec, trials = store.spec, tuple(store.trials())
     print(f"{spec.kind} of {spec.model.source} ({spec.model.d:,} parameters, {spec.model.dtype})")
     print(f"weights {spec.model.fingerprint}")
+    if way := slower(spec.model.engine):
+        print(f"rows that the quickest way does not serve go {way}")
     if spec.plane:
         print(f"plane of {spec.plane.x} and {spec.plane.y}")
     for task in spec.tasks:

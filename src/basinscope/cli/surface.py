@@ -67,7 +67,7 @@ def surface(
     if output.dry_run:
         return show(forecast, as_json=output.json)
     plan = line_of(forecast).replace("settings of the weights", "points of the plane")
-    with progress(plan, note=loaded.note(engine)) as report:
+    with progress(plan, note=loaded.note(engine, a, b)) as report:
         measured = bs.surface(
             engine, tasks, a, b, **grid, orthogonal=orthogonal, run=folder,
             workers=output.workers, progress=report,

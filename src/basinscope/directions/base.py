@@ -72,6 +72,14 @@ class Direction(abc.ABC):
         """
         return None
 
+    @property
+    def omits(self) -> str:
+        """What of the matrices it leaves where it is, if more than a tenth: one line, or empty.
+
+        Known once it has been fitted to an engine.
+        """
+        return ""
+
     def fit(self, engine: Weights) -> None:  # noqa: B027 (most have nothing to read)
         """Read what it is made from; called before each use, so cheap the second time.
 

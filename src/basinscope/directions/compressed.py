@@ -73,8 +73,8 @@ class Quantised(Displaced):
 class Pruned(Displaced):
     """Toward the copy whose smallest weights are zero (magnitude pruning, arXiv 1506.02626).
 
-    In each linear layer apart, output head excepted, the weights of at most the magnitude of the
-    ``fraction``-quantile become zero; equal magnitudes at the edge go together.
+    In each linear layer apart, and in each expert, output head excepted, the weights of at most the
+    magnitude of the ``fraction``-quantile become zero; equal magnitudes at the edge go together.
 
     Args:
         fraction: of each layer's weights, in (0, 1].
@@ -97,10 +97,16 @@ class Pruned(Displaced):
     def _read(self, engine: Weights) -> Moves:
         edges = {}
         for name in _need_linear(self.label, engine):
-            size = engine.pristine(name).abs().float().reshape(-1).cpu().numpy()
-            last = max(1, round(self.fraction * size.size)) - 1
-            edges[name] = float(np.partition(size, last)[last])
+            theta = engine.pristine(name)
+            edges[name] = [
+                self._edge(matrix) for matrix in (theta if theta.dim() == 3 else theta[None])
+            ]
         return _Cut(self.fraction, edges)
+
+    def _edge(self, matrix: torch.Tensor) -> float:
+        sizes = matrix.abs().float().reshape(-1).cpu().numpy()
+        last = max(1, round(self.fraction * sizes.size)) - 1
+        return float(np.partition(sizes, last)[last])
 
 
 class _Rounded:
@@ -112,6 +118,7 @@ class _Rounded:
             return None
         theta, round_ = engine.pristine(name), self.quantised.round
         if engine.linear[name] == 1:
+            theta = theta.flatten(0, -2)  # of experts: the outputs of one behind those of another
 
             def rows(first: int, last: int) -> torch.Tensor:
                 weights = theta[first:last].to(device, torch.float32)
@@ -119,7 +126,8 @@ class _Rounded:
 
             return by_rows(rows, theta.shape[1])
         weights = theta.to(device, torch.float32)
-        moved = round_(weights.T.contiguous()).T.sub(weights).reshape(-1)
+        turned = weights.mT.contiguous()
+        moved = round_(turned.flatten(0, -2)).view(turned.shape).mT.sub(weights).reshape(-1)
         return lambda start, stop: moved[start:stop].clone()
 
     def identity(self) -> str:
@@ -129,17 +137,21 @@ class _Rounded:
 
 
 class _Cut:
-    def __init__(self, fraction: float, edges: dict[str, float]) -> None:
+    def __init__(self, fraction: float, edges: dict[str, list[float]]) -> None:
         self.fraction, self.edges = fraction, edges
 
     def parts(self, engine: Weights, name: str, device: Device) -> Parts | None:
         if name not in self.edges:
             return None
-        theta, edge = engine.pristine(name).reshape(-1), self.edges[name]
+        theta, edges = engine.pristine(name).reshape(-1), self.edges[name]
+        size = theta.numel() // len(edges)
 
         def parts(start: int, stop: int) -> torch.Tensor:
-            weights = theta[start:stop].to(device, torch.float32)
-            return hardshrink(weights, edge).sub_(weights)  # zero where |weights| <= edge
+            weights = theta[start:stop].to(device, torch.float32, copy=True)
+            for n in range(start // size, -(-stop // size)):
+                own = weights[max(0, n * size - start) : (n + 1) * size - start]
+                own.copy_(hardshrink(own, edges[n]).sub_(own))  # zero where |weights| <= edge
+            return weights
 
         return parts
 

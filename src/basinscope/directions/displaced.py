@@ -16,6 +16,8 @@ from basinscope.weights.checkpoints import opened
 from basinscope.weights.parts import Device, Parts, Weights, chunks, shape_of
 from basinscope.weights.surroundings import fixed
 
+OMITTED = 0.1  # of the parameters of matrices: a direction that leaves out more says so
+
 
 class Moves(Protocol):
     """A displacement Delta = theta' - theta0 over an engine's selection."""
@@ -37,6 +39,7 @@ class Fitted:
     moves: Moves
     norm: float
     zero: frozenset[str]
+    omits: str
     identity: str | None = None
 
 
@@ -67,6 +70,11 @@ class Displaced(Direction):
     def displacement(self) -> float | None:
         """||theta' - theta0||, float64, over the selection of the last engine; None before."""
         return None if self._fitted is None else self._fitted.norm
+
+    @property
+    def omits(self) -> str:
+        """What of the matrices it leaves where it is, if more than a tenth: one line, or empty."""
+        return "" if self._fitted is None else self._fitted.omits
 
     @fixed()
     def fit(self, engine: Weights) -> None:
@@ -103,7 +111,8 @@ class Displaced(Direction):
         if self.share_of_theta0:
             check_rounding(self.label, engine, moves, self.share_of_theta0, math.sqrt(square))
         # the one state of a frozen value: what it has read of the last engine
-        fitted = Fitted(weakref.ref(engine), moves, math.sqrt(square), frozenset(zero))
+        omits = _omits(self.label, engine, zero)
+        fitted = Fitted(weakref.ref(engine), moves, math.sqrt(square), frozenset(zero), omits)
         object.__setattr__(self, "_fitted", fitted)
 
     def identity(self, engine: Weights, draw: int = 0) -> str:
@@ -165,6 +174,18 @@ def check_rounding(label: str, engine: Weights, moves: Moves, share: float, norm
             "most of that would be the model's own rounding",
             "load the model with --dtype float32",
         )
+
+
+def _omits(label: str, engine: Weights, zero: set[str]) -> str:
+    sizes = {n: shape.numel() for n, shape in engine.shapes.items() if len(shape) > 1}
+    left = {name: size for name, size in sizes.items() if name in zero}
+    n, whole = sum(left.values()), sum(sizes.values())
+    if n <= OMITTED * whole:
+        return ""
+    return (
+        f"{label} leaves {n:,} of {whole:,} parameters of matrices where they are "
+        f"({n / whole:.0%}; the largest: {max(left, key=left.__getitem__)})"
+    )
 
 
 def _square(part: torch.Tensor) -> float:

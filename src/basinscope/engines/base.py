@@ -162,6 +162,11 @@ class Engine:
         return dtypes.reason(self.dtype, self.device, chosen=self.dtype_is_auto)
 
     @property
+    def fallback(self) -> str:
+        """Why answers are not computed in the quickest way, and how: one line, or empty."""
+        return ""
+
+    @property
     def device(self) -> torch.device:
         """Device of the first perturbed parameter."""
         return next(iter(self._pristine.live.values())).device

@@ -17,7 +17,12 @@ def by_head(rows: dict[int, Row]) -> Iterator[tuple[tuple[int, ...], list[int]]]
 
 
 def batches(
-    keys: Iterable[int], length: Callable[[int], int], budget: int, multiple: int, held: int = 0
+    keys: Iterable[int],
+    length: Callable[[int], int],
+    budget: int,
+    multiple: int,
+    held: int = 0,
+    slots: int = 1 << 30,
 ) -> Iterator[list[int]]:
     """Keys sorted by length, cut so that rows times the longest stays within the budget.
 
@@ -28,6 +33,7 @@ def batches(
         multiple: of tokens that rows are padded to.
         held: slots of cache that each row brings along: they cost memory but no arithmetic, and
             count for a quarter.
+        slots: most slots of cache of a batch.
 
     Rows of different classes of slots are not mixed (see `cache`).
     """
@@ -35,7 +41,8 @@ def batches(
     batch: list[int] = []
     for key in sorted(keys, key=lambda k: (-length(k), k)):
         longest = length(batch[0]) if batch else 0
-        full = (len(batch) + 1) * (up(longest, multiple) + held // 4) > budget
+        rows, width = len(batch) + 1, up(longest, multiple)
+        full = rows * (width + held // 4) > budget or rows * (width + held) > slots
         if batch and (full or alike(held + longest) != alike(held + length(key))):
             yield batch
             batch = []

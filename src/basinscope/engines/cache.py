@@ -108,6 +108,12 @@ class Past:
         """Slots in use, real or empty: the next tokens begin there."""
         return self.mask_BS.shape[1]
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot of one row in all layers."""
+        sides = (side for layer in self.layers for side in (layer.keys, layer.values))
+        return sum(side[0, :, 0].numel() * side.element_size() for side in sides)
+
     def rows(self, index: torch.Tensor) -> Past:
         """Copy of the given rows; an index may repeat."""
         layers = [

@@ -20,8 +20,12 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from basinscope.engines import attention
+from basinscope.engines.alone import Alone
 from basinscope.engines.cache import Past, Slots, slots_for, up
+from basinscope.engines.memory import CACHE_BYTES, REFUSALS, TOKEN_BUDGET, refusal
 from basinscope.engines.orders import LEAST_ROWS, least_rows
+from basinscope.engines.probing import near, right
+from basinscope.weights.selection import is_expert
 
 # settings by which a model changes its logits after the output head
 _AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -45,8 +49,9 @@ class Forward:
     where `agrees` finds that trunk, cache and output head together give what the module's own
     forward gives (a model may scale or cap its logits after the head, or keep a state that padding
     would spoil). Where it can, it brings an attention of its own (`attends`, see `attention`); rows
-    that write one token each keep the model's. `plain` is the module's own forward, and always
-    right.
+    that write one token each keep the model's. What it does not serve, as `why` says, and rows of
+    more than `reach` tokens go `alone` through the module's own forward. `plain` is that forward
+    over many rows: right, but a row's rounding depends on the others.
 
     Args:
         module: the model.
@@ -61,10 +66,15 @@ class Forward:
         config = getattr(module, "config", None)
         # a model of text and pictures keeps the settings of its text part apart
         self.config: Any = getattr(config, "get_text_config", lambda: config)()
+        self.alone = Alone(module, self.config, epoch)
+        self.reach = min(self.alone.window, self.alone.switch)  # most tokens that `extend` serves
+        self.why = ""  # `extend` does not serve
+        self._names = [name for name, _ in module.named_parameters()]
         self.cached = self.attends = False
         # whether texts may be written in a pool, and guesses be verified there (`pool.probe`)
         self.pooled = self.exact = False
         self.least_rows = LEAST_ROWS  # products are of a multiple of so many rows
+        self.slot_bytes = 1  # of a token's keys and values in all layers
         self._orders: dict[int, int | None] = {}  # `least_rows` by the number of threads
 
     @property
@@ -80,7 +90,7 @@ class Forward:
         for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
             size = getattr(config, name, None)
             if isinstance(size, int) and size > 0:
-                return size
+                return int(size * self.alone.stretch)
         return 1 << 30
 
     @property
@@ -147,7 +157,7 @@ class Forward:
                 input_ids=ids_BL,
                 attention_mask=seen_BLS[:, None],
                 # a finished row that is carried along may run past the end: nobody reads it
-                position_ids=ahead_BL.clamp(max=self.context - 1),
+                position_ids=ahead_BL.clamp(max=min(self.context, self.reach) - 1),
                 past_key_values=cache,
                 use_cache=True,
                 **({} if plan is None else {"plan": plan}),
@@ -256,57 +266,84 @@ class Forward:
         return self._orders[threads] is not None
 
     def choose(self) -> None:
-        """Find the fastest of the ways that give the module's own logits (see `agrees`)."""
+        """Find the fastest of the ways that give the module's own logits (see `agrees`).
+
+        Cost: some 20 short forward passes, and as many in float32 (`probing.right`).
+        """
         self.ordered()
-        self.attends = attention.serves(self.module, self.config) and self.head is not None
-        self.cached = self.agrees()
-        if self.attends and not self.cached:
-            self.attends = False
-            self.cached = self.agrees()
+        self.cached = right(self.module, self.agrees)
+        if self.cached and attention.serves(self.module, self.config):
+            self.attends = True
+            self.attends = self.agrees()
+        if not self.cached or self.reach < self.context:
+            self.alone.probe(self.vocabulary)
 
     def agrees(self) -> bool:
-        """Whether branching rows off a padded cache gives the module's own logits.
+        """Whether branching rows off a padded cache gives the module's own logits, to rounding.
 
-        Tried once, at loading, on a dozen tokens. Tolerance: a root mean square error of 1% of the
-        logits' spread in float32, 30% in 16 bits (rounding alone gives 5-14% on such odd tokens).
+        And whether no token is seen by those before it, or beside it, at all.
         """
         if self.trunk is None or self.trunk is self.module or self.head is None:
-            return False
-        if any(getattr(self.config, name, None) not in (None, 1, 1.0) for name in _AFTER_HEAD):
-            return False
-        vocabulary = self.head.weight.shape[0]
-        rows = [[(7 * i + 3) % vocabulary for i in range(n)] for n in (9, 5)]
-        try:
-            _, past = self.extend(None, [row[:4] for row in rows])
-            others = self.least_rows - 1
-            branch = torch.tensor([0] + [1] * others, device=self.device)
-            _, past = self.extend(past.rows(branch), [rows[0][4:8]] + [rows[1][4:]] * others)
-            hidden, _ = self.extend(past, [rows[0][8:]] + [[0]] * others, decode=True)
-            fast = self.logits(hidden[0, :1])
-            # the same two rows as tails behind one token
-            hidden, _ = self.extend(None, [rows[1][:1]], [[rows[0][1:3], rows[1][1:]]])
-            second = self.logits(hidden[:, 6])
-            logits, expected = [fast, second], [0, 1]
-            if self.attends:
-                # and the first one beside the other behind its own start
-                _, past = self.extend(None, [rows[0][:4]])
-                hidden = self.beside(past, [rows[1], rows[0][4:]], [[], []])
-                logits, expected = [*logits, self.logits(hidden[1:, 4])], [0, 1, 0]
-        except (TypeError, AttributeError, RuntimeError, ValueError, IndexError):
-            return False
+            self.why = "its output head does not stand apart from its layers"
+        elif any(getattr(self.config, name, None) not in (None, 1, 1.0) for name in _AFTER_HEAD):
+            self.why = "its logits are changed behind the output head"
+        elif self.device.type == "cpu" and any(map(is_expert, self._names)):
+            self.why = "an expert's products are over as many rows as choose it"
+        else:
+            try:
+                self.why = self._fault()
+            except REFUSALS as error:
+                self.why = refusal(error)
+        return not self.why
+
+    def _fault(self) -> str:
+        """What is wrong with `extend`, tried on a dozen tokens; empty where it serves."""
+        size = self.head.weight.shape[0]
+        rows = [[(7 * i + 3) % size for i in range(n)] for n in (9, 5)]
+        others = self.least_rows - 1
+        hidden, past = self.extend(None, [row[:4] for row in rows])
+        start = hidden[0, :3]
+        self.slot_bytes = past.slot_bytes
+        branch = torch.tensor([0] + [1] * others, device=self.device)
+        _, past = self.extend(past.rows(branch), [rows[0][4:8]] + [rows[1][4:]] * others)
+        hidden, _ = self.extend(past, [rows[0][8:]] + [[0]] * others, decode=True)
+        logits, expected = [self.logits(hidden[0, :1])], [0]
+        # the same two rows as tails behind one token
+        hidden, _ = self.extend(None, [rows[1][:1]], [[rows[0][1:3], rows[1][1:]]])
+        logits, expected = [*logits, self.logits(hidden[:, 6])], [0, 1]
+        # tokens that are not to be seen: the last of a row's start, and those of another tail
+        unseen = [(token + 1) % size for token in rows[0][:4]]
+        after, _ = self.extend(None, [[*rows[0][:3], unseen[3]], rows[1][:4]])
+        beside, _ = self.extend(None, [rows[1][:1]], [[unseen[1:3], rows[1][1:]]])
+        if not (self._same(start, after[0, :3]) and self._same(hidden[:, 6], beside[:, 6])):
+            return "its tokens would see those behind them"
+        if self.attends:
+            # and the first one beside the other behind its own start
+            _, past = self.extend(None, [rows[0][:4]])
+            hidden = self.beside(past, [rows[1], rows[0][4:]], [[], []])
+            logits, expected = [*logits, self.logits(hidden[1:, 4])], [0, 1, 0]
         slow = [self.plain([row])[:, -1].float() for row in rows]
-        return self.alike(torch.stack(logits), torch.stack([slow[i] for i in expected]))
+        if self.alike(torch.stack(logits), torch.stack([slow[i] for i in expected])):
+            return ""
+        return "its logits would not be those of its own forward"
+
+    def _same(self, hidden: torch.Tensor, again: torch.Tensor) -> bool:
+        """Whether states are the same: to the bit, or on a GPU to rounding."""
+        if self.device.type == "cpu":
+            return torch.equal(hidden, again)
+        return near(hidden, again, self.module)
 
     def alike(self, logits: torch.Tensor, expected: torch.Tensor) -> bool:
-        """Whether logits are those of the module's own forward, up to rounding (see `agrees`)."""
-        error = (logits - expected).square().mean().sqrt()
-        tolerance = 0.3 if self.head.weight.element_size() == 2 else 0.01
-        return float(error) <= tolerance * float(expected.std()) + 1e-6
+        """Whether logits are those of the module's own forward, up to rounding (see `near`)."""
+        return near(logits, expected, self.module)
 
     def fits_cache(self, tokens: int) -> bool:
         """Whether rows of so many tokens may see all of themselves in every layer."""
-        window = getattr(self.config, "sliding_window", None)
-        return self.cached and not (isinstance(window, int) and tokens > window)
+        return self.cached and tokens <= self.reach
+
+    def slots(self, budget: int) -> int:
+        """Most slots of cache with so many tokens in a pass (`memory.CACHE_BYTES`)."""
+        return CACHE_BYTES * budget // TOKEN_BUDGET // self.slot_bytes
 
     def _pad(self, rows: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.zeros(len(rows), width, dtype=torch.int64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from basinscope.engines.alone import Held
 from basinscope.engines.batches import batches, by_head, split_fitting
 from basinscope.engines.cache import Past, joined, up
 from basinscope.engines.drafts import LONGEST, Drafts, Guess, lengths
@@ -58,10 +59,7 @@ def generate(
         own = [_Text(short[k].body, writers[k], guesses[k]) for k in keys]
         write = _write_pooled if forward.pooled else _write_batches
         write(forward, past, len(head), own, budget)
-    for batch in batches(
-        fitting.keys() - short.keys(), lambda k: longest[k], budget, forward.least_rows
-    ):
-        _write_plain(forward, [fitting[k] for k in batch], [writers[k] for k in batch])
+    _write_alone(forward, {k: r for k, r in fitting.items() if k not in short}, writers)
     for k, writer in writers.items():
         if not writer.failure:
             drafts.keep(requests[k], (*writer.tokens, *writer.end), distance)
@@ -71,9 +69,9 @@ def generate(
     ]
 
 
-def _slots(budget: int) -> int:
+def _slots(forward: Forward, budget: int) -> int:
     """Most slots of cache of the rows that are written together."""
-    return min(DECODE_SLOTS, SLOTS_PER_TOKEN * budget)
+    return min(DECODE_SLOTS, SLOTS_PER_TOKEN * budget, forward.slots(budget))
 
 
 @dataclass
@@ -101,8 +99,9 @@ def _read(
     """Indices, last hidden states and cache of the prompts of every batch."""
     prompts = []
     for batch in batches(
-        range(len(bodies)), lambda i: len(bodies[i]), budget, forward.least_rows, head
-    ):
+        range(len(bodies)), lambda i: len(bodies[i]), budget, forward.least_rows, head,
+        forward.slots(budget) // 2,
+    ):  # fmt: skip
         new = [bodies[i] for i in batch]
         hidden, held = forward.extend(past.repeated(len(new)) if past is not None else None, new)
         last = torch.tensor([len(row) - 1 for row in new], device=hidden.device)
@@ -121,7 +120,7 @@ def _write_pooled(
     if not waiting:
         return
     slots = max(text.longest for text in waiting)
-    rows = min(DECODE_ROWS, budget, max(1, _slots(budget) // slots), len(waiting))
+    rows = min(DECODE_ROWS, budget, max(1, _slots(forward, budget) // slots), len(waiting))
     pool = Pool(forward, past, head, rows, slots)
     live: dict[int, _Text] = {}
     while waiting or live:
@@ -180,7 +179,7 @@ def _write_batches(
     forward: Forward, past: Past | None, head: int, texts: list[_Text], budget: int
 ) -> None:
     """As many texts as may be written together, read in smaller batches."""
-    most = max(1, _slots(budget) // max(head + text.longest for text in texts))
+    most = max(1, _slots(forward, budget) // max(head + text.longest for text in texts))
     for a in range(0, len(texts), most):
         own = texts[a : a + most]
         parts = _read(forward, past, head, [text.body for text in own], budget)
@@ -216,11 +215,24 @@ def _write_batch(
         states = hidden[:, 0]
 
 
-def _write_plain(forward: Forward, rows: list[Row], writers: list[Writer]) -> None:
-    """Without a cache: the whole row again for every token."""
-    while going := [b for b, writer in enumerate(writers) if not writer.done]:
-        full = [(*rows[b].head, *rows[b].body, *writers[b].tokens) for b in going]
-        logits = forward.plain(full)
-        last = torch.stack([logits[r, len(row) - 1] for r, row in enumerate(full)])
-        for b, token, finite in zip(going, *greatest(last), strict=True):
-            writers[b].take(token, finite)
+def _write_alone(forward: Forward, rows: dict[int, Row], writers: dict[int, Writer]) -> None:
+    """One text after another through the module's own forward."""
+    alone = forward.alone
+    for head, keys in by_head(rows):
+        start: Held | None = None  # the cache of the head
+        for k in keys:
+            writer, prompt = writers[k], (*head, *rows[k].body)
+            if writer.done:
+                continue
+            if head and alone.extends and alone.one_way(len(prompt)):
+                start = start or alone.read(head)[1]
+                logits, held = alone.read(rows[k].body, start and start.copy())
+            else:
+                logits, held = alone.more(prompt, None)
+            while True:
+                (token,), (finite,) = greatest(logits)
+                writer.take(token, finite)
+                if writer.done:
+                    break
+                logits, held = alone.more((*prompt, *writer.tokens), held)
+    alone.settle()

@@ -16,9 +16,9 @@ from torch import nn
 from basinscope.engines.admission import check_config, check_memory, check_report
 from basinscope.engines.base import Engine
 from basinscope.engines.dtypes import DTYPES, resolved
-from basinscope.engines.memory import LEAST, out_of_memory
+from basinscope.engines.memory import LEAST, TOKEN_BUDGET, out_of_memory
 from basinscope.engines.sources import ALIASES, ALLOWED, first_line, located, quiet, save
-from basinscope.engines.transformers import TOKEN_BUDGET, TransformersEngine
+from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError, nearest, typed
 from basinscope.files import describe, entries
 from basinscope.weights import selection

@@ -9,6 +9,13 @@ import torch
 
 from basinscope.errors import BasinscopeError
 
+LINE = 100  # characters of an error
+# what a module raises that does not take a way of computing
+REFUSALS = (TypeError, AttributeError, RuntimeError, ValueError, IndexError, KeyError)
+TOKEN_BUDGET = 4096  # sized for two cores
+# of keys and values of the rows that are written together, with the default budget; half as many
+# of those that are read in one pass. With them a pass needs less than 1 GB beside the weights
+CACHE_BYTES = 3 << 27
 LEAST = 64  # tokens: less is a row or two at a time, and helps nobody
 
 T = TypeVar("T")
@@ -40,8 +47,20 @@ def fitting(work: Callable[[int], T], budget: int) -> tuple[T, int]:
         budget = max(budget // 2, LEAST)
 
 
+def refusal(error: Exception) -> str:
+    """What a module says that does not take a way of computing, in one line.
+
+    Raises:
+        Exception: the error itself, where memory ran out: that says nothing of the module.
+    """
+    if out_of_memory(error):
+        raise error
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:LINE]
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: torch has a type for it on a GPU, and a sentence on the CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
     )

@@ -22,6 +22,7 @@ import torch
 from basinscope.engines import kernels
 from basinscope.engines.cache import Past, up
 from basinscope.engines.forward import Forward
+from basinscope.engines.memory import REFUSALS, refusal
 
 NAME = "basinscope-pool"  # of our attention among those of transformers
 # arguments of attention that say nothing a pool would not know: rows are causal and fit the window
@@ -188,7 +189,8 @@ def probe(forward: Forward) -> None:
         many = pools[0].extend([Span(r, row[4:], 2) for r, row in enumerate(rows)])
         one = [pools[1].extend([Span(1, [rows[1][k]], k - 2)]) for k in range(4, 9)]
         logits = forward.raw_logits(many[-1:]).float()[0]
-    except (TypeError, AttributeError, RuntimeError, ValueError, IndexError):
+    except REFUSALS as error:
+        refusal(error)  # raised again where memory ran out
         return
     forward.pooled = forward.alike(logits, forward.plain(rows[1:])[0, -1].float())
     forward.exact = forward.pooled and torch.equal(torch.cat(one), many[1:])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 
+from basinscope.engines.alone import STEPPED, Held
 from basinscope.engines.batches import batches, by_head, packs, split_fitting
 from basinscope.engines.forward import Forward
 from basinscope.engines.tokens import Row
@@ -87,7 +89,7 @@ def score_tails(
     # row by row, so that no row's path depends on the others
     short = {i: row for i, row in rows.items() if forward.fits_cache(row.longest)}
     long = {i: row for i, row in rows.items() if i not in short}
-    return _cached(forward, short, budget, margins) | _plain(forward, long, budget, margins)
+    return _cached(forward, short, budget, margins) | _alone(forward, long, margins)
 
 
 def _cached(
@@ -108,7 +110,8 @@ def _cached(
                 hidden_BLD = forward.beside(past, [row.body for row in own], tails)
                 scored.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
             continue
-        for batch in batches(keys, width, budget, forward.least_rows, len(head)):
+        slots = forward.slots(budget) // 2
+        for batch in batches(keys, width, budget, forward.least_rows, len(head), slots):
             own = [rows[k] for k in batch]
             hidden_BLD, _ = forward.extend(
                 past.repeated(len(own)) if past is not None else None,
@@ -150,23 +153,46 @@ def _score(
     return [[scored.cut(a, b) for a, b in own] for own in spans]
 
 
-def _plain(
-    forward: Forward, rows: dict[int, Row], budget: int, margins: bool
-) -> dict[int, list[Scored]]:
-    """Every continuation as a row of its own through the module's forward."""
-    flat = [(k, c) for k, row in rows.items() for c in range(len(row.tails))]
-    full = [(*rows[k].head, *rows[k].body, *rows[k].tails[c]) for k, c in flat]
-    scored: dict[int, dict[int, Scored]] = {k: {} for k in rows}
-    for batch in batches(range(len(flat)), lambda n: len(full[n]), budget, forward.least_rows):
-        logits = forward.plain([full[n] for n in batch])
-        for r, n in enumerate(batch):
-            k, c = flat[n]
-            start = len(rows[k].head) + len(rows[k].body) + rows[k].skips[c]
-            own = logits[r, start - 1 : len(full[n]) - 1].float()
-            target = torch.tensor(full[n][start:], device=own.device)
-            each = torch.arange(len(target), device=own.device)
-            scored[k][c] = _of_tokens(own, each, target, margins)
-    return {k: [tails[c] for c in range(len(tails))] for k, tails in scored.items()}
+def _alone(forward: Forward, rows: dict[int, Row], margins: bool) -> dict[int, list[Scored]]:
+    """Each row by itself through the module's own forward; a common head is read once."""
+    alone, scored = forward.alone, dict[int, list[Scored]]()
+    for head, keys in by_head(rows):
+        start: Held | None = None  # the cache of the head
+        for k in keys:
+            row = rows[k]
+            many = alone.extends and alone.one_way(row.longest)
+            few = [alone.one_way(row.longest) and len(tail) <= STEPPED for tail in row.tails]
+            if many and head:
+                start = start or alone.read(head)[1]
+                state, held = alone.read(row.body, start and start.copy())
+            elif many or any(few):
+                state, held = alone.read((*head, *row.body))
+            scored[k] = []
+            for tail, skip, short in zip(row.tails, row.skips, few, strict=True):
+                if many or short:
+                    assert held is not None
+                    parts = chain((state,), alone.behind(tail[:-1], held.copy()))
+                else:
+                    full = (*head, *row.body, *tail)
+                    whole, _ = alone.read(full, last=len(tail) + 1, keep=False)
+                    parts = chain((whole[:-1],))
+                scored[k].append(_of_tail(parts, tail, skip, margins))
+    alone.settle()
+    return scored
+
+
+def _of_tail(
+    parts: Iterable[torch.Tensor], tail: Sequence[int], skip: int, margins: bool
+) -> Scored:
+    """Every token of a tail, from the logits before each of them, in parts."""
+    done: list[Scored] = []
+    start = 0
+    for logits in parts:
+        target = torch.tensor(tail[start : start + len(logits)], device=logits.device)
+        each = torch.arange(len(target), device=logits.device)
+        done.append(_of_tokens(logits.float(), each, target, margins))
+        start += len(logits)
+    return Scored(*(torch.cat(column)[skip:] for column in zip(*done, strict=True)))
 
 
 def _of_tokens(

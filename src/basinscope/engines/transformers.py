@@ -24,24 +24,40 @@ from basinscope.engines.base import Engine
 from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
-from basinscope.engines.memory import fitting
+from basinscope.engines.memory import LEAST, TOKEN_BUDGET, fitting
 from basinscope.engines.ranking import rank, read
 from basinscope.engines.setups import OF_THE_FILE, check_setup, end_tokens, rules
 from basinscope.engines.tokens import Row, Tokens
 from basinscope.tasks.base import Answer, Choices, Corpus, Generate, Request
 from basinscope.weights.surroundings import fixed
 
-TOKEN_BUDGET = 4096  # sized for two cores
+_SLOWER = {
+    "cached": "with transformers' own cache",
+    "whole": "the whole row again for every token",
+}
 
 
 def kind(forward: Forward) -> str:
     """Word for the way answers are computed (docs/how-to/extending.md); stands in addresses."""
+    alone = "cached" if forward.alone.steps else "whole"
     if not forward.cached:
-        return "transformers-plain/1"
+        return f"transformers-{alone}/1"
     ways = [
-        word for word, used in (("attention", forward.attends), ("pool", forward.pooled)) if used
+        word
+        for word, used in (
+            ("attention", forward.attends),
+            ("pool", forward.pooled),
+            (alone, forward.reach < forward.context),
+        )
+        if used
     ]
     return "-".join(["transformers", *ways]) + "/1"
+
+
+def slower(kind: str) -> str:
+    """What a kind of engine says of rows that its quickest way does not serve; empty if it does."""
+    way = next((way for word, way in _SLOWER.items() if word in kind.split("/")[0].split("-")), "")
+    return f"through the model's own forward, one row at a time, {way}" if way else ""
 
 
 class TransformersEngine(Engine):
@@ -49,13 +65,15 @@ class TransformersEngine(Engine):
 
     Its ``kind`` says which way of computing it allows: ``transformers-attention`` (bfloat16 on the
     CPU: the model's layers with the attention of `attention`), ``transformers`` (its own layers,
-    rows branch off a common cache), ``transformers-plain`` (its own forward, nothing shared).
+    rows branch off a common cache), ``transformers-cached`` (its own forward and cache, a row at a
+    time), ``transformers-whole`` (its own forward, the whole row again for every token).
 
     Args:
         module: a ``PreTrainedModel`` with a language-model head (wrapped or not).
         tokenizer: its tokenizer.
-        token_budget: most tokens, padding included, in one forward pass; bounds memory, changes
-            no answer. Halved, and kept so, whenever a pass does not fit.
+        token_budget: most tokens, padding included, in one forward pass; bounds memory (with the
+            default of 4,096 to less than 1 GB beside the weights), changes no answer. Halved, and
+            kept so, whenever a pass does not fit.
         source: as in `Engine`.
         params: as in `Engine`.
         mapped: as in `Engine`.
@@ -78,10 +96,21 @@ class TransformersEngine(Engine):
         self._forward = Forward(module, lambda: self.epoch)
         self._tokens = Tokens(tokenizer, self._forward.vocabulary)
         with torch.inference_mode():
-            self._forward.choose()
-            pool.probe(self._forward)
+            fitting(lambda _: self._forward.choose(), LEAST)
+            fitting(lambda _: pool.probe(self._forward), LEAST)
         self._drafts = Drafts()
         self.kind = kind(self._forward)
+
+    @property
+    def fallback(self) -> str:
+        """Why answers are not computed in the quickest way, and how: one line, or empty."""
+        forward, alone = self._forward, self._forward.alone
+        if forward.fits_cache(forward.context):
+            return ""
+        rows = f"rows of more than {forward.reach:,} tokens go" if forward.cached else "rows go"
+        why = forward.why or "layers do not see all of them in one way"
+        reasons = filter(None, (why, "" if alone.steps else alone.why))
+        return f"{self.source}: {rows} {slower(self.kind)} ({'; '.join(reasons)})"
 
     @property
     def ends(self) -> frozenset[int]:

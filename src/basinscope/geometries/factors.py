@@ -33,8 +33,8 @@ from basinscope.weights.selection import compiled
 class Pair:
     """Fixed factors of one weight matrix, as it is stored; None is the identity."""
 
-    left: torch.Tensor | None  # (rows, a) float32
-    right: torch.Tensor | None  # (b, columns) float32
+    left: torch.Tensor | None  # (rows, a) float32, or of as many experts (experts, rows, a)
+    right: torch.Tensor | None  # (b, columns) float32, or (experts, b, columns)
     scale: float = 1.0
 
     def product(self, core: torch.Tensor) -> torch.Tensor:
@@ -51,11 +51,11 @@ class Pair:
             core = core @ torch.linalg.pinv(self.right.double())
         return core if self.left is None else torch.linalg.pinv(self.left.double()) @ core
 
-    def shape(self, stored: torch.Size) -> tuple[int, int]:
+    def shape(self, stored: torch.Size) -> tuple[int, ...]:
         """Shape of the core."""
-        a = stored[0] if self.left is None else self.left.shape[1]
-        b = stored[1] if self.right is None else self.right.shape[0]
-        return a, b
+        a = stored[-2] if self.left is None else self.left.shape[-1]
+        b = stored[-1] if self.right is None else self.right.shape[-2]
+        return (*stored[:-2], a, b)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +95,10 @@ class Factors:
             pair = self.pairs.get(name)
             if pair is None:
                 return None
-            a, b = pair.shape(engine.shapes[name])
-            core = noise.normals(f"core\0{name}", a * b, seed=seed, draw=draw, device=device)
-            flat = pair.product(core.reshape(a, b)).reshape(-1)
+            shape = pair.shape(engine.shapes[name])
+            n = math.prod(shape)
+            core = noise.normals(f"core\0{name}", n, seed=seed, draw=draw, device=device)
+            flat = pair.product(core.reshape(shape)).reshape(-1)
             return lambda start, stop: flat[start:stop].clone()
 
         return Noise(self, seed, sample)
@@ -174,7 +175,7 @@ def lora_xs(engine: Weights, rank: int, pattern: str = "") -> Factors:
     names = [
         name for name in engine.linear if compiled(pattern).search(name) and name in engine.shapes
     ]
-    most = max((min(engine.shapes[name]) for name in names), default=0)
+    most = max((min(engine.shapes[name][-2:]) for name in names), default=0)
     if not 1 <= rank <= most:
         raise BasinscopeError(
             f"lora-xs of rank {rank} on {len(names)} weights that match {pattern!r}",
@@ -185,7 +186,7 @@ def lora_xs(engine: Weights, rank: int, pattern: str = "") -> Factors:
     for name in names:
         theta = engine.pristine(name).detach().float().cpu()
         u, _, v = torch.linalg.svd(theta, full_matrices=False)
-        pairs[name] = Pair(u[:, :rank].contiguous(), v[:rank].contiguous())
+        pairs[name] = Pair(u[..., :rank].contiguous(), v[..., :rank, :].contiguous())
     # the span is that of theta0's singular vectors: another machine rounds them otherwise, and the
     # noise of a rotated core is the same; the model's fingerprint stands beside it in every plan
     label = f"lora-xs:{rank}" + (f":{pattern}" if pattern else "")

@@ -32,7 +32,6 @@ class Forecast:
         written_tokens: that are generated, as far as can be known beforehand.
         workers: processes, of one thread each if there are several.
         seconds: from the start of the workers to the last record.
-        plain: whether the model is one that no faster way than its own forward serves.
     """
 
     settings: int
@@ -41,7 +40,6 @@ class Forecast:
     written_tokens: int
     workers: int
     seconds: float
-    plain: bool = False
 
     def __str__(self) -> str:
         """One line."""
@@ -49,7 +47,6 @@ class Forecast:
         return (
             f"{self.read_tokens:,} tokens read{written}, about {minutes(self.seconds)} "
             f"on {self.workers} worker{'s' if self.workers > 1 else ''}"
-            f"{'; the fast path does not know this model: its own forward is used' * self.plain}"
         )
 
     def to_json(self) -> dict[str, float]:
@@ -106,7 +103,7 @@ def forecast(
         seconds = seconds * crowding(engine, team) + start_s
     return Forecast(
         n, answers, round(n * each.read_tokens * part), round(n * each.written_tokens * part),
-        team, seconds, engine.kind.startswith("transformers-plain/"),
+        team, seconds,
     )  # fmt: skip
 
 

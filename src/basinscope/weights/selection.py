@@ -200,8 +200,9 @@ def turned(module: nn.Module) -> frozenset[str]:
 def linear(module: nn.Module) -> dict[str, int]:
     """Weights of linear layers by canonical name, with the dimension that their inputs have.
 
-    1 for ``nn.Linear``, 0 for transformers' ``Conv1D``. Embeddings and the output head, tied or
-    not, are none of them: what quantisation and pruning leave alone (arXiv 2210.17323, section 4).
+    1 for ``nn.Linear``, 0 for transformers' ``Conv1D``; of experts that lie in one tensor (experts,
+    ., .) the same of each expert's matrix. Embeddings and the output head, tied or not, are none of
+    them: what quantisation and pruning leave alone (arXiv 2210.17323, section 4).
     """
     head = getattr(module, "get_output_embeddings", lambda: None)()
     tables = [m.weight for m in module.modules() if isinstance(m, nn.Embedding)]
@@ -215,7 +216,26 @@ def linear(module: nn.Module) -> dict[str, int]:
         name = canonical_name(module, f"{path}.weight" if path else "weight")
         if name is not None:
             inputs[name] = kind
+    for raw, weight in module.named_parameters():
+        name = canonical_name(module, raw)
+        if name is not None and weight.dim() == 3 and is_expert(raw):
+            inputs[name] = 0 if _turned(module, raw, weight) else 1
     return inputs
+
+
+def is_expert(name: str) -> bool:
+    """Whether a parameter belongs to experts, of which a router chooses some for each token."""
+    return ".experts." in name
+
+
+def _turned(module: nn.Module, raw: str, weight: nn.Parameter) -> bool:
+    """Whether an expert's inputs lie along its rows: its module says so, or its sizes do."""
+    turned = getattr(module.get_submodule(raw.rpartition(".")[0]), "is_transposed", None)
+    if turned is not None:
+        return bool(turned)
+    config = getattr(module, "config", None)
+    hidden = getattr(getattr(config, "get_text_config", lambda: config)(), "hidden_size", None)
+    return bool(weight.shape[1 if "down" not in raw else 2] == hidden)
 
 
 def tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -139,9 +139,9 @@ MODELS = {
     "llama in float32": (lambda: toys.tiny_model("llama"), "transformers-pool/1"),
     # a window is settled by a kernel that knows it
     "mistral": (lambda: other("Mistral", num_key_value_heads=2, sliding_window=130),
-                "transformers-pool/1"),
+                "transformers-pool-cached/1"),
     # position and content have scores of their own
-    "bloom": (lambda: toys_bloom(), "transformers-plain/1"),
+    "bloom": (lambda: toys_bloom(), "transformers-cached/1"),
 }  # fmt: skip
 
 

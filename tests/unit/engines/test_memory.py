@@ -106,3 +106,24 @@ def test_other_errors_are_not_taken_for_it(engine, monkeypatch, error):
     with pytest.raises(type(error), match=r"size|memory|x"):
         engine.answer(REQUESTS)
     assert len(seen) == 1
+
+
+def test_caches_are_bounded_in_bytes_and_answers_are_the_same(engine, monkeypatch):
+    expected, sizes, real = engine.answer(REQUESTS), [], Forward.extend
+    layers = len(engine.forward.extend(None, [[1]])[1].layers)
+    slot = engine.forward.slot_bytes
+
+    def extend(self, past, *args, **options):
+        hidden, after = real(self, past, *args, **options)
+        sizes.append(after.mask_BS.shape[0] * after.mask_BS.shape[1] * slot)
+        return hidden, after
+
+    most = 600 * slot
+    monkeypatch.setattr("basinscope.engines.forward.CACHE_BYTES", most)
+    monkeypatch.setattr(Forward, "extend", extend)
+    found = engine.answer(REQUESTS)
+    assert toys.same(found, expected, torch.bfloat16)
+    heads, size = (2, 16) if engine.module.config.model_type == "gpt2" else (2, 8)
+    assert slot == layers * 2 * heads * size * 2
+    longest = max(len(r.context) for r in REQUESTS if isinstance(r, Choices)) + 64
+    assert max(sizes) <= max(most // 2 + 32 * slot, longest * 2 * slot)

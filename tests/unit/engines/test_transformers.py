@@ -1,11 +1,14 @@
 """Text requests against the plain definition: one row, one forward pass, no cache, no batch."""
 
+import functools
+
 import pytest
 import torch
 import toys
 
 import basinscope as bs
 from basinscope.engines import generation
+from basinscope.engines.alone import Alone
 from basinscope.engines.forward import Forward
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError
@@ -76,7 +79,25 @@ def engine(language_model):
 def plain(engine):
     """The same engine on the module's own forward."""
     engine._forward.cached = False
+    with torch.inference_mode():
+        engine._forward.alone.probe(99)
+    assert engine._forward.alone.extends
     return engine
+
+
+def change_logits(monkeypatch, path, change):
+    """Let a model give other logits."""
+    if path == "plain":
+        real_read = Alone.read
+
+        def read(self, *args, **options):
+            logits, held = real_read(self, *args, **options)
+            return change(logits.clone()), held
+
+        monkeypatch.setattr(Alone, "read", read)
+    else:
+        real = Forward.raw_logits
+        monkeypatch.setattr(Forward, "raw_logits", lambda self, h: change(real(self, h).clone()))
 
 
 class TestChoices:
@@ -475,15 +496,12 @@ class TestNonFinite:
         if path == "plain":
             engine = plain(engine)
         token = engine.tokenizer.encode("x")[0]
-        name = "plain" if path == "plain" else "raw_logits"
-        real = getattr(Forward, name)
 
-        def spoilt(self, *rows):
-            logits = real(self, *rows).clone()
+        def spoilt(logits):
             logits[..., token] = -float("inf")
             return logits
 
-        monkeypatch.setattr(Forward, name, spoilt)
+        change_logits(monkeypatch, path, spoilt)
         with_x, without, text = engine.answer(
             [Choices("a", ("x", "y")), Choices("a", ("y", "z")), Generate("a", 3)]
         )
@@ -496,15 +514,12 @@ class TestNonFinite:
             engine = plain(engine)
         (free,) = engine.answer([Generate("a", 5)])
         unused = [i for i in range(3, 99) if chr(29 + i) not in free.text][:9]
-        name = "plain" if path == "plain" else "raw_logits"
-        real = getattr(Forward, name)
 
-        def masked(self, *rows):
-            logits = real(self, *rows).clone()
+        def masked(logits):
             logits[..., unused] = torch.finfo(torch.float32).min
             return logits
 
-        monkeypatch.setattr(Forward, name, masked)
+        change_logits(monkeypatch, path, masked)
         assert engine.answer([Generate("a", 5)]) == [free]
 
 
@@ -698,7 +713,7 @@ class TestOtherModels:
             final_logit_softcapping=3.0,
         )  # fmt: skip
         engine = engine_of(strong(Gemma2ForCausalLM, config))
-        assert engine.kind == "transformers-plain/1"
+        assert engine.kind == "transformers-cached/1"
         self.right(engine)
 
     @pytest.mark.parametrize("name", ["final_logit_softcapping", "logit_scale", "logits_scaling"])
@@ -707,19 +722,20 @@ class TestOtherModels:
         setattr(model.config, name, 1.0)
         assert engine_of(model).kind == "transformers-pool/1"
         setattr(model.config, name, 30.0)
-        assert engine_of(model).kind == "transformers-plain/1"
+        assert engine_of(model).kind == "transformers-cached/1"
 
     def test_logits_changed_behind_the_head_by_no_known_setting(self):
         model = toys.tiny_model("llama")
         real = model.forward
 
+        @functools.wraps(real)
         def forward(*args, **options):
             out = real(*args, **options)
             out.logits = 1.05 * out.logits
             return out
 
         model.forward = forward
-        assert engine_of(model).kind == "transformers-plain/1"
+        assert engine_of(model).kind == "transformers-cached/1"
 
     def test_attention_that_adds_its_mask(self):
         # a boolean mask is no mask there
@@ -727,7 +743,7 @@ class TestOtherModels:
 
         model = strong(GPT2LMHeadModel, toys.tiny_model().config, attn_implementation="eager")
         engine = engine_of(model)
-        assert engine.kind == "transformers-plain/1"
+        assert engine.kind == "transformers-cached/1"
         self.right(engine)
 
     def test_state_that_padding_would_spoil(self):
@@ -738,7 +754,7 @@ class TestOtherModels:
             bos_token_id=0, eos_token_id=1,
         )  # fmt: skip
         engine = engine_of(strong(MambaForCausalLM, config))
-        assert engine.kind == "transformers-plain/1"
+        assert engine.kind == "transformers-cached/1"
         requests = self.REQUESTS[:4]
         for request, answer in zip(requests, engine.answer(requests), strict=True):
             assert near(answer.loglik, definition(engine, request))
@@ -769,7 +785,7 @@ class TestOtherModels:
                 return self.inner(**options)
 
         engine = engine_of(Bare(toys.tiny_model()))
-        assert engine.kind == "transformers-plain/1"
+        assert engine.kind == "transformers-whole/1"
         requests = [CHOICES["many tokens"], Generate("Who?", 5)]
         ranking, text = engine.answer(requests)
         expected = engine_of(toys.tiny_model()).answer(requests)

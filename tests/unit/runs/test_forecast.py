@@ -54,14 +54,6 @@ def test_of_a_sample_of_the_items_takes_its_share(asked):
     assert found == Forecast(10, 100, 400, 200, 1, 40.0)
 
 
-def test_says_that_a_model_is_not_known_to_the_fast_path(asked):
-    slow = SimpleNamespace(device=torch.device("cpu"), kind="transformers-plain/1")
-    found = forecast(slow, TASKS, SETTINGS[:1])
-    assert found.to_json()["plain"] is True
-    assert str(found).endswith("; the fast path does not know this model: its own forward is used")
-    assert "fast path" not in str(forecast(ENGINE, TASKS, SETTINGS[:1]))
-
-
 def test_reads_as_a_line_and_as_plain_values():
     found = Forecast(2, 50, 2000, 100, 2, 90.04)
     assert str(found) == "2,000 tokens read and 100 written, about 1.5 min on 2 workers"
