@@ -87,9 +87,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "one direction twice": (
         "surface m -x random:1",
-        r"'random:1'\]; .*each named once",
+        r"'random:1'\]; .*each once",
     ),
-    "cosines of one": ("cosines m -d random", r"\['random'\]; allowed: at least two"),
+    "cosines of one": ("cosines m -d random", r"\['random'\]; allowed: two or more"),
     "judged": ("verdict cert ./gone", r"no model at 'to:./gone'|no model at './gone'"),
     "nothing to judge": ("verdict cert", r"0 others"),
     "geometry": ("certify m --geometry sphere", r"geometry 'sphere'; allowed: isotropic, rms"),
@@ -133,7 +133,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         r"lora_r with --method full; allowed: .*lora",
     ),
     "target alone": ("finetune m --data d.jsonl --target 0.5", r"target=0.5 without stay_within"),
-    "epochs and steps": ("finetune m --data d.jsonl --epochs 1 --steps 2", r"one of the two"),
+    "epochs and steps": ("finetune m --data d.jsonl --epochs 1 --steps 2", r"allowed: only one"),
     "per item with a claim": ("certify m --per-item --claim 0.5", r"per_item, .*claim=0.5"),
     "no such option": ("landscape m --nosuch 1", r"Unknown option"),
     # folders

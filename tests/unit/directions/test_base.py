@@ -51,7 +51,7 @@ class TestRandom:
         assert len({tuple(t.tolist()) for t in tensors}) == 4
 
     def test_unknown_parameter_is_refused_with_some_of_the_known(self):
-        with pytest.raises(BasinscopeError, match=r"no perturbed parameter is called 'c'.*a, b"):
+        with pytest.raises(BasinscopeError, match=r"no perturbed parameter called 'c'.*a, b"):
             bs.Random().delta(ENGINE, "c")
 
     @pytest.mark.parametrize("seed", [-1, 1.0, "1", None, True])

@@ -241,7 +241,7 @@ class TestFit:
         theta = engine.module[0].weight.detach().clone()
         with engine.at(bs.Random(), step=0.1):
             assert torch.equal(engine.pristine("0.weight"), theta)
-        with pytest.raises(BasinscopeError, match="no perturbed parameter is called 'x'"):
+        with pytest.raises(BasinscopeError, match="no perturbed parameter called 'x'"):
             engine.pristine("x")
 
 

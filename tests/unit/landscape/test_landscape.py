@@ -588,9 +588,9 @@ def test_defect_7_no_mirrored_or_padded_curves(tmp_path):
         ({"steps": [math.inf]}, "steps="),
         ({"workers": 0}, "workers=0; allowed: at least 1"),
         ({"workers": -1}, "workers=-1"),
-        ({"directions": []}, r"directions: \[\]; allowed: at least one"),
-        ({"directions": [Axis(), Axis()]}, r"directions: \['axis', 'axis'\].*named once"),
-        ({"directions": [bs.Random(0), Axis("random", 2.0)]}, "named once"),
+        ({"directions": []}, r"directions: \[\]; allowed: one or more"),
+        ({"directions": [Axis(), Axis()]}, r"directions: \['axis', 'axis'\].*each once"),
+        ({"directions": [bs.Random(0), Axis("random", 2.0)]}, "each once"),
     ],
 )
 def test_senseless_plans_are_refused_before_anything_is_written(options, message, tmp_path):
@@ -606,9 +606,9 @@ def test_senseless_tasks_are_refused(tmp_path):
         def oracle(self, item, answers):
             raise AssertionError
 
-    with pytest.raises(bs.BasinscopeError, match=r"tasks: \[\]; allowed: at least one"):
+    with pytest.raises(bs.BasinscopeError, match=r"tasks: \[\]; allowed: one or more"):
         bs.landscape(linear(), [], steps=[1])
-    with pytest.raises(bs.BasinscopeError, match=r"tasks: \['t', 't'\].*named once"):
+    with pytest.raises(bs.BasinscopeError, match=r"tasks: \['t', 't'\].*each once"):
         bs.landscape(linear(), [box("t", -1, 1), box("t", -2, 2)], steps=[1])
     with pytest.raises(bs.BasinscopeError, match="task 'empty' has no items"):
         bs.landscape(linear(), Empty(), steps=[1])

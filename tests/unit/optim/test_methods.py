@@ -273,7 +273,7 @@ def test_specs_go_to_json_and_back():
     for spec in SPECS.values():
         assert MethodSpec.of(json.loads(json.dumps(spec.to_json()))) == spec
     assert MethodSpec.of("adamw") == MethodSpec("adamw", {"base": "adamw", "average": None})
-    with pytest.raises(bs.BasinscopeError, match="allowed: a name, or a mapping"):
+    with pytest.raises(bs.BasinscopeError, match="allowed: a name, or `name`"):
         MethodSpec.of({"sigma": 0.1})
 
 

@@ -89,7 +89,7 @@ def test_every_run_needs_its_own_name(names, draw, tmp_path):
 
 @pytest.mark.parametrize("name", ["x.jpg", "x", "x.csv", "x.png.gz"])
 def test_other_kinds_of_figures_are_refused(name, draw, tmp_path):
-    with pytest.raises(bs.BasinscopeError, match=r"allowed: a name in \.png, \.pdf or \.svg"):
+    with pytest.raises(bs.BasinscopeError, match=r"allowed: a \.png, \.pdf or \.svg"):
         draw().plot(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
