@@ -221,7 +221,9 @@ def shared_out(engine: Any, work: Slice, n: int, step: float, rounds: int) -> Ro
 
     def units(direction: int | None, steps: Sequence[float]) -> list[Unit]:
         return [
-            Unit(direction, 0, at, (t,), ((t, tuple(chosen)),)) for t, chosen in ids.items() for at in steps
+            Unit(direction, 0, at, (t,), ((t, tuple(chosen)),))
+            for t, chosen in ids.items()
+            for at in steps
         ]
 
     row = Row("workers", work.name, engine.dtype, step)

@@ -183,7 +183,9 @@ class World:
 def searched(world: World, outcomes: int = OUTCOMES) -> Landscape:
     """What the program's search finds in a world."""
     session: Any = world
-    search(session, world.n_draws, 0.5, outcomes, ((world.n_draws, world.each),) if world.each else ())
+    search(
+        session, world.n_draws, 0.5, outcomes, ((world.n_draws, world.each),) if world.each else ()
+    )
     return world.landscape()
 
 
