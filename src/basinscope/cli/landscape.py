@@ -112,7 +112,7 @@ def landscape(
             engine, tasks, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
             level=level, run=folder, workers=output.workers, progress=report,
         )  # fmt: skip
-    _show(land, folder, level, output.json)
+    show_landscape(land, folder, level, output.json)
 
 
 @app.command
@@ -141,7 +141,7 @@ def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
     return f"; no chat template: plain prompts for {', '.join(names)}" if names else ""
 
 
-def _show(land: Landscape, folder: Path, level: float, as_json: bool) -> None:
+def show_landscape(land: Landscape, folder: Path, level: float, as_json: bool) -> None:
     """Print the table or the JSON object, and write figures and page beside it.
 
     What was measured is printed even where the folder cannot be written to.
