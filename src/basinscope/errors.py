@@ -66,12 +66,16 @@ def typed(function: Callable[Asked, Result]) -> Callable[Asked, Result]:
             for the function itself to check.
     """
     parameters = inspect.signature(function)
-    kinds = {name: str(p.annotation).split(" | ") for name, p in parameters.parameters.items()}
+    kinds = {
+        name: str(parameter.annotation).split(" | ")
+        for name, parameter in parameters.parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
 
     @functools.wraps(function)
     def call(*args: Asked.args, **kwargs: Asked.kwargs) -> Result:
         for name, value in parameters.bind(*args, **kwargs).arguments.items():
-            words = kinds[name]
+            words = kinds.get(name, [""])
             if set(words) <= _KINDS.keys() and not any(_fits(value, word) for word in words):
                 raise BasinscopeError(
                     f"{name}={value!r:.80}",

@@ -45,7 +45,7 @@ def test_an_argument_of_a_wrong_type_is_refused_in_one_line(match):
 
 
 @typed
-def asked(n: int, x: float | None, steps: list[float], path: str | Path = "", *rest: object):
+def asked(n: int, x: float | None, steps: list[float], path: str | Path = "", *rest: str):
     return n, x, steps, path, rest
 
 

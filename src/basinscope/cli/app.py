@@ -9,9 +9,9 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cyclopts
 from cyclopts import Parameter
@@ -161,6 +161,20 @@ def progress(plan: str = "", unit: str = "trials", note: str = "") -> Iterator[R
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+T = TypeVar("T")
+
+
+def drawn(name: str, make: Callable[[], T]) -> T | None:
+    """A picture or page; None where it cannot be made, with the reason on standard error."""
+    from basinscope.report.sections import attempt
+
+    missing: list[str] = []
+    made = attempt(name, make, missing)
+    for line in missing:
+        print(f"- {line}", file=sys.stderr)
+    return made
 
 
 def print_json(value: object) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from basinscope.cli.app import app, parse_steps, print_json, progress
+from basinscope.cli.app import app, drawn, parse_steps, print_json, progress
 from basinscope.cli.options import (
     LOAD_ONLY,
     MODEL,
@@ -84,11 +85,14 @@ def certify(
         return show(forecast, as_json=output.json)
     with progress(_at_most(forecast), note=loaded.note(engine)) as report:
         cert = bs.certify(engine, task, geometry=geometry, run=folder, progress=report, **plan)
-    figure = plot_bounds(folder / "figures" / "certificate.png", [cert])
+    figure = drawn(
+        "the picture", lambda: str(plot_bounds(folder / "figures" / "certificate.png", [cert]))
+    )
     if output.json:
-        return print_json({**cert.to_json(), "run": str(folder), "figure": str(figure)})
+        return print_json({**cert.to_json(), "run": str(folder), "figure": figure})
     print(cert)
-    print(f"picture: {figure}")
+    if figure:
+        print(f"picture: {figure}")
 
 
 @app.command
@@ -240,9 +244,14 @@ def verdict(
     options: dict[str, Any] = {"params": cert.model.params, "revision": revision}
     engine = bs.load(source, dtype=cert.model.dtype, **options | loaded.arguments)
     judged = [cert.verdict(line, engine, task, draws=draws) for line in lines]
+    pictures = {
+        "certificate": lambda path: plot_bounds(path, [cert], judged),
+        "measured": lambda path: plot_measured(path, judged),
+    }
     figures = [
-        plot_bounds(run / "figures" / "certificate.png", [cert], judged),
-        plot_measured(run / "figures" / "measured.png", judged),
+        path
+        for name, draw in pictures.items()
+        if (path := drawn(f"the picture {name}", partial(draw, run / "figures" / f"{name}.png")))
     ]
     if json:
         return print_json({

@@ -130,7 +130,7 @@ def landscape(
             engine, tasks, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
             level=level, plan=design, run=folder, workers=output.workers, progress=report,
         )  # fmt: skip
-    _show(land, folder, level, output.json)
+    show_landscape(land, folder, level, output.json)
 
 
 @app.command
@@ -153,7 +153,7 @@ def demo(*, run: Path = Path("runs/demo"), json: bool = False) -> None:
     design, tasks = bracketing(engine, bs.tasks(DEMO_TASKS), line, DEMO_BUDGET_S, known)
     with progress(str(design), note=MODEL.note(engine)) as report:
         land = bs.landscape(engine, tasks, directions=[line], plan=design, run=run, progress=report)
-    _show(land, run, 0.5, json)
+    show_landscape(land, run, 0.5, json)
 
 
 def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
@@ -168,7 +168,7 @@ def _without_template(engine: Engine, tasks: Sequence[Task]) -> str:
     return f"; no chat template: plain prompts for {', '.join(names)}" if names else ""
 
 
-def _show(land: Landscape, folder: Path, level: float, as_json: bool) -> None:
+def show_landscape(land: Landscape, folder: Path, level: float, as_json: bool) -> None:
     """Print the table or the JSON object, and write figures and page beside it.
 
     What was measured is printed even where the folder cannot be written to.

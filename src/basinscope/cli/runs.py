@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basinscope.cli.app import app, print_json
+from basinscope.cli.app import app, drawn, print_json
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
@@ -60,17 +60,18 @@ def _print(record: object, run: Path, level: float, figure: Path | None) -> None
     """Say what a record says, and draw its page or figure where it has one."""
     from basinscope.attack import Attack
     from basinscope.certify import Certificate
-    from basinscope.cli import attack, finetune
+    from basinscope.cli import attack, finetune, landscape
     from basinscope.finetuning import FineTune
     from basinscope.landscape import Landscape, Surface
     from basinscope.report.certificates import plot_bounds
-    from basinscope.report.page import write_report
     from basinscope.report.surfaces import write_surface
 
     if isinstance(record, Landscape):
-        print(write_report(record, run, level))
+        landscape.show_landscape(record, run, level, as_json=False)
     elif isinstance(record, Surface):
-        print(*filter(None, write_surface(record, run)), sep="\n")
+        print(
+            *filter(None, drawn("the picture", lambda: write_surface(record, run)) or ()), sep="\n"
+        )
     elif isinstance(record, Attack):
         attack.show(record)
     elif isinstance(record, FineTune):
@@ -78,7 +79,9 @@ def _print(record: object, run: Path, level: float, figure: Path | None) -> None
     else:
         print(record)
     if isinstance(record, Certificate):
-        print(f"picture: {plot_bounds(figure or run / 'figures' / 'certificate.png', [record])}")
+        path = figure or run / "figures" / "certificate.png"
+        if drawn("the picture", lambda: plot_bounds(path, [record])):
+            print(f"picture: {path}")
 
 
 @app.command

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from basinscope.cli.app import app, parse_steps, print_json, progress
+from basinscope.cli.app import app, drawn, parse_steps, print_json, progress
 from basinscope.cli.options import MODEL, RUN, TASKS, ModelOptions, RunOptions, TaskOptions
 from basinscope.cli.plan import forecast_of, line_of, show
 
@@ -72,21 +72,24 @@ def surface(
             engine, tasks, a, b, **grid, orthogonal=orthogonal, run=folder,
             workers=output.workers, progress=report,
         )  # fmt: skip
-    figure, page = write_surface(measured, folder, trajectory=path)
+    figure, page = drawn(
+        "the picture", lambda: write_surface(measured, folder, trajectory=path)
+    ) or (None, None)
     table = measured.to_pandas()
     if output.json:
         rows = {"points": table.to_dict(orient="records")}
         if path is not None:
             rows["trajectory"] = path.to_dict(orient="records")
-        places = {"figure": str(figure), "page": None if page is None else str(page)}
+        places = {"figure": figure and str(figure), "page": page and str(page)}
         return print_json({"cosine": measured.plane.cosine, **rows, "run": str(folder), **places})
     for task, part in table.groupby("task", sort=False):
         best, worst = part["score"].max(), part["score"].min()
         print(f"{task}: {worst:.3f} to {best:.3f} over {len(part)} points of one plane")
     if path is not None:
         print(path.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
-    print(f"picture: {figure}")
-    print(f"3-D:     {page or 'needs the extra html: pip install basinscope[html]'}")
+    if figure:
+        print(f"picture: {figure}")
+        print(f"3-D:     {page or 'needs the extra html: pip install basinscope[html]'}")
 
 
 @app.command

@@ -73,6 +73,8 @@ def check_folder(run: str | Path, kind: str) -> RunSpec | None:
         header.check_free(folder, kind, OWN)
     elif file.name == "run.json":
         begun = Store(folder).spec
+    if begun is not None:  # what is finished is only read
+        return begun
     place = folder.absolute()
     while not header.exists(place):
         place = place.parent
@@ -83,4 +85,4 @@ def check_folder(run: str | Path, kind: str) -> RunSpec | None:
             "a folder that can be written",
             "another --run",
         )
-    return begun
+    return None

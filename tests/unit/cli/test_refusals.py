@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 
 REFUSED: dict[str, tuple[str, str]] = {
     # numbers
@@ -210,6 +211,26 @@ def test_a_folder_that_cannot_be_written(folders, run_cli, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     error = run_cli("landscape", "m", "--run", folders / "new").error
     assert re.search(r"cannot write to \S+/new \(\S+ is not writable\); allowed: ", error)
+
+
+@pytest.mark.parametrize("command", ["report", "landscape"])
+def test_a_finished_run_that_cannot_be_written_is_shown(command, run_cli, tmp_path, monkeypatch):
+    toys.tiny_model().save_pretrained(tmp_path / "m")
+    toys.tiny_tokenizer().save_pretrained(tmp_path / "m")
+    run, plan = tmp_path / "run", ("-t", "basic", "--limit", 2, "--steps", 0, "--workers", 1)
+    line = ("landscape", tmp_path / "m", *plan, "--run", run)
+    table = run_cli(*line).out
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("basinscope.report.page.write", _refuse)
+    monkeypatch.setattr("basinscope.report.page.plot_landscapes", _refuse)
+    again = run_cli(*((command, run) if command == "report" else line))
+    assert again.code == 0
+    assert "the page could not be made: it is read-only" in again.out
+    assert next(row for row in table.splitlines() if row.startswith("- ")) in again.out
+
+
+def _refuse(*_):
+    raise OSError("it is read-only")
 
 
 def test_it_takes_less_than_three_seconds(folders):
