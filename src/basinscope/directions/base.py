@@ -109,21 +109,25 @@ class Direction(abc.ABC):
 
     def perturb(
         self, engine: Weights, name: str, draw: int, step: float, live: torch.Tensor
-    ) -> None:
+    ) -> bool:
         """Write ``round(theta0 + step * delta)`` of one parameter into ``live``.
 
-        Where delta is zero ``live`` is left as it is.
+        Returns:
+            Whether it was written: where delta is zero ``live`` is left as it is.
 
         Raises:
             BasinscopeError: if delta has another shape or is not finite.
         """
         parts = self.parts(engine, name, draw, live.device)
-        if parts is not None and not add_parts(engine.pristine(name), live, step, parts):
+        if parts is None:
+            return False
+        if not add_parts(engine.pristine(name), live, step, parts):
             raise BasinscopeError(
                 f"the direction of {name} is not finite (NaN or infinity)",
                 "finite numbers",
                 "another",
             )
+        return True
 
     def identity(self, engine: Weights, draw: int = 0) -> str:
         """Text that determines delta at the engine's theta0, for the address of its records.
@@ -220,11 +224,11 @@ class Random(Direction):
 
     def perturb(
         self, engine: Weights, name: str, draw: int, step: float, live: torch.Tensor
-    ) -> None:
+    ) -> bool:
         """The same in one pass on the CPU, where delta is never held."""
         theta, std = engine.pristine(name), self.std(name)
         if std and has_kernel(theta, live):
             old, new = theta.view(-1), live.view(-1)
             noise.perturb(old, new, step, name, seed=self.seed, draw=draw, std=std)
-        else:
-            super().perturb(engine, name, draw, step, live)
+            return True
+        return super().perturb(engine, name, draw, step, live)

@@ -63,7 +63,7 @@ class Engine:
         live = selection.parameters(module, params)
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
         self._pristine = Pristine(live, mapped, selection.Walk(module))
-        self._open = False
+        self._open = self._moving = False
         self._step = 0.0
 
     @property
@@ -222,9 +222,25 @@ class Engine:
         finally:
             self._step = 0.0
             with fixed():
-                self._pristine.restore()
+                self._pristine.restore(weights=not self._moving)
             self._open = False
         self._pristine.check_untouched()
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Inside, each `at` finds the weights where the last one left them; pristine after it.
+
+        For those who own the module alone (a worker): a pass over the weights is saved at each
+        point, which is computed from the pristine copy all the same. Between two `at` the weights
+        are not pristine, and writes by others are not noticed.
+        """
+        self._moving = True
+        try:
+            yield
+        finally:
+            self._moving = False
+            with fixed():
+                self._pristine.restore()
 
     def check_untouched(self) -> None:
         """Raise if the weights are not those that the engine was loaded with.

@@ -64,6 +64,7 @@ class Pristine:
             else:
                 self.values[name] = tensor.clone(memory_format=torch.contiguous_format)
         self.epoch = 0
+        self.moved = False  # live weights were left where they are
         self._seen = {name: _state(tensor) for name, tensor in self._walk().items()}
         self._samples = _samples(self._walk())
 
@@ -81,17 +82,21 @@ class Pristine:
         if not abs(step) <= torch.finfo(torch.float32).max:
             raise BasinscopeError(f"step={step}", "a finite number (float32)", "0.01")
         self.epoch += 1
+        if step == 0.0 and self.moved:
+            self.restore()
         if step == 0.0:
             return
         for name, live in self.live.items():
-            direction.perturb(engine, name, draw, step, live)
+            if not direction.perturb(engine, name, draw, step, live) and self.moved:
+                live.copy_(self.values[name])
             increment_version(live)
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Live weights and buffers = the pristine bytes."""
+    def restore(self, *, weights: bool = True) -> None:
+        """Live weights and buffers = the pristine bytes; the buffers alone where weights stay."""
         self.epoch += 1
-        for name, live in self.live.items():
+        self.moved = not weights
+        for name, live in self.live.items() if weights else ():
             live.copy_(self.values[name])
             self._seen[name] = _state(live)
         for name, (buffer, value) in self._buffers.items():
@@ -106,6 +111,8 @@ class Pristine:
         not count, is noticed if it reached one of `SAMPLE` elements spread over each tensor, or
         any bit with ``every_bit``.
         """
+        if self.moved:
+            return
         now = {name: _state(tensor) for name, tensor in self._walk().items()}
         pairs = {name: (live, self.values[name]) for name, live in self.live.items() if every_bit}
         name = (

@@ -32,11 +32,12 @@ def main() -> None:
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     try:
         bench = rebuild(json.loads(orders.get()))
-        while True:
-            unit = {name: _frozen(value) for name, value in json.loads(orders.get()).items()}
-            for _, trial in bench.measure(Unit(**unit)):
-                _say(out, {"trial": trial.model_dump(mode="json")})
-            _say(out, {"done": True})
+        with bench.engine.moving():
+            while True:
+                unit = {name: _frozen(value) for name, value in json.loads(orders.get()).items()}
+                for _, trial in bench.measure(Unit(**unit)):
+                    _say(out, {"trial": trial.model_dump(mode="json")})
+                _say(out, {"done": True})
     except BasinscopeError as error:
         _say(out, {"error": error.args})
     except (BrokenPipeError, KeyboardInterrupt):

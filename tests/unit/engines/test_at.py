@@ -197,6 +197,65 @@ class TestRestored:
             assert engine.fingerprint() == before
 
 
+class OneTensor(Direction):
+    """Ones on one tensor, nothing on the others."""
+
+    label = "one"
+
+    def identity(self, engine, draw=0):
+        return "one"
+
+    def parts(self, engine, name, draw, device):
+        return (lambda a, b: torch.ones(b - a)) if name == "0.weight" else None
+
+
+class Unfit(OneTensor):
+    """Fails at the last tensor."""
+
+    def parts(self, engine, name, draw, device):
+        if name == "2.bias":
+            raise BasinscopeError("unfit", "one that fits", "another")
+        return super().parts(engine, name, draw, device)
+
+
+class TestMoving:
+    """Points one after the other without a way back in between."""
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_every_point_has_the_bits_that_it_has_alone(self, dtype):
+        def bits(engine):
+            return [tensor.clone() for tensor in engine.module.state_dict().values()]
+
+        points = [
+            (bs.Random(), 0.1, 0), (OneTensor(), 0.3, 0), (bs.Random(), -0.2, 5),
+            (bs.Random(), 0.0, 0), (OneTensor(), -1.0, 0), (bs.Random(seed=2), 0.1, 1),
+        ]  # fmt: skip
+        alone, moving = bs.load(net(dtype)), bs.load(net(dtype))
+        before = moving.fingerprint()
+        with moving.moving():
+            for direction, step, draw in points:
+                with alone.at(direction, step=step, draw=draw):
+                    expected = bits(alone)
+                with moving.at(direction, step=step, draw=draw):
+                    assert all(map(torch.equal, bits(moving), expected))
+            with pytest.raises(BasinscopeError, match="unfit"), moving.at(Unfit(), step=1.0):
+                pass
+            with moving.at(bs.Random(), step=0.1), alone.at(bs.Random(), step=0.1):
+                assert all(map(torch.equal, bits(moving), bits(alone)))
+            assert moving.fingerprint() != before, "the weights stay where they are"
+        assert moving.fingerprint() == before
+
+    def test_pristine_after_an_exception(self):
+        engine = bs.load(net())
+        before = engine.fingerprint()
+        with pytest.raises(RuntimeError), engine.moving(), engine.at(bs.Random(), step=0.1):
+            raise RuntimeError
+        assert engine.fingerprint() == before
+        with engine.at(bs.Random(), step=0.1):
+            pass
+        assert engine.fingerprint() == before
+
+
 class TestFit:
     """A direction that wants to read something does so before the weights move."""
 
