@@ -184,7 +184,7 @@ def test_no_section_takes_the_rest_with_it(draw, page, monkeypatch, section, err
     assert len(summed["missing"]) == (section in ("widths", "means", "spread"))
 
 
-@pytest.mark.parametrize("figure", ["plot_landscapes", "plot_likelihood"])
+@pytest.mark.parametrize("figure", ["plot_landscapes", "plot_likelihood", "plot_spread"])
 def test_a_picture_that_cannot_be_drawn(draw, page, monkeypatch, no_figure, figure):
     def fail(*_args, **_options):
         raise RuntimeError("no font")
