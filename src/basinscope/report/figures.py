@@ -76,29 +76,22 @@ def plot_landscapes(
     scale = {name: run.spec.model.rms if per_rms else 1.0 for name, run in named.items()}
     table["x"] = table["step"] / table["run"].map(scale)
     figure, of_task = panels(list(dict.fromkeys(table["task"])), 1 + loss, table["x"], 3.1)
-    look = looks(zip(table["run"], table["direction"], strict=True))
+    pairs = list(zip(table["run"], table["direction"], strict=True))
+    # a task of which step 0 alone was measured has no direction, and the look of the first line
+    look = looks([pair for pair in pairs if pair[1]] or pairs)
     marked, single = False, []
-    for (task, *key), line in table.groupby(["task", "run", "direction"], sort=False):
-        (name, direction), raw = key, of_task[task][0]
-        run, style, place = named[name], look[name, direction], slot(look, (name, direction))
-        for axis, column in zip(of_task[task], ("score", "T"), strict=False):
-            curve(axis, line, column, style, place)
-        for sign, side in line[line["sign"] != 0].groupby("sign"):
-            of_side = side.iloc[0]
-            bar(raw, of_side[["width_low", "width", "width_high"]] * sign / scale[name],
-                of_side["threshold"] + 0.045 * (place or 0),
-                DOT if place is None else style)  # fmt: skip
-        for draw, trials in run.draws(task, direction).items() if draws else ():
-            steps, scores = zip(*((t.step, run.score(t)) for t in trials), strict=True)
+    for (task, *pair), line in table.groupby(["task", "run", "direction"], sort=False):
+        (name, direction), (raw, *below) = pair, of_task[task]
+        key = (name, direction) if (name, direction) in look else next(iter(look))
+        for axis, column in zip((raw, *below), ("score", "T"), strict=False):
+            curve(axis, line, column, look[key], slot(look, key))
+        marked |= _marks(raw, named[name], line, look, key, scale[name])
+        for draw, trials in named[name].draws(task, direction).items() if draws else ():
+            steps, scores = zip(*((t.step, named[name].score(t)) for t in trials), strict=True)
             raw.plot(np.divide(steps, scale[name]), scores, lw=0.6, alpha=0.4,
-                     color=style["color"], zorder=1)  # fmt: skip
+                     color=look[key]["color"], zorder=1)  # fmt: skip
             single.append(pd.DataFrame({"run": name, "task": task, "direction": direction,
                                         "draw": draw, "step": steps, "score": scores}))  # fmt: skip
-        at = run.sits_at(direction)
-        if at is not None and at <= line["step"].max():
-            marked = True
-            raw.axvline(at / scale[name], color=style["color"], lw=0.8, alpha=0.5)
-            raw.plot([at / scale[name]], [0], marker="D", ms=6, color=style["color"], clip_on=False)
     rms = {run.spec.model.rms for run in runs}
     for task, (raw, *below) in of_task.items():
         shown = table[table["task"] == task]
@@ -123,8 +116,7 @@ def plot_landscapes(
                               label=f"half-width (level {level:g}, 95%{arrow})"))  # fmt: skip
     if single:
         handles.append(Line2D([], [], color=INK, lw=0.5, label="single draws"))
-        with_draws = pd.concat(single).to_csv(index=False)
-        files.write(path.with_suffix(".draws.csv"), with_draws)
+        files.write(path.with_suffix(".draws.csv"), pd.concat(single).to_csv(index=False))
     if marked:
         handles.append(Line2D([], [], color=INK, marker="D", ls="", label="the other model"))
     legend(figure, handles)
@@ -203,7 +195,7 @@ def curve(
                 axis.vlines(line["x"], low, high, color=colour, alpha=0.18, lw=10)
     else:
         axis.plot(line["x"], line[column], ms=4, lw=1.6, **look)
-        x = line["x"] + 0.012 * place * float(np.ptp(axis.get_xlim()))
+        x = line["x"] + 0.008 * place * float(np.ptp(axis.get_xlim()))
         for low, high in ends[-1:]:
             axis.vlines(x, low, high, color=colour, lw=0.9, alpha=0.7)
 
@@ -325,6 +317,26 @@ def _table(run: Landscape, level: float) -> pd.DataFrame:
     widths = run.widths(level=level)[["task", "direction", "sign", "width", "low", "high"]]
     widths = widths.rename(columns={"low": "width_low", "high": "width_high"})
     return table.merge(widths, how="left", on=["task", "direction", "sign"])
+
+
+def _marks(
+    axis: Any, run: Landscape, line: pd.DataFrame, look: dict[Any, Any], key: Any, scale: float
+) -> bool:
+    """Half-widths of a line, and a diamond where its model sits; whether there is one.
+
+    One that sits beyond what was measured is left to the notes: it would squeeze the curves.
+    """
+    style, place = look[key], slot(look, key)
+    for sign, side in line[line["sign"] != 0].groupby("sign"):
+        ends = side[["width_low", "width", "width_high"]].iloc[0] * sign / scale
+        height = side["threshold"].iloc[0] + 0.045 * (place or 0)
+        bar(axis, ends, height, DOT if place is None else style)
+    step = run.sits_at(key[1])
+    if step is None or step > line["step"].max():
+        return False
+    axis.axvline(step / scale, color=style["color"], lw=0.8, alpha=0.5)
+    axis.plot([step / scale], [0], marker="D", ms=6, color=style["color"], clip_on=False)
+    return True
 
 
 def _levels(axis: Any, shown: pd.DataFrame) -> None:

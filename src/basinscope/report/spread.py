@@ -55,7 +55,7 @@ def plot_spread(path: Path, run: Landscape, level: float = 0.5) -> Path | None:
         Line2D([], [], mfc="none", label=figures.short(direction), **style | {"linestyle": ""})
         for direction, style in look.items()
     ]
-    of_draws = Line2D([], [], ls="", label=f"one draw each (level {level:g}, → no end)")
+    of_draws = Line2D([], [], ls="", label=f"hollow: one draw (level {level:g}, → no end)")
     median = Line2D([], [], lw=2, ms=5, label="median, 95%", **figures.DOT)
     figures.legend(figure, [*handles, of_draws, median])
     figures.save(figure, path, table)
