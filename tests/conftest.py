@@ -54,10 +54,10 @@ def one_core(monkeypatch):
 def no_figure(monkeypatch):
     """Figures have tests of their own, and take a second each."""
 
-    def touch(path, runs, names=()):
+    def touch(path, *_runs, **_options):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"\x89PNG")
         return path
 
-    monkeypatch.setattr("basinscope.report.page.plot_landscapes", touch)
-    monkeypatch.setattr("basinscope.report.page.plot_likelihood", touch)
+    for name in ("plot_landscapes", "plot_likelihood", "plot_spread"):
+        monkeypatch.setattr(f"basinscope.report.page.{name}", touch)

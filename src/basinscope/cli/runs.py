@@ -20,6 +20,8 @@ def report(
     level: float = 0.5,
     figure: Path | None = None,
     rms: bool = False,
+    draws: bool = False,
+    loss: bool = False,
 ) -> None:
     """Draw a run's figures and page again; with further runs, draw them over each other.
 
@@ -27,31 +29,37 @@ def report(
         run: run folder; of widen: the tables and figures of compare.
         others: run folders to draw over it.
         level: as in landscape.
-        figure: draw this figure alone; default for several runs RUN/figures/overlay.png.
+        figure: draw this figure alone; default for several runs, or with --rms, --draws or
+            --loss, RUN/figures/overlay.png.
         rms: the axis is alpha / RMS(theta0) of each run's model, for models of different scale.
+        draws: draw single draws as well.
+        loss: draw T as well, below the score.
     """
     import basinscope as bs
     from basinscope.landscape.record import read_landscape
     from basinscope.runs.header import KINDS, kind_of
 
     kind = kind_of(run)
-    drawn = kind in ("landscape", "certificate") or (kind == "surface" and not rms and not figure)
-    if (figure or rms or (others and kind != "widen")) and not drawn:
+    styled = rms or draws or loss
+    drawn = kind in ("landscape", "certificate") or (
+        kind == "surface" and not styled and not figure
+    )
+    if (figure or styled or (others and kind != "widen")) and not drawn:
         raise BasinscopeError(
-            f"--figure, --rms or further runs for {KINDS[kind].noun} ({run})",
+            f"--figure, --rms, --draws, --loss or further runs for {KINDS[kind].noun} ({run})",
             "for landscapes; --figure also for a certificate",
-            f"basinscope compare {run} --figure NAME" if kind == "widen" else "leave them out",
+            f"basinscope compare {run} --figure NAME" if kind == "widen" else "leave it out",
         )
     if kind == "widen":
         print(*bs.compare(run, *others).save(run / "figures"), sep="\n")
-    elif kind == "landscape" and (others or figure or rms):
+    elif kind == "landscape" and (others or figure or styled):
         folders = (run, *others)
         names = [folder.resolve().name for folder in folders]
         if len(set(names)) < len(names):
             names = [str(folder) for folder in folders]
         land, *rest = map(read_landscape, folders)
         path = figure or run / "figures" / "overlay.png"
-        print(land.plot(path, *rest, names=names, per_rms=rms))
+        print(land.plot(path, *rest, names=names, level=level, per_rms=rms, draws=draws, loss=loss))
     else:
         _print(bs.load_run(run), run, level, figure)
 

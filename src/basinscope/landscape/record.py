@@ -385,15 +385,23 @@ class Landscape:
         path: str | Path,
         *others: Landscape,
         names: Sequence[str] = (),
+        level: float = 0.5,
         per_rms: bool = False,
+        draws: bool = False,
+        loss: bool = False,
     ) -> Path:
-        """Draw this landscape, and others over it, to a PNG or PDF with its CSV beside it.
+        """Draw this landscape, and others over it, a panel for each task, with its CSV beside it.
 
-        With ``per_rms`` the axis is alpha / RMS(theta0) of each run's own model.
+        See `basinscope.report.figures.plot_landscapes`: half-widths at ``level``; ``per_rms`` has
+        alpha / RMS(theta0) of each run's own model as its axis; ``draws`` adds single draws, and
+        ``loss`` T.
         """
         from basinscope.report.figures import plot_landscapes
 
-        return plot_landscapes(Path(path), [self, *others], names, per_rms=per_rms)
+        return plot_landscapes(
+            Path(path), [self, *others], names,
+            level=level, per_rms=per_rms, draws=draws, loss=loss,
+        )  # fmt: skip
 
     def directions(self, task: str | None = None) -> list[str]:
         """Labels of the directions along which something (of a task) was measured."""

@@ -1,11 +1,14 @@
-"""Landscapes as figures: the raw score with its band and chance line, beside the loss T."""
+"""Landscapes as figures: a small panel for each task, with its band and half-width."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from basinscope import files
@@ -17,33 +20,46 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which the colour-blind can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
 STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
+MARKERS = "os^vPX*ph"  # no diamond, which is another model
+INK = "#333333"
+DOT: dict[str, Any] = {"color": INK, "marker": "o"}
+ABREAST, WIDE = 4, (6.0, 9.0, 11.0, 11.0)  # panels in a row, and inches of so many
 
 
 def plot_landscapes(
-    path: Path, runs: Sequence[Landscape], names: Sequence[str] = (), *, per_rms: bool = False
+    path: Path,
+    runs: Sequence[Landscape],
+    names: Sequence[str] = (),
+    *,
+    level: float = 0.5,
+    per_rms: bool = False,
+    draws: bool = False,
+    loss: bool = False,
 ) -> Path:
-    """Draw landscapes over each other and write the figure with the CSV that it was drawn from.
+    """Draw landscapes, a panel for each task, and write the figure with the CSV of what it shows.
 
-    Along one direction all tasks share a pair of panels, a colour for each. Several directions or
-    runs have a pair of panels for each task, a colour and line style for each (run, direction),
-    and a diamond where the model that a direction was made from really sits. The
-    shaded band (whiskers, where there are several lines) is the interval of `Landscape.means` at
-    each step, the draw as the unit; over items for one draw. The dashed one is the band of
-    `Landscape.bands` that holds at all steps at once, drawn where the steps were fixed beforehand.
-    Thin lines are single draws, the dotted line is chance. T on the right hides the level, so it
-    never stands alone. Nothing is mirrored or padded beyond what was measured.
+    One direction of one run has the interval of `Landscape.means` at each step as a band, and
+    around it, where the steps were fixed beforehand, that of `Landscape.bands`, which holds at all
+    of them at once. Several (runs, directions) have a colour, line style and marker each, and
+    whiskers side by side, which do not hide each other; a diamond where the model that a direction
+    was made from sits, unless beyond what was measured. The half-width on each side is a dot with
+    its interval at the height of its threshold, chance + (1 - level) (S(0) - chance) (several side
+    by side around it); an arrow has no end. Nothing is mirrored or padded beyond what was measured.
 
     Args:
         path: ``.png``, ``.pdf`` or ``.svg``.
         runs: landscapes.
         names: one for each run, for the legend.
+        level: of the half-widths.
         per_rms: the axis is alpha / RMS(theta0) of each run's own model, which makes models of
             different scale comparable; else alpha, with that as upper axis where all runs agree.
+        draws: single draws as well, thin; their scores go to ``NAME.draws.csv``.
+        loss: T in a row of its own below; it hides the level.
 
     Returns:
         The path of the figure; the CSV lies beside it.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     check_name(path)
     labels = list(names) or [f"run {i + 1}" if len(runs) > 1 else "" for i in range(len(runs))]
@@ -56,37 +72,208 @@ def plot_landscapes(
     if per_rms and not all(run.spec.model.rms > 0 for run in runs):
         raise BasinscopeError("a model with RMS(theta0) = 0", "alpha as axis", "leave --rms out")
     named = dict(zip(labels, runs, strict=True))
-    table = pd.concat([_table(run).assign(run=name) for name, run in named.items()])
+    table = pd.concat([_table(run, level).assign(run=name) for name, run in named.items()])
     if table.empty:
         raise BasinscopeError(
             "nothing to draw: no point was measured", "a measured point", "run the same line again"
         )
-    table["x"] = table["step_rms"] if per_rms else table["step"]
-    tasks = list(dict.fromkeys(table["task"]))
-    lines = list(dict.fromkeys(zip(table["run"], table["direction"], strict=True)))
-    alone = len(lines) == 1
-    rows = [tasks] if alone else [[task] for task in tasks]
-    look: dict[Any, dict[str, Any]] = {
-        key: {"color": COLOURS[i % len(COLOURS)], "linestyle": "-" if alone else _style(i)}
-        for i, key in enumerate(tasks if alone else lines)
-    }
-    figure = Figure(figsize=(11, 4.6 if len(rows) == 1 else 3.6 * len(rows)), layout="constrained")
-    rms = None if per_rms else _common_rms(runs)
-    for (raw, loss), panel_tasks in zip(
-        figure.subplots(len(rows), 2, squeeze=False), rows, strict=True
-    ):
-        shown = table[table["task"].isin(panel_tasks)]
-        for i, ((name, task, direction), curve) in enumerate(
-            shown.groupby(["run", "task", "direction"], sort=False)
-        ):
-            style = look[task] if alone else look[name, direction]
-            place = None if alone else 0.004 * (i - (len(lines) - 1) / 2)
-            _curve(raw, loss, named[name], curve, style, per_rms, place)
-        marks = [_mark(raw, named[key[0]], key[1], look.get(key), per_rms) for key in lines]
-        _finish(raw, loss, panel_tasks, alone, rms, per_rms)
-    _legend(figure, look, int(table["draws"].max()), any(marks))
-    save(figure, path, table.drop(columns="x"))
+    scale = {name: run.spec.model.rms if per_rms else 1.0 for name, run in named.items()}
+    table["x"] = table["step"] / table["run"].map(scale)
+    figure, of_task = panels(list(dict.fromkeys(table["task"])), 1 + loss, table["x"], 3.1)
+    pairs = list(zip(table["run"], table["direction"], strict=True))
+    # a task of which step 0 alone was measured has no direction, and the look of the first line
+    look = looks([pair for pair in pairs if pair[1]] or pairs)
+    marked, single = False, []
+    for (task, *pair), line in table.groupby(["task", "run", "direction"], sort=False):
+        (name, direction), (raw, *below) = pair, of_task[task]
+        key = (name, direction) if (name, direction) in look else next(iter(look))
+        for axis, column in zip((raw, *below), ("score", "T"), strict=False):
+            curve(axis, line, column, look[key], slot(look, key))
+        marked |= _marks(raw, named[name], line, look, key, scale[name])
+        for draw, trials in named[name].draws(task, direction).items() if draws else ():
+            steps, scores = zip(*((t.step, named[name].score(t)) for t in trials), strict=True)
+            raw.plot(np.divide(steps, scale[name]), scores, lw=0.6, alpha=0.4,
+                     color=look[key]["color"], zorder=1)  # fmt: skip
+            single.append(pd.DataFrame({"run": name, "task": task, "direction": direction,
+                                        "draw": draw, "step": steps, "score": scores}))  # fmt: skip
+    rms = {run.spec.model.rms for run in runs}
+    for task, (raw, *below) in of_task.items():
+        shown = table[table["task"] == task]
+        no_width = (shown["sign"] != 0).any() and shown["width_low"].isna().all()
+        titled(raw, task, "no half-width" if no_width else "")
+        _levels(raw, shown)
+        dress(raw, "score", (-0.03, 1.03))
+        for axis in below:
+            dress(axis, "T (0 best, 1 worst)", (-0.05, 1.05))
+        relative = r"$\alpha$ / RMS($\theta_0$)"
+        (raw, *below)[-1].set_xlabel(relative if per_rms else r"step $\alpha$", fontsize=9)
+        if len(rms) == 1 and not per_rms and (unit := max(rms)) > 0:
+            upper = raw.secondary_xaxis("top", (lambda a, u=unit: a / u, lambda a, u=unit: a * u))
+            upper.set_xlabel(relative, fontsize=9)
+            _ticks(upper)
+    over = "mean over draws" if table["draws"].max() > 1 else "score"
+    words = {key: " ".join(map(short, filter(None, key))) for key in look}
+    handles = keys(look, words, over, bands=1 + int(table["band_low"].notna().any()))
+    if table["width_low"].notna().any():
+        arrow = ", → no end" if np.isinf(table["width_high"]).any() else ""
+        handles.append(Line2D([], [], color=INK, lw=2, marker="o", ms=5,
+                              label=f"half-width (level {level:g}, 95%{arrow})"))  # fmt: skip
+    if single:
+        handles.append(Line2D([], [], color=INK, lw=0.5, label="single draws"))
+        files.write(path.with_suffix(".draws.csv"), pd.concat(single).to_csv(index=False))
+    if marked:
+        handles.append(Line2D([], [], color=INK, marker="D", ls="", label="the other model"))
+    legend(figure, handles)
+    save(figure, path, table.drop(columns=["x", "sign"]))
     return path
+
+
+def panels(
+    tasks: Sequence[str], rows: int, x: Iterable[float], height: float
+) -> tuple[Any, dict[str, list[Any]]]:
+    """A figure of small panels: for each task so many, one below the other; all share the x axis.
+
+    Args:
+        tasks: in the order of reading.
+        rows: panels of a task.
+        x: what will be drawn; the axis ends a little beyond it, and holds 0.
+        height: inches of a task's first panel; of the others four fifths of it.
+    """
+    from matplotlib.figure import Figure
+
+    deep = math.ceil(len(tasks) / ABREAST)
+    across = math.ceil(len(tasks) / deep)
+    ratios = [height] + [0.8 * height] * (rows - 1)
+    figure = Figure((WIDE[across - 1], deep * sum(ratios) + 0.5), layout="constrained")
+    grid = figure.subplots(
+        deep * rows, across, squeeze=False, sharex=True, height_ratios=ratios * deep
+    )
+    least, most = min(0.0, *x), max(0.0, *x)
+    pad = 0.04 * (most - least) or 1.0
+    grid[0, 0].set_xlim(least - pad, most + pad)
+    blocks = grid.reshape(deep, rows, across).swapaxes(1, 2).reshape(-1, rows)
+    for axis in blocks[len(tasks) :].flat:
+        axis.remove()
+    for axes in blocks[: len(tasks)]:
+        axes[-1].tick_params(labelbottom=True)
+    return figure, {task: list(axes) for task, axes in zip(tasks, blocks, strict=False)}
+
+
+def looks(keys: Iterable[Hashable]) -> dict[Any, dict[str, Any]]:
+    """A look for each of several lines of a panel; colours alone are not enough in grey."""
+    return {
+        key: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)],
+              # other pairs of colour and style on each round
+              "linestyle": STYLES[(i + i // len(COLOURS)) % len(STYLES)]}
+        for i, key in enumerate(dict.fromkeys(keys))
+    }  # fmt: skip
+
+
+def slot(look: dict[Any, Any], key: Hashable) -> float | None:
+    """Place of one of several lines beside their middle; None for one alone."""
+    return None if len(look) == 1 else list(look).index(key) - (len(look) - 1) / 2
+
+
+def curve(
+    axis: Any, line: pd.DataFrame, column: str, look: dict[str, Any], place: float | None
+) -> None:
+    """Means with their intervals: bands for a line alone, whiskers side by side for several.
+
+    Args:
+        axis: panel.
+        line: x, the column, and where it has an interval its ends: NAME_low and NAME_high, of
+            ``score`` low and high, and band_low and band_high that hold at all steps at once.
+        column: what is drawn.
+        look: of the line.
+        place: by which whiskers of one of several lines are shifted, see `slot`.
+    """
+    line, colour = line.sort_values("x"), look["color"]
+    names = ("band_", "") if column == "score" else (f"{column}_",)
+    ends = [(line[f"{name}low"], line[f"{name}high"]) for name in names if f"{name}low" in line]
+    if place is None:
+        axis.plot(line["x"], line[column], ms=3.5, lw=2, zorder=3, **look)
+        for low, high in ends if line[column].notna().any() else ():
+            if low.notna().any():
+                axis.fill_between(line["x"], low, high, color=colour, alpha=0.18, lw=0)
+            if len(line) == 1:  # no band has an area
+                axis.vlines(line["x"], low, high, color=colour, alpha=0.18, lw=10)
+    else:
+        axis.plot(line["x"], line[column], ms=4, lw=1.6, **look)
+        x = line["x"] + 0.008 * place * float(np.ptp(axis.get_xlim()))
+        for low, high in ends[-1:]:
+            axis.vlines(x, low, high, color=colour, lw=0.9, alpha=0.7)
+
+
+def bar(axis: Any, ends: Iterable[float], y: float, look: Mapping[str, Any]) -> None:
+    """An interval (near end, estimate, far end, seen from zero) with caps; an arrow has no end."""
+    from matplotlib.patheffects import withStroke
+
+    near, middle, far = ends
+    if math.isnan(near):
+        return
+    style = {"color": look["color"], "clip_on": False, "zorder": 5}
+    right = int(far > 0)
+    edge = axis.get_xlim()[right]
+    axis.plot([near, far if math.isfinite(far) else edge], [y, y], color=look["color"], lw=2,
+              zorder=2.5, path_effects=[withStroke(linewidth=4, foreground="white")])  # fmt: skip
+    for x in (near, far):
+        if math.isfinite(x):
+            axis.plot([x], [y], marker="|", ms=9, mew=2, **style)
+        elif x == far:
+            axis.plot([edge], [y], marker="<>"[right], ms=7, **style)
+    if math.isfinite(middle):
+        axis.plot([middle], [y], marker=look["marker"], ms=7, mec="white", mew=0.8, **style)
+
+
+def titled(axis: Any, task: str, note: str = "") -> None:
+    """The name of a task over its panel, in two lines where it is long, and a note below."""
+    of_width = int(13 * axis.figure.get_figwidth() / axis.get_gridspec().ncols / 1.5)
+    name = textwrap.fill(short(task, 2 * of_width), of_width)
+    plain([axis.set_title(f"{name}\n{note}".strip(), fontsize=10)])
+
+
+def dress(axis: Any, label: str, ends: tuple[float, float] | None = None) -> None:
+    """Ticks and label of y, on the left panel alone where all have the same ``ends``."""
+    first = axis.get_subplotspec().is_first_col()
+    if ends:
+        axis.set_ylim(ends)
+        axis.tick_params(labelleft=first)
+    if first or not ends:
+        axis.set_ylabel(label, fontsize=9)
+    axis.axvline(0, color="#BBBBBB", lw=0.6, zorder=0)
+    axis.spines[["right", "top"]].set_visible(False)
+    _ticks(axis)
+
+
+def keys(
+    look: dict[Any, dict[str, Any]], words: dict[Any, str], over: str, *, bands: int = 1
+) -> list[Any]:
+    """What lines and their bands (inner and outer) or whiskers are, for the legend."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    if len(look) > 1:
+        lines = [Line2D([], [], lw=1.6, ms=5, label=words[key], **look[key]) for key in look]
+        return [*lines, Line2D([], [], color=INK, ls="", marker="|", ms=12,
+                               label="95% at each step")]  # fmt: skip
+    ((key, style),) = look.items()
+    name = ": ".join(filter(None, (words[key], over)))
+    shades = [Patch(color=style["color"], alpha=alpha, lw=0, label=f"95% at {steps}")
+              for alpha, steps in ((0.33, "each step"), (0.18, "all steps"))]  # fmt: skip
+    shades[0].set_alpha(0.33 if bands > 1 else 0.18)
+    return [Line2D([], [], lw=2, ms=4, label=name, **style), *shades[:bands]]
+
+
+def legend(figure: Any, handles: Sequence[Any]) -> None:
+    """One for all panels, below them, where it hides nothing."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    room = 16 * figure.get_figwidth()  # letters
+    columns = max(1, int(room / (longest + 8)))
+    if sum(len(str(handle.get_label())) + 8 for handle in handles) < room:
+        columns = len(handles)
+    below = figure.legend(handles=handles, fontsize=9, loc="outside lower center", ncols=columns,
+                          frameon=False)  # fmt: skip
+    plain(below.get_texts())
 
 
 def check_name(path: Path) -> None:
@@ -113,116 +300,68 @@ def short(label: str, most: int = 60) -> str:
     return label if len(label) <= most else "…" + label[1 - most :]
 
 
-def _table(run: Landscape) -> pd.DataFrame:
-    """Means with the simultaneous band and alpha / RMS(theta0) beside them."""
+def _table(run: Landscape, level: float) -> pd.DataFrame:
+    """Means, and beside them what else is drawn: bands, lines, and the half-width of each side."""
     means = run.means()
-    bands = [
-        run.bands(task, direction).assign(task=task, direction=direction)
-        for task in run.tasks
-        for direction in run.directions(task)
-    ]
-    if bands:
-        of_step = pd.concat(bands)[["task", "direction", "step", "band_low", "band_high"]]
-        means = means.merge(of_step, how="left", on=["task", "direction", "step"])
-    else:
-        means = means.assign(band_low=means["low"], band_high=means["high"])
-    return means.assign(step_rms=means["step"] / (run.spec.model.rms or float("nan")))
+    bands = [means[["task", "direction", "step"]].assign(band_low=math.nan, band_high=math.nan)]
+    if run.spec.steps is not None:  # a search chose its steps in the light of the results
+        bands = [
+            run.bands(task, direction).assign(task=task, direction=direction)
+            for task in run.tasks
+            for direction in run.directions(task)
+        ] or bands
+    of_step = pd.concat(bands)[["task", "direction", "step", "band_low", "band_high"]]
+    table = means.merge(of_step, how="left", on=["task", "direction", "step"])
+    table["step_rms"] = table["step"] / (run.spec.model.rms or math.nan)
+    table["chance"] = table["task"].map({task.name: task.chance for task in run.spec.tasks})
+    zero = means[means["step"] == 0].drop_duplicates("task").set_index("task")["score"]
+    table["score_at_zero"] = table["task"].map(zero)
+    table["threshold"] = table["chance"] + (1 - level) * (table["score_at_zero"] - table["chance"])
+    table["sign"] = np.sign(table["step"])
+    widths = run.widths(level=level)[["task", "direction", "sign", "width", "low", "high"]]
+    widths = widths.rename(columns={"low": "width_low", "high": "width_high"})
+    return table.merge(widths, how="left", on=["task", "direction", "sign"])
 
 
-def _curve(
-    raw: Any, loss: Any, run: Landscape, curve: pd.DataFrame, look: dict[str, Any], per_rms: bool,
-    place: float | None,
-) -> None:  # fmt: skip
-    """One curve in both panels, its intervals as bands or as whiskers shifted by ``place``."""
-    curve = curve.sort_values("step")
-    task, direction = curve["task"].iloc[0], curve["direction"].iloc[0]
-    for axis, column in ((raw, "score"), (loss, "T")):
-        axis.plot(curve["x"], curve[column], marker="o", markersize=3, linewidth=1.8, **look)
-    if place is None:
-        raw.fill_between(curve["x"], curve["low"], curve["high"], color=look["color"], alpha=0.14,
-                         linewidth=0)  # fmt: skip
-        if run.spec.steps is not None:  # a search chose its steps in the light of the results
-            for end in ("band_low", "band_high"):
-                raw.plot(curve["x"], curve[end], color=look["color"], linewidth=0.9,
-                         linestyle=(0, (5, 4)), alpha=0.7)  # fmt: skip
-    else:  # whiskers side by side: bands would hide each other
-        x = curve["x"] + place * (curve["x"].max() - curve["x"].min())
-        raw.vlines(x, curve["low"], curve["high"], color=look["color"], linewidth=0.9, alpha=0.8)
-    scale = run.spec.model.rms if per_rms else 1.0
-    draws = run.draws(task, direction)
-    for trials in draws.values() if len(draws) > 1 else ():
-        raw.plot([t.step / scale for t in trials], [t.score for t in trials],
-                 linewidth=0.5, alpha=0.35, color=look["color"])  # fmt: skip
-    if run.task(task).chance > 0:
-        raw.axhline(run.task(task).chance, color=look["color"] if place is None else "#666666",
-                    linestyle=(0, (1, 3)), lw=1)  # fmt: skip
-
-
-def _mark(
-    axis: Any, run: Landscape, direction: str, look: dict[str, Any] | None, per_rms: bool
+def _marks(
+    axis: Any, run: Landscape, line: pd.DataFrame, look: dict[Any, Any], key: Any, scale: float
 ) -> bool:
-    """A diamond where the model that a direction was made from sits itself.
+    """Half-widths of a line, and a diamond where its model sits; whether there is one.
 
     One that sits beyond what was measured is left to the notes: it would squeeze the curves.
     """
-    step = run.sits_at(direction)
-    if step is None or step > max(trial.step for trial in run.trials):
+    style, place = look[key], slot(look, key)
+    for sign, side in line[line["sign"] != 0].groupby("sign"):
+        ends = side[["width_low", "width", "width_high"]].iloc[0] * sign / scale
+        height = side["threshold"].iloc[0] + 0.045 * (place or 0)
+        bar(axis, ends, height, DOT if place is None else style)
+    step = run.sits_at(key[1])
+    if step is None or step > line["step"].max():
         return False
-    x = step / run.spec.model.rms if per_rms else step
-    colour = look["color"] if look else "#444444"
-    axis.axvline(x, color=colour, linewidth=0.8, alpha=0.5)
-    axis.plot([x], [0.0], marker="D", markersize=6, color=colour, clip_on=False)
+    axis.axvline(step / scale, color=style["color"], lw=0.8, alpha=0.5)
+    axis.plot([step / scale], [0], marker="D", ms=6, color=style["color"], clip_on=False)
     return True
 
 
-def _finish(
-    raw: Any, loss: Any, tasks: list[str], alone: bool, rms: float | None, per_rms: bool
-) -> None:
-    """Axes, titles, and alpha / RMS(theta0) on top."""
-    relative = r"$\alpha$ / RMS($\theta_0$)"
-    x = relative if per_rms else r"step $\alpha$ along $\delta$"
-    raw.set(ylim=(-0.03, 1.03), ylabel="score (mean of 0-1)", xlabel=x)
-    loss.set(ylim=(-0.05, 1.05), ylabel="T (0 best, 1 worst)", xlabel=x)
-    of = "" if alone else f"{tasks[0]}: "
-    band = "95% at each step (shaded), at all steps (dashed)" if alone else "95% at each step"
-    titles = [
-        raw.set_title(f"{of}score, {band}", fontsize=10),
-        loss.set_title(f"{of}loss normalised over each curve (hides the level)", fontsize=10),
-    ]
-    plain(titles)
-    for axis in (raw, loss):
-        axis.axvline(0, color="#999999", linewidth=0.6)
-        axis.grid(alpha=0.25)
-        if rms:
-            upper = axis.secondary_xaxis("top", (lambda a: a / rms, lambda a: a * rms))
-            upper.set_xlabel(relative, fontsize=9)
+def _levels(axis: Any, shown: pd.DataFrame) -> None:
+    """Chance and the score at zero as thin lines, named in the margin, where nothing is hidden."""
+    at_zero, chance = (sorted(shown[c].dropna().unique()) for c in ("score_at_zero", "chance"))
+    apart = max(at_zero, default=1.0) - chance[0]
+    for values, word, dash, up in ((at_zero, "S(0)", "-", apart >= 0),
+                                   (chance, "chance", (0, (1, 2)), apart < 0)):  # fmt: skip
+        for y in values:
+            axis.axhline(y, color="#777777", lw=0.9, ls=dash, zorder=1)
+        if values:
+            text = f"{word}\n{values[0]:.2f}" if len(values) == 1 else word
+            va = "center" if abs(apart) > 0.3 else "bottom" if up else "top"
+            axis.text(1.015, values[-1 if up else 0], text, transform=axis.get_yaxis_transform(),
+                      va=va, fontsize=8.5, color="#444444", linespacing=1.0)  # fmt: skip
 
 
-def _legend(figure: Any, look: dict[Any, dict[str, Any]], draws: int, marked: bool) -> None:
-    """One for all panels, below them, where it hides nothing."""
-    from matplotlib.lines import Line2D
+def _ticks(axis: Any) -> None:
+    """Few and short, so that they do not touch in a small panel."""
+    from matplotlib.ticker import MaxNLocator
 
-    words = {key: [key] if isinstance(key, str) else filter(None, key) for key in look}
-    handles = [
-        Line2D([], [], lw=2, label=" ".join(map(short, words[key])), **style)
-        for key, style in look.items()
-    ]
-    if draws > 1:
-        handles.append(Line2D([], [], color="#444444", lw=0.5, label=f"single draws ({draws})"))
-    if marked:
-        handles.append(Line2D([], [], color="#444444", marker="D", ls="", label="the other model"))
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, min(6, 160 // (longest + 10)))  # as many as the figure is wide for
-    legend = figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=columns)
-    plain(legend.get_texts())
-
-
-def _style(i: int) -> Any:
-    """Another line style for each line, and other pairs of colour and style on each round."""
-    return STYLES[(i + i // len(COLOURS)) % len(STYLES)]
-
-
-def _common_rms(runs: Sequence[Landscape]) -> float | None:
-    """RMS(theta0) of the one model of all runs."""
-    scales = {run.spec.model.rms for run in runs}
-    return scales.pop() or None if len(scales) == 1 else None
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:.6g}".replace("-", "\N{MINUS SIGN}"))
+    axis.tick_params(labelsize=8.5)

@@ -15,6 +15,7 @@ from basinscope.landscape.likelihood import thresholding_tables
 from basinscope.report.figures import plot_landscapes
 from basinscope.report.likelihood import plot_likelihood
 from basinscope.report.sections import attempt
+from basinscope.report.spread import plot_spread
 from basinscope.report.text import notes, side
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
     def table(name: str, make: Callable[[], pd.DataFrame]) -> list[dict[Hashable, object]]:
         return attempt(name, lambda: make().to_dict(orient="records"), missing) or []
 
+    def draw(kind: str) -> Path:
+        return plot_landscapes(figures / f"landscape.{kind}", [run], level=level)
+
     def picture(name: str, draw: Callable[[], Path | None]) -> str:
         path = attempt(name, draw, missing)
         return _picture(path) if path else ""
@@ -52,7 +56,7 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
     environment.filters["side"] = side
     source = files("basinscope.report").joinpath("page.html").read_text(encoding="utf-8")
     sections = {
-        "figure": picture("the picture", lambda: plot_landscapes(figures / "landscape.png", [run])),
+        "figure": picture("the picture", lambda: draw("png")),
         "widths": table("the table of widths", lambda: run.widths(level=level)),
         "means": table("the table of scores", run.means),
         "compare": table("the paired comparison", run.compare),
@@ -64,12 +68,15 @@ def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
         ),
         "thresholding": table("the thresholding of margins", lambda: thresholding_tables(run)),
         "cosines": _picture(figures / "cosines.png"),
+        "draws": picture(
+            "the picture of single draws", lambda: plot_spread(figures / "spread.png", run, level)
+        ),
         "likelihood": picture(
             "the likelihood", lambda: plot_likelihood(figures / "likelihood.png", run)
         ),
         "notes": attempt("the notes", lambda: notes(run, level), missing),
     }
-    attempt("the PDF", lambda: plot_landscapes(figures / "landscape.pdf", [run]), missing)
+    attempt("the PDF", lambda: draw("pdf"), missing)
     page = environment.from_string(source).render(
         **sections, spec=run.spec, level=level, trials=len(run.trials), missing=missing
     )

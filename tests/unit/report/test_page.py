@@ -60,12 +60,13 @@ def page(tmp_path):
 def test_the_page_stands_alone(draw, page, tmp_path):
     found = page(draw())
     assert all(url.startswith("data:image/png;base64,") for url in found.loads)
-    assert len(found.loads) == 2
+    assert len(found.loads) == 3
     assert not found.tags & {"script", "link", "iframe", "object", "base", "form"}
     source = (tmp_path / "report.html").read_text()
     assert not re.search(r"https?://|//cdn|@import|url\(", source)
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == [
         "landscape.csv", "landscape.pdf", "landscape.png", "likelihood.csv", "likelihood.png",
+        "spread.csv", "spread.png",
     ]  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def test_names_and_labels_are_escaped(draw, page, hostile):
     found = page(draw((hostile, (nasty, "{{ 7*7 }}"), 0.5), label=f"to:{hostile}"))
     assert "script" not in found.tags
     assert not found.handlers
-    assert len(found.loads) == 2
+    assert len(found.loads) == 3
     assert hostile in found.text
     assert nasty in found.text
     assert "{{ 7*7 }}" in found.text
@@ -148,7 +149,7 @@ def test_cosines_of_the_run_where_they_were_drawn(draw, page, tmp_path):
     (tmp_path / "figures" / "cosines.png").write_bytes(b"\x89PNG")
     found = page(draw())
     assert "Cosines between directions" in found.text
-    assert len(found.loads) == 3
+    assert len(found.loads) == 4
 
 
 @pytest.mark.usefixtures("no_figure")
@@ -184,7 +185,7 @@ def test_no_section_takes_the_rest_with_it(draw, page, monkeypatch, section, err
     assert len(summed["missing"]) == (section in ("widths", "means", "spread"))
 
 
-@pytest.mark.parametrize("figure", ["plot_landscapes", "plot_likelihood"])
+@pytest.mark.parametrize("figure", ["plot_landscapes", "plot_likelihood", "plot_spread"])
 def test_a_picture_that_cannot_be_drawn(draw, page, monkeypatch, no_figure, figure):
     def fail(*_args, **_options):
         raise RuntimeError("no font")
