@@ -107,9 +107,8 @@ def main() -> None:
         assert isinstance(land, Landscape)
         on_records(land)
     if options.runs:
-        print(
-            f"{'curve':18}{'chance':>7} {'design':24}{'covered':>8}{'ends':>9}{'ratio':>9}{'answers':>9}"
-        )
+        names = ("covered", "ends", "ratio", "answers")
+        print(f"{'curve':18}{'chance':>7} {'design':23}" + "".join(f"{n:>9}" for n in names))
         for family in (FAMILIES[1], FAMILIES[2], FAMILIES[3], FAMILIES[5]):
             for chance in (0.0, 0.25):
                 of_basins(family, chance, options.runs)

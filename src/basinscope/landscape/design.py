@@ -3,8 +3,8 @@
 What a draw costs is measured here, in seconds: setting the weights; of each task what is read anew
 under each setting (a few-shot prefix) and what an item takes. The half-width of an interval over K
 draws of m items each is that of the program's own bounds for scores half way down, whose variance
-is what directions (`BETWEEN`) and m items give them. The m of a task is the one for which that is
-least in the time; K is what fits.
+is what directions (`BETWEEN`) and m items (`WITHIN`) give them. The m of a task is the one for
+which that is least in the time; K is what fits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from basinscope.tasks.base import Item, Task
 BUDGET_S, PRECISION = 300.0, 0.05  # of a first look, where nothing is asked for
 LEAST, MOST = 8, 4096  # draws at a point
 BRACKETING = 24  # draws at a point of a search that has both ends of its interval
-BETWEEN = 0.05  # of the variance of an outcome half way down: what directions differ by
+# of the variance of an outcome half way down: what directions differ by, and what is left of the
+# items' where they are taken in strata
+BETWEEN, WITHIN = 0.05, 0.75
 SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # items of a task under a draw
 # settings of a search on one side, as simulated (benchmarks/edges.py): so many, and for each draw
 # that a point may have so many more
@@ -57,8 +59,8 @@ class Costs:
     item: tuple[float, ...]
 
     def draw(self, items: Sequence[int]) -> float:
-        """Of a draw at one step, with so many items of each task."""
-        own = zip(self.start, self.item, items, strict=True)
+        """Of a draw at one step, with so many items of each task, from the first."""
+        own = zip(self.start, self.item, items, strict=False)
         return self.setting + sum(start + item * n for start, item, n in own)
 
 
@@ -321,7 +323,7 @@ def expected(draws: int, m: int) -> float:
     >>> round(expected(112, 3), 2), expected(112, 3) < expected(56, 6)
     (0.09, True)
     """
-    deviation = 0.5 * math.sqrt(BETWEEN + 1 / m)
+    deviation = 0.5 * math.sqrt(BETWEEN + WITHIN / m)
     x = np.clip(0.5 + deviation * ndtri((np.arange(draws) + 0.5) / draws), 0.0, 1.0)
     interval = stats.mean_over_draws(x)
     return (interval.high - interval.low) / 2

@@ -118,6 +118,7 @@ def landscape(
     with open_session(
         bench, spec, run, workers=workers, units=settings * slices + 1, progress=progress
     ) as session:
+        session.expected = plan.settings if plan else 0
         alone = [d for d, line in enumerate(lines) if plan is None or line.draws_among(2) == 1]
         precise, late = (plan.precision, plan.late) if plan else (None, lambda: False)
         if explicit is not None:

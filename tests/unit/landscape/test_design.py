@@ -20,7 +20,7 @@ def test_more_draws_and_more_items_narrow_the_interval() -> None:
 
 
 def test_cheap_settings_get_few_items_and_dear_ones_many() -> None:
-    cheap = spend(Price(start=0.01, item=0.01), SIZES, 10.0, None)
+    cheap = spend(Price(start=0.001, item=0.01), SIZES, 10.0, None)
     dear = spend(Price(start=2.0, item=0.01), SIZES, 60.0, None)
     assert cheap.items <= 4
     assert dear.items >= 16
@@ -102,6 +102,21 @@ class TestDesign:
     def test_a_budget_for_less_than_a_step(self, plan, steps) -> None:
         with pytest.raises(bs.BasinscopeError, match=r"budget of .*; allowed: at least .* min"):
             plan(steps, budget=0.5)
+
+    @pytest.mark.parametrize(("budget", "names"), [(600.0, "ab"), (100.0, "a"), (40.0, "a")])
+    def test_as_many_tasks_as_can_be_bracketed(self, engine, make_task, budget, names) -> None:
+        tasks = [make_task(40, name="a"), make_task(60, name="b")]
+        made, some = designs.bracketing(engine, tasks, bs.Random(), budget)
+        assert "".join(task.name for task in some) == "".join(made.shares) == names
+        assert made.searched
+        assert made.budget == budget
+
+    def test_a_begun_run_keeps_its_tasks(self, engine, make_task) -> None:
+        tasks = [make_task(40, name="a"), make_task(60, name="b")]
+        known = CrossedSpec(items={"a": 5}, draws={"a": 33}, budget=600.0, precision=None)
+        made, some = designs.bracketing(engine, tasks, bs.Random(), 600.0, known)
+        assert [task.name for task in some] == ["a"]
+        assert made.shares["a"].items == 5
 
     def test_to_json(self, plan) -> None:
         made = plan()
