@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from basinscope.errors import BasinscopeError, nearest
+from basinscope.errors import BasinscopeError
 
 DRAFT = ".draft-"
 """How the names of drafts begin; one is left behind where a process was killed."""
@@ -83,8 +84,9 @@ def describe(path: str | Path) -> str:
         if not parent.is_dir():
             return f"nothing: {parent} is {describe(parent)}"
         absent = path.parts[len(parent.parts)]
-        near = nearest(absent, (entry.name for entry in entries(parent)))
-        return f"nothing: {parent} has no {absent!r}{near and f', {near}'}"
+        names = [entry.name for entry in entries(parent)]
+        near = "".join(f", but {name!r}" for name in difflib.get_close_matches(absent, names, 1))
+        return f"nothing: {parent} has no {absent!r}{near}"
     except OSError as error:  # a name that is too long, no right to look
         return f"out of reach: {error.strerror or error}"
 

@@ -283,13 +283,13 @@ def _reading(word: str) -> Iterator[None]:
     except BasinscopeError:
         raise
     except Exception as error:
-        advice = _there(word)
+        advice = nearest(word, ALIASES)
         if out_of_memory(error):
             advice = "free memory, or take a smaller model"
         elif "trust_remote_code" in str(error):
             advice = "allow trust_remote_code if you trust the code that it would run"
         raise BasinscopeError(
-            f"cannot load the model {word!r} ({first_line(error)})", ALLOWED, advice
+            f"cannot load the model {word!r} ({first_line(error)}): {_there(word)}", ALLOWED, advice
         ) from error
 
 
@@ -297,8 +297,7 @@ def _there(word: str) -> str:
     """What was found in the place of a model that cannot be read."""
     if os.path.lexists(os.path.expanduser(word)):
         return f"there is {describe(word)}"
-    near = nearest(word, ALIASES)
-    return near or "no folder is called so, and the hub has no such model or cannot be reached"
+    return "no folder is called so, and the hub has no such model or cannot be reached"
 
 
 def _mapped(folder: Path, module: nn.Module) -> dict[str, torch.Tensor]:

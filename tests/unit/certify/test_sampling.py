@@ -266,7 +266,7 @@ class TestLies:
             bs.certify(engine, make_task(name="b"), **OPTIONS, items_per_draw=4, run=run)
 
     def test_a_landscape_and_a_certificate_do_not_share_a_folder(self, engine, task, run, tmp_path):
-        with pytest.raises(bs.BasinscopeError, match="one plan"):
+        with pytest.raises(bs.BasinscopeError, match="holds a certificate, not a landscape"):
             bs.landscape(engine, task, steps=[0.5], run=run)
         bs.landscape(engine, task, steps=[0.5], run=tmp_path / "land")
         with pytest.raises(bs.BasinscopeError, match="one plan"):

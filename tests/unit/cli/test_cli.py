@@ -294,7 +294,8 @@ def test_verify_then_set_aside_then_measured_again(finished, line, run_cli):
 def test_report_of_one_run(finished, run_cli):
     (finished / "report.html").unlink()
     ended = run_cli("report", finished)
-    assert ended.out == f"{finished}/report.html\n"
+    assert ended.out.split("\n")[0].strip().startswith("Basin half-width at level 0.5")
+    assert ended.out.endswith(f"report:  {finished}/report.html\n")
     assert (finished / "report.html").exists()
 
 
@@ -335,8 +336,9 @@ RUN = PLANNED | {"--workers": None}
 NOISE = {"MODEL": "required", "--confidence": 0.99, "--seed": 0} | TASK | MODEL
 COMMANDS = {
     "landscape": {
-        "MODEL": "required", "--direction -d": None, "--draws": None, "--steps": None,
-        "--interpolate": None, "--grid": False, "--outcomes": None, "--level": 0.5,
+        "MODEL": "required", "--direction -d": None, "--draws": None, "--budget": None,
+        "--precision": None, "--steps": None, "--interpolate": None, "--grid": False,
+        "--outcomes": None, "--level": 0.5,
     } | TASKS | MODEL | RUN,
     "surface": {
         "MODEL": "required", "--x -x": "random", "--y -y": "random:1", "--xs": "-0.03:0.03:7",

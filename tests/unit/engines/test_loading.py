@@ -112,7 +112,7 @@ class TestUnknown:
         for word, there in {
             "dangling": "a link to gone, which is not there",
             "pipe": "neither a file nor a folder",
-            "./unnamd": r"nothing: \. has no 'unnamd', did you mean unnamed\?",
+            "./unnamd": r"nothing: \. has no 'unnamd', but 'unnamed'",
             "unnamed": r"a folder of .*, generation_config\.json, model\.safetensors, .*",
             "x" * 300: "out of reach: File name too long",
         }.items():
@@ -379,7 +379,7 @@ class TestOptions:
 
     @pytest.mark.parametrize("tokens", [-1, 0, 63])
     def test_a_token_budget_below_the_least_is_refused(self, checkpoint, tokens):
-        with pytest.raises(BasinscopeError, match=f"token_budget={tokens}; allowed: 64 tokens"):
+        with pytest.raises(BasinscopeError, match=f"token_budget={tokens}; allowed: 64 or more"):
             bs.load(checkpoint, token_budget=tokens)
 
     @pytest.mark.parametrize(
