@@ -382,7 +382,10 @@ COMMANDS = {
         "--reference": None, "--confidence": 0.95, "--json": False,
     },
     "demo": {"--run": Path("runs/demo"), "--json": False},
-    "report": {"RUN": "required", "OTHERS": None, "--level": 0.5, "--figure": None, "--rms": False},
+    "report": {
+        "RUN": "required", "OTHERS": None, "--level": 0.5, "--figure": None, "--rms": False,
+        "--draws": False, "--loss": False,
+    },
     "status": {"RUN": "required", "--json": False},
     "strata": {"RUN": "required", "TASK": "required", "--step": 0.0, "--json": False},
     "verify": {"RUN": "required"},
