@@ -81,7 +81,7 @@ def of_basins(family: Family, chance: float, runs: int) -> None:
                 family, seed, n_draws=draws, n_items=100, chance=chance, knows=knows, each=each
             )
             land = searched(world)
-            truth = family.width_of(world.items, world.right)
+            truth = world.width
             answers.append(world.cost)
             for sign in (1, -1):
                 found = land.width("t", sign=sign)

@@ -70,15 +70,15 @@ class Family:
         log = self.of_items * items + shared + rest
         return 2.0 * norm.cdf(log) if self.uniform else np.exp(log)
 
-    def width_of(self, items: np.ndarray, right: np.ndarray) -> float:
-        """Step at which half of the right items have fallen, on average over all directions."""
+    def width_of(self, items: np.ndarray, right: np.ndarray, share: float = 0.5) -> float:
+        """Step at which a share of the right items stand, on average over all directions."""
         spread = math.hypot(self.of_draws, self.rest)
         hard = self.of_items * items[right]
 
-        def above_half(log: float) -> float:
-            return float(np.mean(norm.cdf((hard - log) / spread))) - 0.5
+        def above(log: float) -> float:
+            return float(np.mean(norm.cdf((hard - log) / spread))) - share
 
-        log = brentq(above_half, -10.0, 10.0)
+        log = brentq(above, -10.0, 10.0)
         return 2.0 * float(norm.cdf(log)) if self.uniform else math.exp(log)
 
 
@@ -158,6 +158,16 @@ class World:
             guessed = place.random(stands.size) < self.spec.chance
             self.at[draw, step] = (self.right & stands) | guessed
         return self.at[draw, step]
+
+    @property
+    def width(self) -> float:
+        """Half-width of the mean curve over all directions, on these items.
+
+        Guesses that were lucky at zero raise the threshold, and fewer items than half stand there.
+        """
+        chance, known = self.spec.chance, float(self.right.mean())
+        level = (float(self.curve(0, 0.0).mean()) - chance) / 2 / (known * (1 - chance))
+        return self.family.width_of(self.items, self.right, level)
 
     @property
     def cost(self) -> int:

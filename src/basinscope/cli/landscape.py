@@ -98,7 +98,8 @@ def landscape(
     if interpolate is not None:
         points = interpolation_steps(engine, lines[0], interpolate)
     design = forecast = None
-    if draws is None and any(line.draws_among(2) > 1 for line in lines):
+    several = any(line.draws_among(2) > 1 for line in lines) and set(points or [1]) != {0}
+    if draws is None and several:
         design = planned_design(
             engine, tasks, lines, points, budget=seconds, precision=precision,
             workers=output.workers, run=folder,

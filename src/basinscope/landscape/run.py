@@ -95,7 +95,8 @@ def landscape(
     engine = engine_of(model, run)
     bench = Bench.of(engine, lines, many)
     explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
-    if draws is None and plan is None and any(line.draws_among(2) > 1 for line in lines):
+    several = any(line.draws_among(2) > 1 for line in lines) and explicit != (0.0,)
+    if draws is None and plan is None and several:
         plan = planned_design(
             engine, many, lines, steps, budget=seconds, precision=precision, workers=workers,
             run=run,
