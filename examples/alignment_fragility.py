@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         plain, tasks, directions=random, steps=options.steps, draws=options.draws,
         run=out / "before", workers=options.workers,
     )  # fmt: skip
-    engine = bs.load(safe.folder, dtype="bfloat16")
+    engine = bs.load(safe.folder, dtype="float32")  # as stored: fine-tunes move less than rounding
     say("the aligned model, along random directions")
     bs.landscape(
         engine, tasks, directions=random, steps=options.steps, draws=options.draws,

@@ -58,7 +58,7 @@ def test_what_is_there_is_described(tmp_path, monkeypatch):
         "folder": "a folder of a, b, c, d, e, ...",
         "folder/a": "a file",
         "folder/a/b": "nothing: folder/a is a file",
-        "foldr/a": "nothing: . has no 'foldr', did you mean folder?",
+        "foldr/a": "nothing: . has no 'foldr', but 'folder'",
         "link": "a link to gone, which is not there",
         "link/a": "nothing: link is a link to gone, which is not there",
         "pipe": "neither a file nor a folder",

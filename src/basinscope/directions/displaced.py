@@ -171,7 +171,7 @@ def check_rounding(label: str, engine: Weights, moves: Moves, share: float, norm
         raise BasinscopeError(
             f"{label} is {math.sqrt(square):.4g} away from the model as it is stored ({wide}), "
             f"and {norm:.4g} from it as it was loaded ({live})",
-            "most of that would be the model's own rounding",
+            "at most 1% more from the model's own rounding",
             "load the model with --dtype float32",
         )
 

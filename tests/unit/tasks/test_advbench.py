@@ -115,7 +115,7 @@ def test_an_answer_of_the_other_kind_is_refused(made):
         ("advbench/harmful_behaviors.csv", "goal,target\n,x\n", "line 2: 'goal' is empty"),
         ("xstest/xstest_prompts.csv", "id,prompt,type\n", "line 1: no column 'label'"),
         ("xstest/xstest_prompts.csv", "prompt,type,label\na,b,Safe\n", "line 2: label 'Safe' is n"),
-        ("xstest/xstest_prompts.csv", "prompt,type,label\na,b,unsafe\n", "no row with label 'safe"),
+        ("xstest/xstest_prompts.csv", "prompt,type,label\na,b,unsafe\n", "no row of label 'safe"),
     ],
 )
 def test_malformed_rows(made, file, text, reason):

@@ -629,7 +629,7 @@ def test_a_time_limit_is_a_positive_number(timeout_s):
 
 
 def test_memory_must_hold_python():
-    with pytest.raises(BasinscopeError, match=r"memory_bytes=1000; allowed: at least"):
+    with pytest.raises(BasinscopeError, match=r"memory_bytes=1000; allowed: 67108864 or more"):
         run_program("", allow=True, memory_bytes=1000)
 
 

@@ -144,7 +144,7 @@ def test_a_cache_that_cannot_be_written(texts, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("choice", "message"),
-    [(100, "tokenizer: 100; allowed: a BPE of at least 257"),
+    [(100, "tokenizer: 100; allowed: 257 or more"),
      ("no/such", "cannot load the tokenizer 'no/such' .*size of a BPE"),
      ("endless", "tokenizer 'endless' has no end token; allowed: one with both"),
      ("slow", "tokenizer 'slow' has no fast form; allowed: one with both")],
