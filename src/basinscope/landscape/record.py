@@ -414,8 +414,10 @@ class Landscape:
 
         The mean of its outcomes; of a crossed design weighted by the strata of its items.
         """
-        pairs = zip(self.weights(trial), trial.correct, strict=True)
-        return min(sum(weight * z for weight, z in pairs), 1.0)
+        weights = self._weights.get(_place(trial))
+        if weights is None:
+            return trial.score
+        return min(sum(w * z for w, z in zip(weights, trial.correct, strict=True)), 1.0)
 
     def weights(self, trial: Trial) -> list[float]:
         """Share of the task's items that each of a trial's items stands for."""
