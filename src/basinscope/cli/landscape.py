@@ -60,8 +60,8 @@ def landscape(
             point on as many answers as decide it.
         interpolate: instead of steps: so many from the model to the one that the direction
             leads to (to:MODEL), both included, and a quarter of the way beyond.
-        grid: after the search, measure the full curve on all items too: 41 points on both sides,
-            out to twice the widest edge.
+        grid: after a search with --draws, measure the full curve on all items too: 41 points on
+            both sides, out to twice the widest edge.
         outcomes: of a search with --draws: most answers of a task at one point, over all draws;
             default 256.
         level: fraction of the way down to chance at which the width is taken.
@@ -92,7 +92,7 @@ def landscape(
     tasks = scored.read()
     check(tasks, lines, points, 1 if draws is None else draws, level, output.workers)
     check_search(points or (None if searched else [0.0]), grid, most)
-    seconds = check_crossed(lines, draws, budget, precision, most)
+    seconds = check_crossed(lines, draws, budget, precision, most, grid)
     folder = output.folder(model)
     engine = loaded.engine(model, folder)
     if interpolate is not None:

@@ -199,8 +199,8 @@ def design(
         if least > room:
             needed = zero_s + least * points * len(tasks) / team
             raise BasinscopeError(
-                f"a budget of {minutes(budget or 0)}",
-                f"at least {minutes(needed)} for this model, these tasks and steps",
+                f"a budget of {budget:g} s",
+                f"at least {math.ceil(needed)} s for this model, these tasks and steps",
                 "a larger budget, fewer steps or fewer tasks",
             )
         share = spend(price, sizes, room, precision)
@@ -239,10 +239,9 @@ def bracketing(
     costs = probe(engine, tasks, setting, cores() if engine.device.type == "cpu" else 1)
     for n in range(len(tasks), 0, -1):
         some = list(tasks[:n])
-        left = budget - (time.perf_counter() - began)
         try:
             plan = design(
-                engine, some, [direction], None, budget=left, precision=None, known=known,
+                engine, some, [direction], None, budget=budget, precision=None, known=known,
                 costs=costs,
             )  # fmt: skip
         except BasinscopeError:

@@ -238,7 +238,10 @@ def search(
 def _widest(sides: Sequence[_Side], first: float) -> float:
     curves = [seen for side in sides for seen in side.seen.values()]
     edges = [min((a for a in seen if seen[a].margin < 0), default=None) for seen in curves]
-    return max((a for a in edges if a is not None), default=max((first, *map(max, curves))))
+    return max(
+        (a for a in edges if a is not None),
+        default=max((first, *(max(seen) for seen in curves if seen))),
+    )
 
 
 def _decide(

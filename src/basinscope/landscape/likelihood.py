@@ -154,7 +154,7 @@ def _mean(
     values, sizes = [], []
     for trial in trials:
         own = np.array([item in wanted for item in trial.items])
-        weights = np.array(run.weights(trial))[own] * trial.n
+        weights = np.array(run.weights(trial))[own]
         tokens = name == "nlls" and bool(trial.tokens)
         values.append(weights * _column(trial, name)[own])
         sizes.append(weights * (_column(trial, "tokens")[own] if tokens else 1.0))
@@ -164,6 +164,12 @@ def _mean(
     means = [own.sum() / size.sum() for own, size in zip(values, sizes, strict=True) if size.sum()]
     if known:
         return stats.Interval(means[0], means[0], means[0], confidence), 0
+    if len(trials) > 1 and run.crossed(trials[0].task, trials[0].direction or ""):
+        # a mean of ratios over a few items each is not the ratio of all of them
+        totals = np.array(
+            [[own.sum(), size.sum()] for own, size in zip(values, sizes, strict=True)]
+        )
+        return stats.student_ratio(totals[:, 0], totals[:, 1], confidence), 0
     if len(trials) > 1:
         return stats.student(means, confidence), 0
     return stats.student_ratio(values[0], sizes[0], confidence), 0

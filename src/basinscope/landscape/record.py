@@ -69,21 +69,24 @@ class Landscape:
         Columns: task, direction, draw, step, n (items), correct, score, low, high. The interval is
         exact (Clopper-Pearson) for the score on items like these *along this draw*; it says
         nothing of other draws (see `means`). Where a search stopped before all items were asked
-        (n), it is the wider betting interval, which allows that. Step 0 is the same record in
-        every draw.
+        (n), it is the wider betting interval, which allows that. In a crossed design the score
+        weighs the draw's items by what they stand for, and one draw says next to nothing. Step 0 is
+        the same record in every draw.
         """
         import pandas as pd
 
         rows = []
         exact = cache(stats.clopper_pearson)
-        for trial, direction, draw in self._placed():
+        for trial, direction, draw in self.placed():
             interval = (
                 exact(sum(trial.correct), trial.n, confidence)
                 if trial.whole
+                else stats.mean_over_draws([self.score(trial)], confidence)
+                if _place(trial) in self._weights
                 else stats.mean_over_draws(trial.correct, confidence)
             )
             rows.append((trial.task, direction, draw, trial.step, trial.n, sum(trial.correct),
-                         trial.score, interval.low, interval.high))  # fmt: skip
+                         self.score(trial), interval.low, interval.high))  # fmt: skip
         names = ["task", "direction", "draw", "step", "n", "correct", "score", "low", "high"]
         return pd.DataFrame(rows, columns=names)
 
@@ -91,13 +94,14 @@ class Landscape:
         """One row for each item besides.
 
         Columns: task, direction, draw, step, item, outcome (0 or 1), label, margin and nll (nats),
-        tokens that the nll sums over (each NaN where a task defines none).
+        tokens that the nll sums over (each NaN where a task defines none). In a crossed design the
+        items of a draw do not weigh alike: see `weights`.
         """
         import pandas as pd
 
         rows = [
             (trial.task, direction, draw, trial.step, *columns)
-            for trial, direction, draw in self._placed()
+            for trial, direction, draw in self.placed()
             for columns in zip(
                 trial.items, trial.correct, trial.labels, trial.margins, trial.nlls,
                 trial.tokens or (None,) * trial.n, strict=True,
@@ -136,9 +140,10 @@ class Landscape:
                 }
                 top = max((mean for mean, _ in curve.values()), default=0.0)
                 bottom = min((mean for mean, _ in curve.values()), default=0.0)
+                differ = top - bottom > 1e-9  # sums of weights differ in their last bits
                 several = any(len(trials) > 1 for _, trials in curve.values())
                 for step, (mean, trials) in curve.items():
-                    loss = 1 - (mean - bottom) / (top - bottom) if top > bottom else math.nan
+                    loss = 1 - (mean - bottom) / (top - bottom) if differ else math.nan
                     known = several and step == 0.0
                     interval = (mean, mean) if known else self._interval(trials, confidence)
                     rows.append((task, direction, step, len(trials), mean, *interval, loss))
@@ -473,7 +478,7 @@ class Landscape:
             points[0.0] = [self._zero[task]]
         return dict(sorted(points.items()))
 
-    def _placed(self) -> Iterable[tuple[Trial, str, int]]:
+    def placed(self) -> Iterable[tuple[Trial, str, int]]:
         """Every trial with its direction and draw; step 0 once for each of them."""
         for task in self._tasks:
             for direction in self.directions(task):

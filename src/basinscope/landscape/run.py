@@ -14,6 +14,7 @@ from basinscope.landscape.design import BUDGET_S, PRECISION, Design, design, sec
 from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.landscape.record import Landscape
 from basinscope.runs.bench import Bench
+from basinscope.runs.executor import recipe
 from basinscope.runs.models import Model, check_folder, engine_of
 from basinscope.runs.plan import check, units_at
 from basinscope.runs.session import Progress, open_session
@@ -82,7 +83,8 @@ def landscape(
         BasinscopeError: nothing to measure, steps that are not finite, a foreign run folder, a
             disk that cannot be written.
 
-    Guarantee: the same spec gives the same records whatever the workers and the order.
+    Guarantee: the same spec gives the same records whatever the workers and the order. How many
+    items a draw of a crossed design answers is settled by timings, once, and kept in the spec.
     Cost: one pass over the weights and one evaluation of every task for each direction, draw and
     step that is not measured yet; in a search, about nine points on each side, most of them decided
     by 16 to 64 answers.
@@ -91,17 +93,17 @@ def landscape(
     lines = words.directions(directions)
     check(many, lines, steps, 1 if draws is None else draws, level, workers)
     points = check_search(steps, grid, outcomes)
-    seconds = check_crossed(lines, draws, budget, precision, outcomes)
+    seconds = check_crossed(lines, draws, budget, precision, outcomes, points)
     engine = engine_of(model, run)
     bench = Bench.of(engine, lines, many)
     explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
     several = any(line.draws_among(2) > 1 for line in lines) and explicit != (0.0,)
     if draws is None and plan is None and several:
         plan = planned_design(
-            engine, many, lines, steps, budget=seconds, precision=precision, workers=workers,
-            run=run,
+            engine, many, lines, steps, budget=seconds, precision=precision,
+            workers=workers if recipe(bench) is not None else 1, run=run,
         )  # fmt: skip
-    shares = [(s.draws, s.items) for s in plan.shares.values()] if plan else []
+    shares = [(s.draws, s.items) for s in (plan.shares[t.name] for t in many)] if plan else []
     most = max((n for n, _ in shares), default=draws or 1)
     spec = RunSpec(
         kind="landscape",
@@ -127,9 +129,8 @@ def landscape(
             rounds.measure(session, [s for s in explicit if s], shares, precise, late)
         else:
             edge = search(session, most, level, outcomes, shares, late)
-            curve = full_curve(edge, points) if points else []
-            session.measure(units_at(bench, curve if alone else [], most, alone))
-            rounds.measure(session, [s for s in curve if s], shares, precise, late)
+            if points:
+                session.measure(units_at(bench, full_curve(edge, points), most))
     store = session.store
     return Landscape(store.spec, store.trials(), store.set_aside)
 
@@ -164,12 +165,13 @@ def check_crossed(
     budget: float | str | None,
     precision: float | None,
     outcomes: int = OUTCOMES,
+    grid: int = 0,
 ) -> float | None:
     """Refuse what a crossed design cannot keep to; return the budget in seconds."""
     several = any(line.draws_among(2) > 1 for line in directions)
-    if outcomes != OUTCOMES and draws is None and several:
+    if (outcomes != OUTCOMES or grid) and draws is None and several:
         raise BasinscopeError(
-            f"outcomes={outcomes} without draws",
+            f"outcomes={outcomes}, grid={grid} without draws",
             "with so many draws, or along a direction that is determined",
             f"draws={SEARCH_DRAWS}, or a budget",
         )

@@ -23,7 +23,8 @@ def strata(run: Landscape, task: str, *, confidence: float = 0.95) -> pd.DataFra
     stratum, n (items), score, low, high. The intervals are for the score on items like these along
     this draw: exact (Clopper-Pearson) for a stratum, Hoeffding's for the row `MACRO`, where every
     stratum weighs alike (`basinscope.stats.mean_over_strata`; strata without an item are left
-    out). They are not simultaneous: of 57 subjects at 95%, about three miss.
+    out). They are not simultaneous: of 57 subjects at 95%, about three miss. Draws of a crossed
+    design, which answered a few items each, have no rows.
 
     Raises:
         BasinscopeError: for a task that was not measured, or whose items have no strata.
@@ -33,6 +34,9 @@ def strata(run: Landscape, task: str, *, confidence: float = 0.95) -> pd.DataFra
     run.task(task)
     items = run.items()
     items = items[items["task"] == task]
+    whole = items.groupby(["direction", "draw", "step"])["item"].transform("size")
+    crossed = items["direction"].map(lambda direction: run.crossed(task, direction))
+    items = items[~crossed | (whole == run.task(task).n_items)]
     names = items["item"].str.partition("/")
     if (names[1] == "").any():
         raise BasinscopeError(

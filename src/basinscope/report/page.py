@@ -116,11 +116,14 @@ def _picture(path: Path) -> str:
 def _labels(run: Landscape) -> list[dict[str, object]]:
     """How often each label was given at each step, for tasks that have few labels (safety)."""
     tables: list[dict[str, object]] = []
-    for task, items in run.items().groupby("task", sort=False):
+    rows = run.items()
+    weights = [w for trial, *_ in run.placed() for w in run.weights(trial)]
+    for task, items in rows.assign(weight=weights).groupby("task", sort=False):
         names = sorted(items["label"].unique())
         if len(names) > 4 or all(name.isdigit() for name in names):
             continue
-        counts = items.groupby(["direction", "step"])["label"].value_counts(normalize=True)
+        weighed = items.groupby(["direction", "step", "label"])["weight"].sum()
+        counts = weighed / weighed.groupby(["direction", "step"]).transform("sum")
         shares = counts.unstack(fill_value=0.0)[names]
         rows = [
             (*place, *share)

@@ -192,7 +192,8 @@ def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
         was_task = before.get(task.name)
         if was_task is not None and was_task != task:
             reasons.append(f"items of {task.name!r} ({was_task.n_items} -> {task.n_items})")
-    if old.kind == new.kind == "landscape":
+    # a plan of one draw has no design, and what it measured belongs to any
+    if old.kind == new.kind == "landscape" and all(s.crossed or s.draws > 1 for s in (old, new)):
         were, are = (spec.crossed.items if spec.crossed else {} for spec in (old, new))
         reasons += [
             f"items of {name!r} under a draw ({were.get(name, 'all')} -> {are.get(name, 'all')})"

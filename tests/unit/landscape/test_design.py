@@ -100,7 +100,7 @@ class TestDesign:
 
     @pytest.mark.parametrize("steps", [(0.1, 0.2), None])
     def test_a_budget_for_less_than_a_step(self, plan, steps) -> None:
-        with pytest.raises(bs.BasinscopeError, match=r"budget of .*; allowed: at least .* min"):
+        with pytest.raises(bs.BasinscopeError, match=r"budget of .*; allowed: at least .* s for"):
             plan(steps, budget=0.5)
 
     @pytest.mark.parametrize(("budget", "names"), [(600.0, "ab"), (100.0, "a"), (40.0, "a")])

@@ -11,6 +11,7 @@ import torch
 import basinscope as bs
 from basinscope.directions import Direction
 from basinscope.landscape.design import Design, Share
+from basinscope.report.page import _labels
 
 
 def plan(draws: int, items: int, *, budget=None, precision=None, searched=False, began=0.0):
@@ -117,6 +118,52 @@ def test_a_search_brackets_the_half_width(engine, make_task) -> None:
         assert scores[sign * width.low] > 0.4 + scores[0.0] * 0.3 > scores[sign * width.high]
 
 
+def test_a_search_that_is_late_at_once_has_its_records(engine, make_task) -> None:
+    land = bs.landscape(engine, make_task(100), plan=plan(64, 3, searched=True, budget=1e-9))
+    assert land.means().draws.max() in (1, 8)
+
+
+def test_nothing_that_changes_is_no_loss(engine) -> None:
+    """Weights of a few items add up to the score itself, not to one of other last bits."""
+    floor = bs.CallableTask("half-spaces", lambda module: [0] + [1] * 29, 30)
+    land = bs.landscape(engine, floor, steps=STEPS, plan=plan(8, 3))
+    assert land.means()["T"].isna().all()
+    assert land.compare().difference.abs().max() < 1e-12
+    assert land.to_pandas().score.tolist() == pytest.approx([29 / 30] * 24)
+
+
+def test_a_run_of_step_zero_may_grow(engine, make_task, tmp_path) -> None:
+    bs.landscape(engine, make_task(40), steps=[0], run=tmp_path / "run")
+    land = bs.landscape(engine, make_task(40), steps=STEPS, plan=plan(8, 3), run=tmp_path / "run")
+    assert land.crossed("half-spaces", "random")
+
+
+class Speaker(bs.CallableTask):
+    """Outcomes with labels and likelihoods that no weights change: rare long answers."""
+
+    def outcomes(self, module):
+        from basinscope.tasks import Outcome
+
+        return [
+            Outcome(n > 0, "complies" if n == 0 else "refuses", nll=100.0 if n % 2 else 5.0,
+                    tokens=100 if n % 2 else 1)
+            for n in range(self.n_items)
+        ]  # fmt: skip
+
+
+def test_what_no_weights_change_is_the_same_at_every_step(engine) -> None:
+    """Labels weigh items by what they stand for; a mean NLL is the ratio of all of them."""
+    task = Speaker("half-spaces", lambda module: [], 100)
+    land = bs.landscape(engine, task, steps=[0.001], plan=plan(400, 3))
+    (labels,) = _labels(land)
+    shares = {row[1]: dict(zip(labels["names"], row[2:], strict=True)) for row in labels["rows"]}
+    assert shares[0.0]["complies"] == pytest.approx(0.01)
+    assert shares[0.001]["complies"] == pytest.approx(0.01)
+    nll = land.likelihood().set_index("step")
+    assert nll.nll_low[0.001] <= nll.nll[0.0] <= nll.nll_high[0.001]
+    assert nll.nll[0.001] == pytest.approx(nll.nll[0.0], rel=0.03)
+
+
 def test_all_wrong_at_zero_is_no_basin(engine) -> None:
     wrong = bs.CallableTask("half-spaces", lambda module: np.zeros(20), 20)
     for searched in (True, False):
@@ -151,7 +198,8 @@ def test_single_draws_of_a_few_items_have_no_width(engine, make_task) -> None:
         ({"precision": math.nan}, "precision=nan"),
         ({"precision": 0.1, "draws": 4}, "with draws=4"),
         ({"budget": "5m", "directions": ["quantised:4"]}, "along quantised:4"),
-        ({"outcomes": 100}, "outcomes=100 without draws"),
+        ({"grid": True}, "grid=41 without draws"),
+        ({"outcomes": 100}, "outcomes=100, grid=0 without draws"),
     ],
 )
 def test_what_cannot_be_planned(task, options, message) -> None:
