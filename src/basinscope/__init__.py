@@ -6,10 +6,15 @@ is imported from its room: ``from basinscope.tasks import Choices``.
 Importing the package loads none of its rooms; a name loads its room when it is first asked for.
 """
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+# torch's threads wait for each other by spinning, for so long that two of them on a core that others
+# use come to a standstill; read when torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from basinscope.attack import attack as attack

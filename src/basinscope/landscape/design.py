@@ -320,7 +320,7 @@ def expected(draws: int, m: int) -> float:
     """Half-width at 95% for scores half way down, of so many draws of m items each.
 
     >>> round(expected(112, 3), 2), expected(112, 3) < expected(56, 6)
-    (0.09, True)
+    (0.08, True)
     """
     deviation = 0.5 * math.sqrt(BETWEEN + WITHIN / m)
     x = np.clip(0.5 + deviation * ndtri((np.arange(draws) + 0.5) / draws), 0.0, 1.0)

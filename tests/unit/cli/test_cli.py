@@ -172,7 +172,7 @@ def test_the_default_search_on_the_packaged_model_ends_in_its_table(run_cli, smo
     assert any(not t.whole for t in land.trials), "some points were stopped early"
     page = Path("x/report.html").read_text()
     assert "the variance between directions of basic along random could not be made" in page
-    assert 'alt="Scores against the step"' in page
+    assert 'alt="Scores and half-widths against the step"' in page
 
 
 def test_a_run_that_cannot_be_written_to_is_printed(line, run_cli, monkeypatch):
