@@ -12,8 +12,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-# torch's threads wait for each other by spinning, for so long that two of them on a core that others
-# use come to a standstill; read when torch is loaded
+# torch's threads wait for each other by spinning, for so long that two of them on cores that others
+# use come to a standstill; it is read when torch is loaded
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
