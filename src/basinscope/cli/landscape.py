@@ -188,7 +188,7 @@ def show_landscape(land: Landscape, folder: Path, level: float, as_json: bool) -
             {**summed, "run": str(folder), "figure": str(figure) if figure.exists() else None}
         )
     else:
-        Console(width=max(screen.width, 106)).print(widths_table(land, level))
+        Console(width=max(screen.width, 120)).print(widths_table(land, level))
         for note in notes(land, level) + missing:
             print(f"- {note}")
         if figure.exists():
