@@ -84,9 +84,9 @@ def of_basins(family: Family, chance: float, runs: int) -> None:
             truth = world.width
             answers.append(world.cost)
             for sign in (1, -1):
-                found = land.width("t", sign=sign)
-                missed += not found.low <= truth <= found.high
-                ratios.append(found.high / found.low if found.low else math.inf)
+                half = land.width("t", sign=sign)
+                missed += not half.low <= truth <= half.high
+                ratios.append(half.high / half.low if half.low else math.inf)
                 finite += math.isfinite(ratios[-1])
         print(
             f"{family.name:18}{chance:7.2f} {name:9}{draws:4} x {each or 'looks':>5}"

@@ -77,10 +77,11 @@ def typed(function: Callable[Asked, Result]) -> Callable[Asked, Result]:
         for name, value in parameters.bind(*args, **kwargs).arguments.items():
             words = kinds.get(name, [""])
             if set(words) <= _KINDS.keys() and not any(_fits(value, word) for word in words):
+                allowed = " or ".join(_KINDS[word][1] for word in words)
                 raise BasinscopeError(
                     f"{name}={value!r:.80}",
-                    f"{' or '.join(_KINDS[word][1] for word in words)}",
-                    f"a {type(value).__name__} is none",
+                    allowed,
+                    f"{allowed} in place of {type(value).__name__}",
                 )
         return function(*args, **kwargs)
 

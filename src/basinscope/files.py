@@ -45,7 +45,7 @@ def disk_error(path: Path, error: OSError) -> BasinscopeError:
     advice = _ADVICE.get(error.errno or 0, "mend the permissions")
     return BasinscopeError(
         f"cannot write {path} ({reason})",
-        "what was measured before is kept",
+        "a path that can be written to; what was measured before is kept",
         f"{advice}, then run the same line again",
     )
 

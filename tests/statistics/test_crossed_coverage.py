@@ -7,29 +7,16 @@ the items of a direction.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import edges as bench
 from scipy.stats import binom
 
 from basinscope.landscape.crossed import Strata
 from basinscope.runs.store import Trial
 from basinscope.stats import clopper_pearson, mean_over_draws
-
-
-def _module(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = _module("edges_benchmark", Path(__file__).parents[2] / "benchmarks" / "edges.py")
 
 CASES = {
     # where on the curve, chance, and how much directions differ

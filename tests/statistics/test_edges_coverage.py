@@ -6,28 +6,15 @@ tables are the program's own. Conventions (null, false alarm, named bug) as in `
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import edges as bench
 from scipy.stats import binom
 
 from basinscope.landscape import edges
 from basinscope.stats import verdict, width_over_items
-
-
-def _module(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = _module("edges_benchmark", Path(__file__).parents[2] / "benchmarks" / "edges.py")
 
 
 def limit(runs: int, error: float) -> int:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import ended
 from toys import tiny_model, tiny_tokenizer
 
 import basinscope as bs
-from basinscope import cli
 from basinscope.certify import certify_tokens
 from basinscope.folders import READERS, progress, verify
 from basinscope.runs.header import KINDS
@@ -111,16 +112,7 @@ def copy(made, tmp_path):
 
 @pytest.fixture
 def run_cli(capsys):
-    def run(*words):
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(ended, capsys)
 
 
 def edit(path: Path, change) -> None:

@@ -70,7 +70,13 @@ def landscape(
     from basinscope.directions.words import directions
     from basinscope.landscape import interpolation_steps
     from basinscope.landscape.edges import OUTCOMES
-    from basinscope.landscape.run import check_crossed, check_search, planned, planned_design
+    from basinscope.landscape.run import (
+        check_crossed,
+        check_search,
+        is_crossed,
+        planned,
+        planned_design,
+    )
     from basinscope.runs.plan import check
 
     lines = directions(direction or ["random"])
@@ -98,8 +104,7 @@ def landscape(
     if interpolate is not None:
         points = interpolation_steps(engine, lines[0], interpolate)
     design = forecast = None
-    several = any(line.draws_among(2) > 1 for line in lines) and set(points or [1]) != {0}
-    if draws is None and several:
+    if is_crossed(lines, draws, points):
         design = planned_design(
             engine, tasks, lines, points, budget=seconds, precision=precision,
             workers=output.workers, run=folder,

@@ -83,8 +83,8 @@ def check_report(word: str, kind: str, report: Mapping[str, Any]) -> None:
     if any(faults):
         raise BasinscopeError(
             f"{word!r} {'; it '.join(filter(None, faults))}",
-            "a checkpoint needs all of the model's weights and no others: transformers would make "
-            "up the one and pass over the other",
+            "all of the model's weights and no others: transformers would make up the one and pass "
+            "over the other",
             "give the checkpoint as it was trained, with its output head",
         )
 

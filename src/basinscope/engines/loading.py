@@ -151,7 +151,7 @@ def _refuse_idle(options: Mapping[str, object], of: str) -> None:
     for name, value in options.items():
         if value is not None:
             raise BasinscopeError(
-                f"{name}={value!r} for {of}", "what does something", f"leave {name} out"
+                f"{name}={value!r} for {of}", "what has an effect there", f"leave {name} out"
             )
 
 

@@ -55,8 +55,7 @@ def check_setup(
     if difference:
         raise BasinscopeError(
             f"{label} answers in another way than the model: {difference}",
-            "the same config, tokenizer, chat template and end tokens, since the model's "
-            "own are used for both",
+            "the model's own config, tokenizer, chat template and end tokens: both use them",
             "load it as a model of its own, or give its weights in a folder without those files",
         )
 

@@ -78,14 +78,14 @@ def chosen(keys: Sequence[str], count: int, seed: int) -> list[int]:
     return ranks[:count]
 
 
-def sample(found: list[Chat], limit: int | None, seed: int) -> list[Chat]:
+def sample(answers: list[Chat], limit: int | None, seed: int) -> list[Chat]:
     """At most ``limit`` chats, the same ones for the same seed."""
-    if limit is None or limit >= len(found):
-        return found
+    if limit is None or limit >= len(answers):
+        return answers
     if limit < 1:
         raise BasinscopeError(f"limit={limit}", "at least 1, or no limit", "leave limit out")
-    keys = [f"{i}:{chat.prompt}" for i, chat in enumerate(found)]
-    return [found[i] for i in chosen(keys, limit, seed)]
+    keys = [f"{i}:{chat.prompt}" for i, chat in enumerate(answers)]
+    return [answers[i] for i in chosen(keys, limit, seed)]
 
 
 def _goals(folder: Path | None, seed: int) -> list[Chat]:
@@ -100,7 +100,7 @@ def _instructions(folder: Path | None) -> Material:
     """Harmless instructions with answers: the files of ``instruct/`` in a folder, or Alpaca."""
     tally = Tally()
     if folder is None:
-        source, found = ALPACA, chats(ALPACA, tally)
+        source, answers = ALPACA, chats(ALPACA, tally)
     else:
         files = sorted(
             file for file in entries(folder / "instruct") if file.name.endswith(SUFFIXES)
@@ -113,8 +113,8 @@ def _instructions(folder: Path | None) -> Material:
                 "from the Hugging Face hub",
             )
         source = f"instruct/ ({', '.join(file.name for file in files)})"
-        found = [chat for file in files for chat in chats(file, tally)]
-    return Material(found, source, tally.notes())
+        answers = [chat for file in files for chat in chats(file, tally)]
+    return Material(answers, source, tally.notes())
 
 
 def _safety(
@@ -149,8 +149,8 @@ def _normal(
     engine: Engine, output: Path, folder: Path | None, seed: int, limit: int | None
 ) -> Material:
     """Instructions that other authors answered: a gap to what the model was trained on."""
-    found = _instructions(folder)
-    return Material(sample(found.chats, limit, seed), found.source, found.notes)
+    every = _instructions(folder)
+    return Material(sample(every.chats, limit, seed), every.source, every.notes)
 
 
 def _benign(
@@ -163,11 +163,11 @@ def _benign(
     distribution alone differs. Answers that are cut off or degenerate are left out. They are
     greedy, hence surer than the model's own distribution.
     """
-    found = _normal(engine, output, folder, seed, limit)
-    own = _answers(engine, output / GENERATED, [chat.prompt for chat in found.chats])
+    normal = _normal(engine, output, folder, seed, limit)
+    own = _answers(engine, output / GENERATED, [chat.prompt for chat in normal.chats])
     kept = [
         pair(chat.prompt, text, f"own answer to {chat.where}")
-        for chat, text in zip(found.chats, own, strict=True)
+        for chat, text in zip(normal.chats, own, strict=True)
         if text is not None
     ]
     if not kept:
@@ -179,7 +179,7 @@ def _benign(
     lost = len(own) - len(kept)
     notes = [f"{lost} of the model's own answers left out: cut off or degenerate"]
     return Material(
-        kept, f"the model's own answers to {found.source}", found.notes + (notes if lost else [])
+        kept, f"the model's own answers to {normal.source}", normal.notes + (notes if lost else [])
     )
 
 

@@ -23,7 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from basinscope.runs.bench import ZERO, Unit
+from basinscope.runs.session import Session
 from basinscope.runs.store import Trial
+
+FEWEST = 8  # draws at a point before the first look
 
 
 def samples(
@@ -31,6 +35,18 @@ def samples(
 ) -> tuple[tuple[int, tuple[str, ...]], ...]:
     """Items of several tasks that a draw answers, from the strata and the number of each."""
     return tuple((t, strata.sample(draw, each)) for t, (strata, each) in tasks.items())
+
+
+def strata_of(session: Session, items: Sequence[int]) -> dict[int, tuple[Strata, int]]:
+    """Strata of every task that is measured at step 0, and how many items a draw answers."""
+    zeros = {t: session.trial(ZERO, t) for t in range(len(items))}
+    return {t: (Strata.of(zero), items[t]) for t, zero in zeros.items() if zero is not None}
+
+
+def score_of(session: Session, strata: Strata, unit: Unit, task: int) -> float:
+    """Score of a draw that is measured; see `Strata.score`."""
+    outcomes = session.outcomes(unit, task)
+    return strata.score(tuple(outcomes), tuple(outcomes.values()))
 
 
 @dataclass(frozen=True)

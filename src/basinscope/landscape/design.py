@@ -25,6 +25,7 @@ from basinscope import stats
 from basinscope.directions.base import Direction
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
+from basinscope.landscape.crossed import FEWEST
 from basinscope.runs.bench import score
 from basinscope.runs.cost import Setting
 from basinscope.runs.executor import cores
@@ -33,7 +34,7 @@ from basinscope.runs.spec import CrossedSpec
 from basinscope.tasks.base import Item, Task
 
 BUDGET_S, PRECISION = 300.0, 0.05  # of a first look, where nothing is asked for
-LEAST, MOST = 8, 4096  # draws at a point
+MOST = 4096  # draws at a point
 BRACKETING = 24  # draws at a point of a search that has both ends of its interval
 # of the variance of an outcome half way down: what directions differ by, and what is left of the
 # items' where they are taken in strata
@@ -50,7 +51,7 @@ class Costs:
     """Seconds, on one worker while all of them are busy.
 
     Attributes:
-        setting: to set the weights and to restore them.
+        setting: to set the weights, and where there are no workers to restore them.
         start: of each task, what is read once under a setting.
         item: of each task, what an item takes besides.
     """
@@ -102,6 +103,7 @@ class Design:
         searched: whether the edges are searched.
         budget: seconds that were given; None for as many as the precision takes.
         precision: half-width that is wanted; None for what the budget gives.
+        began: by `time.perf_counter`: the budget counts from here.
     """
 
     shares: Mapping[str, Share]
@@ -110,7 +112,7 @@ class Design:
     searched: bool
     budget: float | None
     precision: float | None
-    began: float  # by `time.perf_counter`: the budget counts from here
+    began: float
 
     @property
     def spec(self) -> CrossedSpec:
@@ -196,7 +198,7 @@ def design(
         if known is not None and task.name in known.items:
             sizes = [known.items[task.name]]
         price = Price(costs.setting + costs.start[t], costs.item[t], fixed, rate)
-        least = price.seconds(LEAST, sizes[0]) if not fixed else 0.1 * price.seconds(0, sizes[0])
+        least = price.seconds(FEWEST, sizes[0]) if not fixed else 0.1 * price.seconds(0, sizes[0])
         if least > room:
             needed = zero_s + least * points * len(tasks) / team
             raise BasinscopeError(
@@ -264,8 +266,8 @@ def spend(price: Price, sizes: Sequence[int], seconds: float, precision: float |
         precision: half-width that is enough: then what costs least.
     """
     options = []
-    for m in [m for m in sizes if price.seconds(LEAST, m) <= seconds] or sizes[:1]:
-        draws = LEAST
+    for m in [m for m in sizes if price.seconds(FEWEST, m) <= seconds] or sizes[:1]:
+        draws = FEWEST
         while draws < MOST and (precision is None or expected(draws, m) > precision):
             more = math.ceil(1.1 * draws)
             if price.seconds(more, m) > seconds:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 
 from basinscope import stats
-from basinscope.landscape.crossed import Strata, samples
+from basinscope.landscape.crossed import FEWEST, Strata, samples, score_of, strata_of
 from basinscope.runs.bench import ZERO, Unit
 from basinscope.runs.plan import units_at
 from basinscope.runs.session import Session
@@ -26,11 +26,8 @@ POINT_ERROR = 0.02  # of the verdict at one point, above or below
 FIRST = 16  # outcomes at a point before the first look; twice as many before each further one
 OUTCOMES = 256  # at a point at most
 LOOKS = 5  # at a point at most: 16, 32, 64, 128, 256 outcomes
-FEWEST = 8  # draws at a point before the first look, in a crossed design
 TOLERANCE = 0.15  # of the edge: a bracket this narrow is interpolated
-REACH = (
-    0.14  # of the edge: so far on both sides it is asked of a crossed design on which side it is
-)
+REACH = 0.14  # of the edge: of a crossed design points so far on both sides are decided
 GUARD = 0.4  # of the edge: no gap inside it is left wider than this
 BEYOND = 1.5  # edges: so far out it is seen whether the score stays down,
 FURTHEST = 3.0  # and further out where it is not surely down there, up to here
@@ -51,12 +48,16 @@ class Seen:
     close: bool
 
 
+Flanks = Callable[[Mapping[float, Seen], float, float], Iterable[float | None]]
+"""Points to look at around a bracket, from what was seen and the bracket's ends."""
+
+
 def next_step(
     seen: Mapping[float, Seen],
     first: float,
     least: float,
     furthest: float,
-    flanks: Callable[[Mapping[float, Seen], float, float], Iterable[float | None]] | None = None,
+    flanks: Flanks | None = None,
 ) -> float | None:
     """Where on one side of zero to look next, as a distance; None where the edge is found.
 
@@ -69,7 +70,7 @@ def next_step(
         first: where to begin.
         least: the edge is not sought closer to zero than this.
         furthest: nor further out than this.
-        flanks: points to look at around a bracket; default `_flanks`.
+        flanks: default `_flanks`.
     """
     if not seen:
         return first
@@ -165,6 +166,11 @@ class _Side:
     seen: dict[int, dict[float, Seen]]
     crossed: Mapping[int, tuple[Strata, int]] = field(default_factory=dict)
 
+    @property
+    def flanks(self) -> Flanks:
+        """Where the crossing is looked for on both sides."""
+        return both_sides if self.crossed else _flanks
+
 
 def search(
     session: Session,
@@ -197,11 +203,7 @@ def search(
         # a task that is not above chance at zero has no edge to look for
         if stats.lower_proportion(correct, n, 0.95).low > spec.chance:
             thresholds[t] = stats.threshold(correct / n, spec.chance, level)
-    strata = {
-        t: (Strata.of(zero), each)
-        for t, (_, each) in enumerate(crossed)
-        if (zero := session.trial(ZERO, t)) is not None
-    }
+    strata = strata_of(session, [each for _, each in crossed])
     scale = bench.model.rms or 1.0
     first, least, furthest = _rounded(0.05 * scale), 1e-6 * scale, 16 * scale
     sides = []
@@ -223,12 +225,7 @@ def search(
             (side, t, step)
             for side in sides
             for t in thresholds
-            if (
-                step := next_step(
-                    side.seen[t], first, least, furthest, both_sides if side.crossed else None
-                )
-            )
-            is not None
+            if (step := next_step(side.seen[t], first, least, furthest, side.flanks)) is not None
         ]
         if not wanted or late():
             return _widest(sides, first)
@@ -298,10 +295,8 @@ def _judged(
     spec = session.bench.task_specs[t]
     if side.crossed:
         strata, _ = side.crossed[t]
-        scores = []
-        for unit in (u for earlier in range(look + 1) for u in _batch(side, step, (t,), earlier)):
-            outcomes = session.outcomes(unit, t)
-            scores.append(strata.score(tuple(outcomes), tuple(outcomes.values())))
+        units = [u for earlier in range(look + 1) for u in _batch(side, step, (t,), earlier)]
+        scores = [score_of(session, strata, unit, t) for unit in units]
         side_of = stats.verdict_of_draws(scores, threshold, POINT_ERROR)
         if not side_of and look + 1 < len(side.looks[t]):
             return None

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from basinscope import stats
-from basinscope.landscape.crossed import Strata, samples
-from basinscope.runs.bench import ZERO, Unit
+from basinscope.landscape.crossed import FEWEST, samples, score_of, strata_of
+from basinscope.runs.bench import Unit
 from basinscope.runs.session import Session
 
 TOGETHER = 4  # draws that are measured between two looks
-FEWEST = 8  # draws before the first look
 
 Point = tuple[int, float, int]
 """Direction, step and task."""
@@ -35,11 +34,7 @@ def measure(
         late: asked every few draws whether time is over.
     """
     bench = session.bench
-    strata = {
-        t: (Strata.of(zero), each)
-        for t, (_, each) in enumerate(shares)
-        if (zero := session.trial(ZERO, t)) is not None
-    }
+    strata = strata_of(session, [each for _, each in shares])
     scores: dict[Point, list[float]] = {
         (d, step, t): []
         for d, direction in enumerate(bench.directions)
@@ -59,8 +54,7 @@ def measure(
         session.measure(units)
         for unit in units:
             for t in unit.tasks:
-                outcomes = session.outcomes(unit, t)
-                score = strata[t][0].score(tuple(outcomes), tuple(outcomes.values()))
+                score = score_of(session, strata[t][0], unit, t)
                 scores[unit.direction or 0, unit.step, t].append(score)
         first += TOGETHER
         wanted = {

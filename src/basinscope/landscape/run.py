@@ -97,8 +97,7 @@ def landscape(
     engine = engine_of(model, run)
     bench = Bench.of(engine, lines, many)
     explicit = None if steps is None else tuple(sorted({float(s) + 0.0 for s in steps} | {0.0}))
-    several = any(line.draws_among(2) > 1 for line in lines) and explicit != (0.0,)
-    if draws is None and plan is None and several:
+    if plan is None and is_crossed(lines, draws, steps):
         plan = planned_design(
             engine, many, lines, steps, budget=seconds, precision=precision,
             workers=workers if recipe(bench) is not None else 1, run=run,
@@ -133,6 +132,14 @@ def landscape(
                 session.measure(units_at(bench, full_curve(edge, points), most))
     store = session.store
     return Landscape(store.spec, store.trials(), store.set_aside)
+
+
+def is_crossed(
+    directions: Sequence[Direction], draws: int | None, steps: Sequence[float] | None
+) -> bool:
+    """Whether draws are as many as fit: where some direction has several, somewhere but at 0."""
+    several = any(line.draws_among(2) > 1 for line in directions)
+    return several and draws is None and (steps is None or any(steps))
 
 
 def planned_design(

@@ -16,7 +16,7 @@ from basinscope.report.figures import (
     save,
     short,
     slot,
-    titled,  # TODO
+    titled,
 )
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ class Unit:
     """Weights to be set once and every task to be measured there.
 
     ``direction`` indexes the run's directions; None at step 0, where ``draw`` is 0. ``items`` are
-    tasks with the ids of their items to be answered; of a task that is not there all are.
+    pairs of a task and the ids of those of its items that are answered; of other tasks all are.
     """
 
     direction: int | None

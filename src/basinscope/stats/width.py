@@ -189,6 +189,7 @@ def width_over_draws(
     correct = _count(score_at_zero, n_items)
     s_star = threshold(score_at_zero, chance, level)
     error = (1.0 - confidence) / (2.0 * looks)
+    n_draws = max(row.size for row in x)
     chosen = 0.0 if matched is None else np.asarray(matched).mean(axis=1) - score_at_zero
     return _width(
         grid,
@@ -199,15 +200,7 @@ def width_over_draws(
         no_basin=_no_basin(correct, n_items, chance, confidence),
         unit="draws",
         form=lambda low, estimate, high, reason: Width(
-            low,
-            estimate,
-            high,
-            level,
-            confidence,
-            sign,
-            "draws",
-            max(row.size for row in x),
-            reason,
+            low, estimate, high, level, confidence, sign, "draws", n_draws, reason
         ),
     )
 

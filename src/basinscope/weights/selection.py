@@ -189,12 +189,13 @@ def ignored(module: nn.Module) -> frozenset[str]:
 
 def turned(module: nn.Module) -> frozenset[str]:
     """Stacks of experts that are stored as (experts, inputs, outputs), by canonical name."""
-    found = set()
-    for path, part in module.named_modules():
-        if getattr(part, "is_transposed", False) is True:
-            for name, _ in part.named_parameters(prefix=path, recurse=False):
-                found.add(canonical_name(module, name))
-    return frozenset(name for name in found if name is not None)
+    names = (
+        canonical_name(module, name)
+        for path, part in module.named_modules()
+        if getattr(part, "is_transposed", False) is True
+        for name, _ in part.named_parameters(prefix=path, recurse=False)
+    )
+    return frozenset(name for name in names if name is not None)
 
 
 def linear(module: nn.Module) -> dict[str, int]:

@@ -6,8 +6,7 @@ import re
 from typing import NamedTuple
 
 import pytest
-
-from basinscope import cli
+from command_line import ended
 
 
 class Ended(NamedTuple):
@@ -34,13 +33,4 @@ def run_cli(capsys, monkeypatch, tmp_path):
     # of two dtypes that are as fast, auto takes bfloat16: the same on every machine
     monkeypatch.setattr("basinscope.engines.dtypes.seconds", lambda dtype, device: 1.0)
 
-    def run(*words: object) -> Ended:
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code
-        return Ended(code, *capsys.readouterr())
-
-    return run
+    return lambda *words: Ended(*ended(capsys, *words))

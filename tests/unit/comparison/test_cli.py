@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
-
-from basinscope import cli
+from command_line import ended
 
 
 @pytest.fixture
 def run_cli(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
-    def run(*words):
-        code = 0
-        capsys.readouterr()
-        try:
-            cli.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(ended, capsys)
 
 
 def test_prints_the_table(run_cli, study):

@@ -8,7 +8,7 @@ import pytest
 
 import basinscope as bs
 from basinscope.landscape import design as designs
-from basinscope.landscape.design import LEAST, SIZES, Price, design, expected, seconds_of, spend
+from basinscope.landscape.design import FEWEST, SIZES, Price, design, expected, seconds_of, spend
 from basinscope.runs.spec import CrossedSpec
 
 TIMES = {"90": 90, "90s": 90, "5m": 300, "1.5h": 5400}
@@ -120,4 +120,4 @@ class TestDesign:
 
     def test_to_json(self, plan) -> None:
         made = plan()
-        assert made.to_json()["tasks"]["a"]["draws"] == made.shares["a"].draws >= LEAST
+        assert made.to_json()["tasks"]["a"]["draws"] == made.shares["a"].draws >= FEWEST
