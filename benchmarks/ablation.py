@@ -1,7 +1,5 @@
 """What each part of the engine buys: one after another is switched off, beside everything.
 
-- ``attention``: `engines.attention`, and with it neighbouring continuations, which need it.
-- ``neighbours``: continuations of one head lie behind each other in one row (`Forward.beside`).
 - ``pool``: `engines.pool` and `engines.kernels`, and with them drafts, which are verified there.
 - ``drafts``: `engines.drafts`.
 - ``mapped``: pristine weights are the file's own pages, as in a worker; without it a copy. What is
@@ -39,7 +37,6 @@ import torch
 import basinscope as bs
 from basinscope.engines import generation
 from basinscope.engines.drafts import Drafts
-from basinscope.engines.forward import Forward
 from basinscope.runs import executor
 from basinscope.runs.bench import Bench, Unit
 from basinscope.tasks.base import Answer, Generate, Ranking, Request
@@ -48,7 +45,7 @@ from benchmarks.same_work import cell, spread
 from benchmarks.slices import WORDS, Slice, slice_of
 
 EVERYTHING = "everything"
-SWITCHES = ("attention", "neighbours", "pool", "drafts", "mapped", "workers")
+SWITCHES = ("pool", "drafts", "mapped", "workers")
 FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
 # by which a processor is held to less than it has
 HELD = (
@@ -84,18 +81,6 @@ class Row:
         )
 
 
-class Apart:
-    """A forward of which ranking learns nothing of neighbours: each row brings its head along."""
-
-    attends = False
-
-    def __init__(self, forward: Forward) -> None:
-        self._forward = forward
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._forward, name)
-
-
 def torchs_greatest(logits_NV: torch.Tensor) -> tuple[list[int], list[bool]]:
     """As `kernels.greatest`, without the kernel."""
     return logits_NV.argmax(-1).tolist(), torch.isfinite(logits_NV).all(-1).tolist()
@@ -107,8 +92,6 @@ def without(engine: Any, switch: str) -> Iterator[None]:
     forward = engine.forward
     changes: dict[str, list[tuple[Any, str, Any]]] = {
         EVERYTHING: [],
-        "attention": [(forward, "attends", False)],
-        "neighbours": [(engine, "_forward", Apart(forward))],
         "pool": [(forward, "pooled", False), (generation, "greatest", torchs_greatest)],
         "drafts": [(forward, "exact", False)],
     }
@@ -121,10 +104,7 @@ def without(engine: Any, switch: str) -> Iterator[None]:
 def in_use(engine: Any, writes: bool) -> list[str]:
     """Switches that change something for these weights and requests."""
     forward = engine.forward
-    serves = {
-        "attention": forward.attends, "neighbours": forward.attends,
-        "pool": writes and forward.pooled, "drafts": writes and forward.exact,
-    }  # fmt: skip
+    serves = {"pool": writes and forward.pooled, "drafts": writes and forward.exact}
     return [switch for switch, used in serves.items() if used]
 
 

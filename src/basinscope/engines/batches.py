@@ -51,20 +51,6 @@ def batches(
         yield batch
 
 
-def packs(keys: Iterable[int], length: Callable[[int], int], budget: int) -> Iterator[list[int]]:
-    """Keys in their order, cut so that the sum of their lengths stays within the budget."""
-    pack: list[int] = []
-    tokens = 0
-    for key in keys:
-        if pack and tokens + length(key) > budget:
-            yield pack
-            pack, tokens = [], 0
-        pack.append(key)
-        tokens += length(key)
-    if pack:
-        yield pack
-
-
 def split_fitting(rows: Sequence[Row], extra: Sequence[int], context: int) -> tuple[
     dict[int, Row], dict[int, str]
 ]:  # fmt: skip

@@ -11,15 +11,12 @@ Shape legend: B rows, L new tokens, S slots of the cache, D hidden size, V vocab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
 
-from basinscope.engines import attention
 from basinscope.engines.alone import Alone
 from basinscope.engines.cache import Past, Slots, slots_for, up
 from basinscope.engines.memory import CACHE_BYTES, REFUSALS, TOKEN_BUDGET, refusal
@@ -48,10 +45,9 @@ class Forward:
     `extend` runs the trunk with a cache and leaves the choice of logits to the caller; it is used
     where `agrees` finds that trunk, cache and output head together give what the module's own
     forward gives (a model may scale or cap its logits after the head, or keep a state that padding
-    would spoil). Where it can, it brings an attention of its own (`attends`, see `attention`); rows
-    that write one token each keep the model's. What it does not serve, as `why` says, and rows of
-    more than `reach` tokens go `alone` through the module's own forward. `plain` is that forward
-    over many rows: right, but a row's rounding depends on the others.
+    would spoil). What it does not serve, as `why` says, and rows of more than `reach` tokens go
+    `alone` through the module's own forward. `plain` is that forward over many rows: right, but a
+    row's rounding depends on the others.
 
     Args:
         module: the model.
@@ -70,7 +66,7 @@ class Forward:
         self.reach = min(self.alone.window, self.alone.switch)  # most tokens that `extend` serves
         self.why = ""  # `extend` does not serve
         self._names = [name for name, _ in module.named_parameters()]
-        self.cached = self.attends = False
+        self.cached = False
         # whether texts may be written in a pool, and guesses be verified there (`pool.probe`)
         self.pooled = self.exact = False
         self.least_rows = LEAST_ROWS  # products are of a multiple of so many rows
@@ -151,65 +147,16 @@ class Forward:
         held_BLS = held_BS.bool()[:, None, :].expand(-1, width, -1)
         total = held_BS.shape[1] + width
         seen_BLS = pad(torch.cat([held_BLS, seen_BLL], dim=2), (0, slots_for(total) - total))
-        plan = attention.plan(seen_BLS, held_BS.shape[1]) if self.attends and not decode else None
-        with nullcontext() if plan is None else attention.used(self.config):
-            out = self.trunk(
-                input_ids=ids_BL,
-                attention_mask=seen_BLS[:, None],
-                # a finished row that is carried along may run past the end: nobody reads it
-                position_ids=ahead_BL.clamp(max=min(self.context, self.reach) - 1),
-                past_key_values=cache,
-                use_cache=True,
-                **({} if plan is None else {"plan": plan}),
-            )
-        if plan is not None and not plan.used:
-            raise TypeError("the model has an attention of its own")
+        out = self.trunk(
+            input_ids=ids_BL,
+            attention_mask=seen_BLS[:, None],
+            # a finished row that is carried along may run past the end: nobody reads it
+            position_ids=ahead_BL.clamp(max=min(self.context, self.reach) - 1),
+            past_key_values=cache,
+            use_cache=True,
+        )
         after = Past(cache.layers, torch.cat([held_BS, new_BL], dim=1), length_B, epoch)
         return out.last_hidden_state, after if decode or tails is not None else after.align()
-
-    def beside(
-        self, past: Past, rows: Sequence[Sequence[int]], tails: Sequence[Sequence[Sequence[int]]]
-    ) -> torch.Tensor:
-        """Hidden states of rows with tails that all branch off the one row of a cache.
-
-        As `extend` gives them for as many copies of that row, where this model `attends`; but the
-        rows lie behind each other in one, without padding, and the cache is neither copied nor
-        written into.
-        """
-        from transformers import Cache
-
-        assert past.epoch == self.epoch()
-        ids: list[int] = []
-        seen, aheads, sizes = [], [], []
-        for row, own in zip(rows, tails, strict=True):
-            full = [*row, *(token for tail in own for token in tail)]
-            n = len(full)
-            seen_LL, ahead_L = torch.ones(n, n, dtype=torch.bool).tril(), torch.arange(n)
-            _branch(seen_LL, ahead_L, len(row), own)
-            held_LS = past.mask_BS.bool().expand(n, -1)
-            seen.append(torch.cat([held_LS, seen_LL], dim=1)[None])
-            aheads.append(ahead_L)
-            sizes.append(n)
-            ids += full
-        width = up(len(ids), self.least_rows)
-        ids_BL, _ = self._pad([ids], width)
-        ahead_L = pad(torch.cat(aheads), (0, width - len(ids)))
-        plan = attention.branches(seen, past.held)
-        # what the model makes of a mask is not asked: the plan says who sees what
-        mask = torch.ones(1, dtype=torch.bool).expand(1, 1, width, slots_for(past.held + width))
-        with attention.used(self.config):
-            out = self.trunk(
-                input_ids=ids_BL,
-                attention_mask=mask,
-                position_ids=(past.length_B[:, None] + ahead_L).clamp(max=self.context - 1),
-                past_key_values=Cache(layers=past.repeated(1).layers),
-                use_cache=True,
-                plan=plan,
-            )
-        if not plan.used:
-            raise TypeError("the model has an attention of its own")
-        states = out.last_hidden_state[0, : len(ids)].split(sizes)
-        return pad_sequence(states, batch_first=True)
 
     def branched(
         self, contexts: Sequence[Sequence[int]], tails: Sequence[Sequence[Sequence[int]]]
@@ -272,9 +219,6 @@ class Forward:
         """
         self.ordered()
         self.cached = right(self.module, self.agrees)
-        if self.cached and attention.serves(self.module, self.config):
-            self.attends = True
-            self.attends = self.agrees()
         if not self.cached or self.reach < self.context:
             self.alone.probe(self.vocabulary)
 
@@ -317,11 +261,6 @@ class Forward:
         beside, _ = self.extend(None, [rows[1][:1]], [[unseen[1:3], rows[1][1:]]])
         if not (self._same(start, after[0, :3]) and self._same(hidden[:, 6], beside[:, 6])):
             return "its tokens would see those behind them"
-        if self.attends:
-            # and the first one beside the other behind its own start
-            _, past = self.extend(None, [rows[0][:4]])
-            hidden = self.beside(past, [rows[1], rows[0][4:]], [[], []])
-            logits, expected = [*logits, self.logits(hidden[1:, 4])], [0, 1, 0]
         slow = [self.plain([row])[:, -1].float() for row in rows]
         if self.alike(torch.stack(logits), torch.stack([slow[i] for i in expected])):
             return ""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from basinscope.engines.alone import STEPPED, Held
-from basinscope.engines.batches import batches, by_head, packs, split_fitting
+from basinscope.engines.batches import batches, by_head, split_fitting
 from basinscope.engines.forward import Forward
 from basinscope.engines.tokens import Row
 from basinscope.tasks.base import Likelihood, Ranking
@@ -103,13 +103,6 @@ def _cached(
 
     for head, keys in by_head(rows):
         past = forward.extend(None, [head])[1] if head else None
-        if past is not None and forward.attends:
-            for batch in packs(keys, width, budget):
-                own = [rows[k] for k in batch]
-                tails = [[tail[:-1] for tail in row.tails] for row in own]
-                hidden_BLD = forward.beside(past, [row.body for row in own], tails)
-                scored.update(zip(batch, _score(forward, own, hidden_BLD, margins), strict=True))
-            continue
         slots = forward.slots(budget) // 2
         for batch in batches(keys, width, budget, forward.least_rows, len(head), slots):
             own = [rows[k] for k in batch]

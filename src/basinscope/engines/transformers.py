@@ -45,7 +45,6 @@ def kind(forward: Forward) -> str:
     ways = [
         word
         for word, used in (
-            ("attention", forward.attends),
             ("pool", forward.pooled),
             (alone, forward.reach < forward.context),
         )
@@ -63,9 +62,8 @@ def slower(kind: str) -> str:
 class TransformersEngine(Engine):
     """A causal language model with its tokenizer.
 
-    Its ``kind`` says which way of computing it allows: ``transformers-attention`` (bfloat16 on the
-    CPU: the model's layers with the attention of `attention`), ``transformers`` (its own layers,
-    rows branch off a common cache), ``transformers-cached`` (its own forward and cache, a row at a
+    Its ``kind`` says which way of computing it allows: ``transformers`` (the model's layers, rows
+    branch off a common cache), ``transformers-cached`` (its own forward and cache, a row at a
     time), ``transformers-whole`` (its own forward, the whole row again for every token).
 
     Args:

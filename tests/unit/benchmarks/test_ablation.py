@@ -8,9 +8,8 @@ import toys
 from benchmarks import ablation
 
 import basinscope as bs
-from basinscope.engines import attention, generation, kernels
+from basinscope.engines import generation, kernels
 from basinscope.engines.drafts import Drafts
-from basinscope.engines.forward import Forward
 from basinscope.tasks.base import Choices, Generate
 
 SHARED = "Say what it is, and say it well: "
@@ -47,15 +46,11 @@ def used(monkeypatch):
     watched(generation.Guess, "next", "drafts", bool)
     watched(kernels, "attend", "pool")
     watched(generation, "greatest", "kernels")
-    watched(Forward, "beside", "neighbours")
-    watched(attention, "attend", "attention")
     return names
 
 
 GONE = {
     "everything": set(),
-    "attention": {"attention", "neighbours"},
-    "neighbours": {"neighbours"},
     "pool": {"pool", "kernels", "drafts"},
     "drafts": {"drafts"},
 }
@@ -65,21 +60,21 @@ GONE = {
 def test_a_switch_takes_away_its_part_and_no_other(switch, used):
     loaded = engine()
     forward = loaded.forward
-    if not (forward.attends and forward.exact):
+    if not forward.exact:
         pytest.skip("this CPU has no products for every part")
-    before = forward.attends, forward.pooled, forward.exact
+    before = forward.pooled, forward.exact
     loaded.answer(REQUESTS)  # a draft of each text
     used.clear()
     with loaded.at(bs.Random(), step=1e-5), ablation.without(loaded, switch):
         loaded.answer(REQUESTS)
-    assert used == {"attention", "neighbours", "pool", "kernels", "drafts"} - GONE[switch]
+    assert used == {"pool", "kernels", "drafts"} - GONE[switch]
     assert loaded.forward is forward
-    assert (forward.attends, forward.pooled, forward.exact) == before
+    assert (forward.pooled, forward.exact) == before
 
 
-def test_float32_has_no_attention_of_its_own():
-    assert ablation.in_use(engine(torch.float32), writes=False) == []
-    assert set(ablation.in_use(engine(torch.float32), writes=True)) <= {"pool", "drafts"}
+def test_choices_take_no_part_of_writing():
+    assert ablation.in_use(engine(), writes=False) == []
+    assert set(ablation.in_use(engine(), writes=True)) <= {"pool", "drafts"}
 
 
 def test_every_switch_is_timed_in_every_round():

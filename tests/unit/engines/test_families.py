@@ -148,7 +148,7 @@ def test_in_float32_values_and_afterwards_bytes_are_the_same(monkeypatch, at_onc
 
 
 def test_the_way_is_said_in_words():
-    assert slower("transformers-attention-pool/1") == slower("module/1") == ""
+    assert slower("transformers-pool/1") == slower("module/1") == ""
     assert slower("transformers-pool-cached/1").endswith("with transformers' own cache")
     assert slower("transformers-whole/1").endswith("the whole row again for every token")
     said = bs.load(built("Granite", torch.float32), tokenizer=tokenizer()).fallback
