@@ -23,8 +23,6 @@ import copy
 import json
 import multiprocessing
 import os
-import re
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -40,18 +38,12 @@ from basinscope.engines.drafts import Drafts
 from basinscope.runs import executor
 from basinscope.runs.bench import Bench, Unit
 from basinscope.tasks.base import Answer, Generate, Ranking, Request
-from benchmarks.meter import pages
+from benchmarks.meter import machine, pages
 from benchmarks.same_work import cell, spread
 from benchmarks.slices import WORDS, Slice, slice_of
 
 EVERYTHING = "everything"
 SWITCHES = ("pool", "drafts", "mapped", "workers")
-FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
-# by which a processor is held to less than it has
-HELD = (
-    "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "NUMBA_CPU_NAME",
-    "NUMBA_CPU_FEATURES",
-)  # fmt: skip
 DIRECTION = bs.Random(0)
 
 
@@ -223,19 +215,6 @@ def shared_out(engine: Any, work: Slice, n: int, step: float, rounds: int) -> Ro
         torch.set_num_threads(threads)
         team.close()
     return row
-
-
-def machine() -> dict[str, Any]:
-    """The processor's name, those of its features that matter here, and what it is held to."""
-    output = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
-    fields = dict(re.findall(r"^(.+?): +(.*)$", output, re.MULTILINE))
-    flags = fields.get("Flags", "").split()
-    return {
-        "name": fields.get("Model name", "unknown"),
-        "features": [feature for feature in FEATURES if feature in flags],
-        "held to": {name: os.environ[name] for name in HELD if name in os.environ},
-        "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
-    }
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
 """What share of the least possible time the program reaches: arithmetic to read, bytes to write.
 
 Measured on this machine, with as many threads as cores: floating-point operations a second of
-bfloat16 matrix products as large as the model's (its own weights, 4,096 rows), and bytes a second
-of reading memory. The least time of a slice of multiple choice is that of its matrix products and
-attention, each common prefix and each question read once, logits at one place of each question.
-The least time of a written token is that of reading all weights and the row's own keys and values.
+matrix products as large as the model's (its own weights in their dtype, 4,096 rows), and bytes a
+second of reading memory. The least time of a slice of multiple choice is that of its matrix
+products and attention, each common prefix and each question read once, logits at one place of each
+question. The least time of a written token is that of reading all weights and the row's own keys
+and values.
 
-    python -m benchmarks.floor [--cores 2] [--rounds 5] [--out bench] [--limit 64]
+    python -m benchmarks.floor [--dtype auto] [--cores 2] [--rounds 5] [--out bench] [--limit 64]
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 
 import basinscope as bs
 from basinscope.tasks import Generate, Task
+from benchmarks.meter import machine
 from benchmarks.side import Ours
 from benchmarks.slices import tasks_of
 
@@ -84,14 +86,16 @@ def decode_step_s(engine: Any, rows: int) -> tuple[float, float]:
     config = engine.module.config
     width = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     held = len(engine.row(prompts[0]).body) + WRITTEN / 2
-    cache = rows * held * 2 * 2 * width * config.num_hidden_layers
-    return (times[1] - times[0]) / (WRITTEN - 1), 2 * engine.d + cache
+    size = next(engine.module.parameters()).element_size()
+    cache = rows * held * 2 * size * width * config.num_hidden_layers
+    return (times[1] - times[0]) / (WRITTEN - 1), size * engine.d + cache
 
 
 def main() -> None:
     """Measure by turns, print the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--dtype", default="auto", help="of the weights")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=int, default=64)
@@ -99,12 +103,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench"))
     options = parser.parse_args()
     torch.set_num_threads(options.cores)
-    engine: Any = bs.load(options.model)
+    engine: Any = bs.load(options.model, dtype=options.dtype)
     tasks = tasks_of("mmlu", options.limit)
     matrices = [p.detach() for p in engine.module.parameters() if p.dim() == 2]
     memory = torch.zeros(STREAM_BYTES // 4)
     assert engine.checkpoint is not None
-    ours = Ours(engine.checkpoint, "mmlu", options.limit, options.cores)
+    ours = Ours(engine.checkpoint, "mmlu", options.limit, options.cores, engine.dtype)
     measured: dict[str, list[float]] = {"gemm": [], "bandwidth": [], "slice": [], "decode": []}
     step_bytes = 0.0
     try:
@@ -124,7 +128,12 @@ def main() -> None:
     flops = least_flops(engine, tasks)
     floor_s, step_floor_s = flops / rate, step_bytes / stream
     items = sum(len(task.items) for task in tasks)
-    print(f"{options.cores} cores: {rate / 1e9:.0f} GFLOP/s bfloat16, {stream / 1e9:.1f} GB/s read")
+    here = machine()
+    print(*(f"{word}: {value}" for word, value in here.items()), sep="\n")
+    print(
+        f"{options.cores} cores: {rate / 1e9:.0f} GFLOP/s {engine.dtype}, "
+        f"{stream / 1e9:.1f} GB/s read"
+    )
     print(
         f"mmlu, {items} items at one step: {flops / 1e12:.2f} TFLOP, floor {floor_s:.2f} s, "
         f"measured {slice_s:.2f} s: {floor_s / slice_s:.2f} of the floor (gate 0.20, aim 0.50)"
@@ -136,11 +145,11 @@ def main() -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     record = {
-        "cores": options.cores, "measured": measured, "slice_flops": flops,
-        "decode_bytes": step_bytes, "slice_share": floor_s / slice_s,
-        "decode_share": step_floor_s / step_s,
+        **here, "dtype": engine.dtype, "cores": options.cores, "measured": measured,
+        "slice_flops": flops, "decode_bytes": step_bytes,
+        "slice_share": floor_s / slice_s, "decode_share": step_floor_s / step_s,
     }  # fmt: skip
-    (options.out / "floor.json").write_text(json.dumps(record, indent=1) + "\n")
+    (options.out / f"floor-{engine.dtype}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

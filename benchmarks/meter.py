@@ -1,15 +1,25 @@
-"""Wall clock, processor seconds and peak memory of this process and everything it has started."""
+"""What a run took, with everything it has started, and the processor it ran on."""
 
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import torch
 
 INTERVAL_S = 0.2  # between two looks at the memory
+FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
+# by which a processor is held to less than it has
+HELD = (
+    "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "NUMBA_CPU_NAME",
+    "NUMBA_CPU_FEATURES",
+)  # fmt: skip
 
 
 @dataclass
@@ -92,3 +102,16 @@ def pages(pid: int) -> tuple[int, int]:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     held = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
     return held["Pss_Anon"] + held.get("Pss_Shmem", 0), held["Rss"] - held["Anonymous"]
+
+
+def machine() -> dict[str, Any]:
+    """The processor's name, those of its features that matter here, and what it is held to."""
+    output = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
+    fields = dict(re.findall(r"^(.+?): +(.*)$", output, re.MULTILINE))
+    flags = fields.get("Flags", "").split()
+    return {
+        "name": fields.get("Model name", "unknown"),
+        "features": [feature for feature in FEATURES if feature in flags],
+        "held to": {name: os.environ[name] for name in HELD if name in os.environ},
+        "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
+    }

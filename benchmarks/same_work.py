@@ -4,9 +4,10 @@ Every side is a process of its own on the same cores: a baseline with a thread f
 worker of one thread for each. In every round each side takes its turn, so that a slow minute is
 slow for all. A baseline answers a *share* of the items in a round, another one each time: its time
 for all items follows in proportion to the prompts' tokens (multiple choice) or to the number of
-texts. Not measured are the loading of a model and the tokenizing of a baseline's prompts.
+texts. B0 holds its weights in float32, the others in ``--dtype``. Not measured are the loading of a
+model and the tokenizing of a baseline's prompts.
 
-    python -m benchmarks.same_work --out bench [--slices mmlu,gsm8k] [--cores 2] [--quick]
+    python -m benchmarks.same_work --out bench [--slices mmlu,gsm8k] [--cores 2] [--dtype auto]
 
 writes ``OUT/SLICE.json`` with every measurement, and prints a table.
 """
@@ -32,6 +33,7 @@ import torch
 from safetensors.torch import save_file
 
 import basinscope as bs
+from benchmarks.meter import machine
 from benchmarks.slices import CURVE, MEASURED, WEIGHT, WORDS, WRITTEN, Slice, outcome, slice_of
 
 # parts of a slice, of which a baseline answers one in a round: a whole batch of its own size
@@ -67,13 +69,15 @@ class Side:
 
 
 @contextlib.contextmanager
-def sides(names: list[str], folder: str, work: str, limit: int, cores: int) -> Iterator[list[Side]]:
+def sides(
+    names: list[str], folder: str, work: str, limit: int, cores: int, dtype: str
+) -> Iterator[list[Side]]:
     """Start every side, one after another."""
     team: list[Side] = []
     try:
         for name in names:
             command = [sys.executable, "-m", "benchmarks.side", name, folder, work]
-            command += [str(limit), str(cores)]
+            command += [str(limit), str(cores), dtype]
             env = {**os.environ, "OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "false"}
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
@@ -106,16 +110,18 @@ def points(engine: Any, steps: tuple[float, ...]) -> Iterator[dict[float, str]]:
         yield folders
 
 
-def measure(model: str, name: str, rounds: int, limit: int, cores: int) -> dict[str, Any]:
+def measure(
+    model: str, name: str, rounds: int, limit: int, cores: int, dtype: str
+) -> dict[str, Any]:
     """Measure a slice: times, memory and answers of every side."""
-    engine: Any = bs.load(model)
+    engine: Any = bs.load(model, dtype=dtype)
     assert engine.checkpoint is not None
     work = slice_of(name, engine, limit)
     shares = WRITERS if name in WRITTEN else CHOOSERS
     begun = time.perf_counter()
     with (
         points(engine, MEASURED) as folders,
-        sides(["ours", *shares], engine.checkpoint, name, limit, cores) as team,
+        sides(["ours", *shares], engine.checkpoint, name, limit, cores, engine.dtype) as team,
     ):
         ours = team[0]
         for k in range(rounds):
@@ -124,8 +130,8 @@ def measure(model: str, name: str, rounds: int, limit: int, cores: int) -> dict[
                     side.replies.append({**order["note"], **side.say(order)})
                     say(name, side, k, begun)
         result = {
-            "model": model, "slice": name, "cores": cores, "cap": work.cap,
-            "items": len(work.items),
+            **machine(), "model": model, "dtype": engine.dtype, "slice": name, "cores": cores,
+            "cap": work.cap, "items": len(work.items),
             "rounds": rounds, "tokens": sum(map(len, work.prompts)), "curve": CURVE,
             "weight": WEIGHT, "torch": torch.__version__,
             "sides": {side.name: summary(side, work) for side in team},
@@ -239,7 +245,7 @@ def table(result: dict[str, Any]) -> str:
     """Lines to be read."""
     ours, name = result["sides"]["ours"], result["slice"]
     lines = [
-        f"\n{name}: {result['items']} items, {result['tokens']:,} prompt tokens"
+        f"\n{name}: {result['items']} items, {result['tokens']:,} prompt tokens, {result['dtype']}"
         + (f", cap {result['cap']}" if result["cap"] else "")
         + f"; seconds for one of {len(CURVE)} steps: median [least, most] of {result['rounds']}",
         f"{'':8}{'wall s':>24}{'CPU s':>24}{'peak GB':>9}{'ratio':>8}{'gate':>6}{'aim':>5}  "
@@ -290,6 +296,7 @@ def main() -> None:
     parser.add_argument("--slices", default="mmlu,gsm8k", help=f"some of {', '.join(WORDS)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--dtype", default="auto", help="of the weights")
     parser.add_argument("--limit", type=int, default=64, help="items of each slice")
     parser.add_argument("--quick", action="store_true", help="one round, 16 items, two slices")
     options = parser.parse_args()
@@ -297,7 +304,9 @@ def main() -> None:
         options.rounds, options.limit, options.slices = 1, 16, "mmlu,advbench"
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.slices.split(","):
-        result = measure(options.model, name, options.rounds, options.limit, options.cores)
+        result = measure(
+            options.model, name, options.rounds, options.limit, options.cores, options.dtype
+        )
         (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
         print(table(result), flush=True)
 

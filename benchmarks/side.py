@@ -1,6 +1,6 @@
 """One side of a comparison, in a process of its own: takes orders and gives answers as JSON lines.
 
-Run by `benchmarks.same_work` as ``python -m benchmarks.side NAME FOLDER SLICE LIMIT CORES``.
+Run by `benchmarks.same_work` as ``python -m benchmarks.side NAME FOLDER SLICE LIMIT CORES DTYPE``.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from benchmarks.meter import Meter
 class Ours:
     """The program as it is used: a worker of one thread for each core."""
 
-    def __init__(self, folder: str, name: str, limit: int, cores: int) -> None:
+    def __init__(self, folder: str, name: str, limit: int, cores: int, dtype: str) -> None:
         import basinscope as bs
         from basinscope.runs import executor
         from basinscope.runs.bench import Bench, Unit
         from benchmarks.slices import tasks_of
 
         self.unit = Unit
-        engine, tasks = bs.load(folder), tasks_of(name, limit)
+        engine, tasks = bs.load(folder, dtype=dtype), tasks_of(name, limit)
         self.bench = Bench.of(engine, (bs.Random(0),), tasks)
         self.team = executor.Processes(self.bench, cores)
 
     def start(self) -> dict[str, Any]:
         """Start the workers and let each answer one item."""
-        first, n = (self.bench.tasks[0].items[0].id,), self.team.workers
+        first, n = ((0, (self.bench.tasks[0].items[0].id,)),), self.team.workers
         with Meter() as meter:
             list(self.team.run([self.unit(0, 0, 1e-3 * (k + 1), (0,), first) for k in range(n)]))
         return {"wall_s": meter.wall_s, "cpu_s": meter.cpu_s}
@@ -59,7 +59,7 @@ class Baseline:
     untimed, so that the answers can be compared.
     """
 
-    def __init__(self, folder: str, name: str, cores: int) -> None:
+    def __init__(self, folder: str, name: str, cores: int, dtype: str) -> None:
         torch.set_num_threads(cores)
         self.side: Any
         if name == "B0":
@@ -69,11 +69,11 @@ class Baseline:
         elif name == "B1":
             from benchmarks.baselines.copied import Copied
 
-            self.side = Copied(folder)
+            self.side = Copied(folder, dtype)
         else:
             from benchmarks.baselines.harness import Harness
 
-            self.side = Harness(folder, int(name.partition("/")[2]))
+            self.side = Harness(folder, int(name.partition("/")[2]), dtype)
 
     def start(self) -> dict[str, Any]:
         """Let it answer once."""
@@ -113,10 +113,10 @@ def main() -> None:
     """Answer orders until there are no more."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints
-    name, folder, work, *numbers = sys.argv[1:]
+    name, folder, work, *numbers, dtype = sys.argv[1:]
     limit, cores = map(int, numbers)
     ours = name == "ours"
-    side = Ours(folder, work, limit, cores) if ours else Baseline(folder, name, cores)
+    side = Ours(folder, work, limit, cores, dtype) if ours else Baseline(folder, name, cores, dtype)
     try:
         out.write(json.dumps(side.start()) + "\n")
         out.flush()

@@ -1,4 +1,4 @@
-"""B1: a deep copy of the model for every point, transformers in bfloat16, batches of 8.
+"""B1: a deep copy of the model for every point, transformers, batches of 8.
 
 Text ends at the end-of-sequence token; a batch goes on until its last row has ended.
 """
@@ -19,8 +19,8 @@ BATCH = 8
 class Copied:
     """See the module."""
 
-    def __init__(self, folder: str) -> None:
-        self.pristine = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    def __init__(self, folder: str, dtype: str) -> None:
+        self.pristine = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         self.model = self.pristine
 
     @torch.no_grad()

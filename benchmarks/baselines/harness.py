@@ -23,14 +23,15 @@ class Harness:
     Args:
         folder: checkpoint.
         batch: lm-eval's batch size.
+        dtype: of the weights.
     """
 
-    def __init__(self, folder: str, batch: int) -> None:
+    def __init__(self, folder: str, batch: int, dtype: str) -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             logging.getLogger("lm_eval").setLevel(logging.ERROR)
             from lm_eval.models.huggingface import HFLM
 
-            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
             tokenizer = AutoTokenizer.from_pretrained(folder)
             self.evaluator = HFLM(
                 pretrained=self.model, tokenizer=tokenizer, batch_size=batch, device="cpu"
@@ -52,5 +53,5 @@ class Harness:
         return rows.argmax(-1).tolist()
 
     def write(self, prompts: Sequence[Sequence[int]], cap: int) -> list[list[int]]:
-        """Not measured: lm-eval generates with transformers in bfloat16, as B1 does."""
+        """Not measured: lm-eval generates with transformers, as B1 does."""
         raise NotImplementedError
