@@ -68,7 +68,7 @@ def certify(
     import basinscope as bs
     from basinscope.certify.sampling import KIND, checked
     from basinscope.geometries.words import builder
-    from basinscope.report.certificates import plot_bounds
+    from basinscope.report.pages import PAGE, certificate_page
 
     builder(geometry)
     task = scored.one()
@@ -85,14 +85,12 @@ def certify(
         return show(forecast, as_json=output.json)
     with progress(_at_most(forecast), note=loaded.note(engine)) as report:
         cert = bs.certify(engine, task, geometry=geometry, run=folder, progress=report, **plan)
-    figure = drawn(
-        "the picture", lambda: str(plot_bounds(folder / "figures" / "certificate.png", [cert]))
-    )
+    page = drawn("the page", lambda: certificate_page(cert, folder).write(folder / PAGE))
     if output.json:
-        return print_json({**cert.to_json(), "run": str(folder), "figure": figure})
+        return print_json({**cert.to_json(), "run": str(folder), "page": page and str(page)})
     print(cert)
-    if figure:
-        print(f"picture: {figure}")
+    if page:
+        print(f"report:  {page}")
 
 
 @app.command

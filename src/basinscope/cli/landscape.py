@@ -179,12 +179,14 @@ def show_landscape(land: Landscape, folder: Path, level: float, as_json: bool) -
 
     What was measured is printed even where the folder cannot be written to.
     """
-    from basinscope.report.page import write_report
+    from basinscope.report.pages import PAGE, landscape_page
     from basinscope.report.sections import attempt
     from basinscope.report.text import notes, summary, widths_table
 
     missing: list[str] = []
-    page = attempt("the page", lambda: write_report(land, folder, level), missing)
+    page = attempt(
+        "the page", lambda: landscape_page(land, folder, level).write(folder / PAGE), missing
+    )
     figure = folder / "figures" / "landscape.png"
     if as_json:
         summed = summary(land, level)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ from basinscope.cli.app import app, drawn, print_json
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
+    from basinscope.report.page import Page
     from basinscope.runs.store import Store
 
 
@@ -36,7 +39,9 @@ def report(
         loss: draw T as well, below the score.
     """
     import basinscope as bs
+    from basinscope.certify.sampling import read_certificate
     from basinscope.landscape.record import read_landscape
+    from basinscope.report.certificates import plot_bounds
     from basinscope.runs.header import KINDS, kind_of
 
     kind = kind_of(run)
@@ -50,9 +55,7 @@ def report(
             "for landscapes; --figure also for a certificate",
             f"basinscope compare {run} --figure NAME" if kind == "widen" else "leave it out",
         )
-    if kind == "widen":
-        print(*bs.compare(run, *others).save(run / "figures"), sep="\n")
-    elif kind == "landscape" and (others or figure or styled):
+    if kind == "landscape" and (others or figure or styled):
         folders = (run, *others)
         names = [folder.resolve().name for folder in folders]
         if len(set(names)) < len(names):
@@ -60,36 +63,42 @@ def report(
         land, *rest = map(read_landscape, folders)
         path = figure or run / "figures" / "overlay.png"
         print(land.plot(path, *rest, names=names, level=level, per_rms=rms, draws=draws, loss=loss))
+    elif kind == "certificate" and figure:
+        print(plot_bounds(figure, [read_certificate(run)]))
     else:
-        _print(bs.load_run(run), run, level, figure)
+        _print(bs.compare(run, *others) if kind == "widen" else bs.load_run(run), run, level)
 
 
-def _print(record: object, run: Path, level: float, figure: Path | None) -> None:
-    """Say what a record says, and draw its page or figure where it has one."""
+def _print(record: object, run: Path, level: float) -> None:
+    """Say what a record says, and write its page."""
     from basinscope.attack import Attack
     from basinscope.certify import Certificate
     from basinscope.cli import attack, finetune, landscape
+    from basinscope.comparison import Comparison
     from basinscope.finetuning import FineTune
     from basinscope.landscape import Landscape, Surface
-    from basinscope.report.certificates import plot_bounds
-    from basinscope.report.surfaces import write_surface
+    from basinscope.report import pages
 
     if isinstance(record, Landscape):
-        landscape.show_landscape(record, run, level, as_json=False)
-    elif isinstance(record, Surface):
-        print(
-            *filter(None, drawn("the picture", lambda: write_surface(record, run)) or ()), sep="\n"
-        )
-    elif isinstance(record, Attack):
+        return landscape.show_landscape(record, run, level, as_json=False)
+    page: Callable[[], Page] | None = None
+    if isinstance(record, Attack):
         attack.show(record)
+        page = partial(pages.attack_page, record, run)
     elif isinstance(record, FineTune):
         finetune.show(record)
+        page = partial(pages.finetune_page, record, run)
+    elif isinstance(record, Comparison):
+        print(record.text(brief=True))
+        page = partial(pages.study_page, record, run, record.save(run / "figures"))
+    elif isinstance(record, Surface):
+        page = partial(pages.surface_page, record, run)
     else:
         print(record)
-    if isinstance(record, Certificate):
-        path = figure or run / "figures" / "certificate.png"
-        if drawn("the picture", lambda: plot_bounds(path, [record])):
-            print(f"picture: {path}")
+        if isinstance(record, Certificate):
+            page = partial(pages.certificate_page, record, run)
+    if page and (path := drawn("the page", lambda: page().write(run / pages.PAGE))):
+        print(f"report:  {path}")
 
 
 @app.command

@@ -45,7 +45,7 @@ def surface(
     import basinscope as bs
     from basinscope.directions.planes import Plane
     from basinscope.landscape import trajectory as projected
-    from basinscope.report.surfaces import write_surface
+    from basinscope.report.pages import PAGE, surface_page
     from basinscope.runs.plan import check
 
     grid = {"xs": parse_steps(xs, "xs"), "ys": parse_steps(ys, "ys")}
@@ -72,24 +72,25 @@ def surface(
             engine, tasks, a, b, **grid, orthogonal=orthogonal, run=folder,
             workers=output.workers, progress=report,
         )  # fmt: skip
-    figure, page = drawn(
-        "the picture", lambda: write_surface(measured, folder, trajectory=path)
-    ) or (None, None)
+    page = drawn("the page", lambda: surface_page(measured, folder, path).write(folder / PAGE))
+    figure = folder / "figures" / "surface.png"
     table = measured.to_pandas()
     if output.json:
         rows = {"points": table.to_dict(orient="records")}
         if path is not None:
             rows["trajectory"] = path.to_dict(orient="records")
-        places = {"figure": figure and str(figure), "page": page and str(page)}
+        drawing = str(figure) if figure.exists() else None
+        places = {"figure": drawing, "page": page and str(page)}
         return print_json({"cosine": measured.plane.cosine, **rows, "run": str(folder), **places})
     for task, part in table.groupby("task", sort=False):
         best, worst = part["score"].max(), part["score"].min()
         print(f"{task}: {worst:.3f} to {best:.3f} over {len(part)} points of one plane")
     if path is not None:
         print(path.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
-    if figure:
+    if figure.exists():
         print(f"picture: {figure}")
-        print(f"3-D:     {page or 'needs the extra html: pip install basinscope[html]'}")
+    if page:
+        print(f"report:  {page}")
 
 
 @app.command

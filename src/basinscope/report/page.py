@@ -1,139 +1,230 @@
-"""The run as one HTML page that needs nothing beside it."""
+"""A run of any kind as one HTML page that needs nothing beside it: no network, and no scripts.
+
+Pictures are there twice: as a PNG, which is what a reader without scripts sees, and as a figure of
+Plotly that takes its place. Plotly comes with the extra ``html``; without it the PNG stays.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
+import json
 import math
-from collections.abc import Callable, Hashable
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from basinscope.files import write
-from basinscope.landscape.likelihood import thresholding_tables
-from basinscope.report.figures import plot_landscapes
-from basinscope.report.likelihood import plot_likelihood
-from basinscope.report.sections import attempt
-from basinscope.report.spread import plot_spread
-from basinscope.report.text import notes, side
+from basinscope.report.figures import COLOURS, STYLES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from basinscope.landscape import Landscape
+DASHES = dict(zip(STYLES, ("solid", "dash", "dot", "dashdot"), strict=True))
 
 
-def write_report(run: Landscape, folder: Path, level: float = 0.5) -> Path:
-    """Write ``report.html``, and in ``figures`` what it shows, each picture with its CSV.
+@dataclass(frozen=True)
+class Sheet:
+    """A table; see `sheet` for one of a data frame."""
 
-    Every section stands alone: one that cannot be made is listed on the page with its reason.
-    Everything that comes from a model or a file is escaped by the template.
+    header: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+    caption: str = ""
 
-    Returns:
-        Path of the page.
 
-    Raises:
-        BasinscopeError: the page itself cannot be written.
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file, what it shows in words, and figures of Plotly that take its place."""
+
+    path: Path | None
+    alt: str
+    figures: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def png(self) -> str:
+        """The file as text for the page; empty if there is none."""
+        if self.path is None or not self.path.exists():
+            return ""
+        return base64.b64encode(self.path.read_bytes()).decode()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what it says in words, and what is shown there; ``folded`` until it is asked."""
+
+    heading: str
+    about: str = ""
+    pictures: tuple[Picture, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    notes: Sequence[str] = ()
+    folded: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        shown = any(picture.png or picture.figures for picture in self.pictures)
+        return not (shown or any(sheet.rows for sheet in self.sheets) or self.notes)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What was asked and what came out, in a sentence each, and the sections below.
+
+    ``facts`` say what was measured and of which weights; ``missing``, which sections could not be
+    made and why; ``again``, how the run goes on, and how it is read.
     """
-    from jinja2 import Environment
 
-    missing: list[str] = []
-    figures = folder / "figures"
+    title: str
+    asked: str
+    outcome: str
+    facts: str = ""
+    sections: Sequence[Section] = ()
+    missing: Sequence[str] = ()
+    again: Sequence[str] = field(default_factory=tuple)
 
-    def table(name: str, make: Callable[[], pd.DataFrame]) -> list[dict[Hashable, object]]:
-        return attempt(name, lambda: make().to_dict(orient="records"), missing) or []
+    def write(self, path: Path) -> Path:
+        """Write the page; whatever comes from a model or a file is escaped.
 
-    def draw(kind: str) -> Path:
-        return plot_landscapes(figures / f"landscape.{kind}", [run], level=level)
+        Raises:
+            BasinscopeError: it cannot be written.
+        """
+        from jinja2 import Environment
 
-    def picture(name: str, draw: Callable[[], Path | None]) -> str:
-        path = attempt(name, draw, missing)
-        return _picture(path) if path else ""
+        environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        environment.filters["cell"] = cell
+        room = files("basinscope.report")
+        template = environment.from_string(room.joinpath("page.html").read_text(encoding="utf-8"))
+        sections = [section for section in self.sections if not section.empty]
+        figures = [f for s in sections for p in s.pictures for f in p.figures]
+        scripts = [room.joinpath("page.js").read_text(encoding="utf-8")]
+        if figures and find_spec("plotly") is not None:
+            from plotly.offline import get_plotlyjs
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = _number
-    environment.filters["side"] = side
-    source = files("basinscope.report").joinpath("page.html").read_text(encoding="utf-8")
-    sections = {
-        "figure": picture("the picture", lambda: draw("png")),
-        "widths": table("the table of widths", lambda: run.widths(level=level)),
-        "means": table("the table of scores", run.means),
-        "compare": table("the paired comparison", run.compare),
-        "labels": attempt("the kinds of answers", lambda: _labels(run), missing),
-        "spread": table("the spread of widths", lambda: run.spread(level=level)),
-        "bands": _each(run, "the bands", run.bands, missing),
-        "variance": _each(
-            run, "the variance between directions", run.variance, missing, crossed=False
-        ),
-        "thresholding": table("the thresholding of margins", lambda: thresholding_tables(run)),
-        "cosines": _picture(figures / "cosines.png"),
-        "draws": picture(
-            "the picture of single draws", lambda: plot_spread(figures / "spread.png", run, level)
-        ),
-        "likelihood": picture(
-            "the likelihood", lambda: plot_likelihood(figures / "likelihood.png", run)
-        ),
-        "notes": attempt("the notes", lambda: notes(run, level), missing),
-    }
-    attempt("the PDF", lambda: draw("pdf"), missing)
-    page = environment.from_string(source).render(
-        **sections, spec=run.spec, level=level, trials=len(run.trials), missing=missing
-    )
-    path = folder / "report.html"
-    write(path, page)
-    return path
+            scripts.insert(0, get_plotlyjs())
+        else:
+            figures = []
+        # no other script runs here, whatever a model has written
+        hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+        # read by no HTML parser: it would end at the first tag that closes a script
+        data = json.dumps(figures, allow_nan=False).replace("<", "\\u003c")
+        write(path, template.render(
+            page=self, sections=sections, scripts=scripts, hashes=hashes, figures=data,
+            live=bool(figures),
+        ))  # fmt: skip
+        return path
 
 
-def _each(
-    run: Landscape,
-    name: str,
-    table: Callable[[str, str], pd.DataFrame],
-    missing: list[str],
-    *,
-    crossed: bool = True,
-) -> list[dict[Hashable, object]]:
-    """Rows of a table of the draws, where they are several at a step, or answered all items."""
-    rows: list[dict[Hashable, object]] = []
-    for task in run.tasks:
-        for direction in run.directions(task):
-            if run.crossed(task, direction) and not crossed:
-                continue
-            if any(len(scores) > 1 for scores in run.curve(task, direction).values()):
-                of_curve = attempt(
-                    f"{name} of {task} along {direction}", partial(table, task, direction), missing
-                )
-                records = [] if of_curve is None else of_curve.to_dict(orient="records")
-                rows += [{"task": task, "direction": direction, **row} for row in records]
-    return rows
+def sheet(table: pd.DataFrame | None, columns: dict[str, str], caption: str = "") -> Sheet:
+    """A table of some columns of a data frame.
+
+    Args:
+        table: None for no rows.
+        columns: header of each, and what stands below it: a column's name, with an interval where
+            the names of its ends follow (``width[low,high]``), or the interval alone.
+        caption: name of the table.
+    """
+    records = [] if table is None else table.to_dict(orient="records")
+    rows = [[_entry(row, names) for names in columns.values()] for row in records]
+    return Sheet(tuple(columns), rows, caption)
 
 
-def _picture(path: Path) -> str:
-    """A PNG as text for the page; empty if there is none."""
-    return base64.b64encode(path.read_bytes()).decode() if path.exists() else ""
+def _entry(row: dict[Any, Any], names: str) -> Any:
+    """One cell: a value, a value with an interval (``v[low,high]``), or an interval."""
+    value, bracket, ends = names.partition("[")
+    if not bracket:
+        return row[value]
+    low, high = (cell(row[name]) for name in ends.rstrip("]").split(","))
+    return f"{cell(row[value])} [{low}, {high}]" if value else f"[{low}, {high}]"
 
 
-def _labels(run: Landscape) -> list[dict[str, object]]:
-    """How often each label was given at each step, for tasks that have few labels (safety)."""
-    tables: list[dict[str, object]] = []
-    rows = run.items()
-    weights = [w for trial, *_ in run.placed() for w in run.weights(trial)]
-    for task, items in rows.assign(weight=weights).groupby("task", sort=False):
-        names = sorted(items["label"].unique())
-        if len(names) > 4 or all(name.isdigit() for name in names):
-            continue
-        weighed = items.groupby(["direction", "step", "label"])["weight"].sum()
-        counts = weighed / weighed.groupby(["direction", "step"]).transform("sum")
-        shares = counts.unstack(fill_value=0.0)[names]
-        rows = [
-            (*place, *share)
-            for place, share in zip(shares.index, shares.to_numpy().tolist(), strict=True)
-        ]
-        tables.append({"task": task, "names": names, "rows": rows})
-    return tables
-
-
-def _number(x: float) -> str:
-    if isinstance(x, float) and math.isnan(x):
+def cell(x: Any) -> str:
+    """A value as a table shows it: three figures, a dash for what is missing."""
+    if (isinstance(x, float) and math.isnan(x)) or x is None:
         return "–"
-    return "not reached" if isinstance(x, float) and math.isinf(x) else f"{x:.3g}"
+    if isinstance(x, float) and math.isinf(x):
+        return "not reached"
+    return f"{x:.3g}" if isinstance(x, float) else str(x)
+
+
+def curves(
+    title: str,
+    lines: Iterable[tuple[str, pd.DataFrame]],
+    *,
+    x: str,
+    y: str,
+    ends: tuple[str, str] | None = None,
+    axes: tuple[str, str],
+    levels: dict[str, float] | None = None,
+    marks: Iterable[tuple[str, float, float, float, float]] = (),
+    log: bool = False,
+) -> dict[str, Any]:
+    """Lines with bands as a figure of Plotly.
+
+    Args:
+        title: of the figure.
+        lines: name and points of each.
+        x: column of the horizontal axis.
+        y: column of the vertical one.
+        ends: columns of the band.
+        axes: what is written along them.
+        levels: horizontal lines by name.
+        marks: name, x, its ends and y of intervals along x.
+        log: whether the vertical axis is logarithmic.
+    """
+    data: list[dict[str, Any]] = []
+    for n, (name, table) in enumerate(lines):
+        points, colour = table.sort_values(x), COLOURS[n % len(COLOURS)]
+        xs = _numbers(points[x])
+        if ends and points[list(ends)].notna().all(axis=None):
+            low, high = (_numbers(points[end]) for end in ends)
+            data.append({
+                "x": xs + xs[::-1], "y": high + low[::-1], "fill": "toself", "mode": "lines",
+                "line": {"width": 0}, "fillcolor": f"{colour}2E", "hoverinfo": "skip",
+                "showlegend": False, "type": "scatter",
+            })  # fmt: skip
+            hover = [f"[{a}, {b}]" for a, b in zip(
+                *([cell(v) for v in points[end]] for end in ends), strict=True)]  # fmt: skip
+        else:
+            hover = [""] * len(xs)
+        data.append({
+            "x": xs, "y": _numbers(points[y]), "text": hover, "name": html.escape(name),
+            "mode": "lines+markers", "type": "scatter", "marker": {"size": 6},
+            "line": {"color": colour, "width": 2, "dash": DASHES[STYLES[n % len(STYLES)]]},
+            "hovertemplate": "%{x:.4g}: %{y:.3f} %{text}",
+        })  # fmt: skip
+    for name, middle, near, far, height in marks:
+        data.append({
+            "x": [middle], "y": [height], "name": html.escape(name), "type": "scatter",
+            "mode": "markers", "showlegend": False,
+            "marker": {"size": 9, "color": "#333333", "symbol": "line-ns-open"},
+            "error_x": {"type": "data", "symmetric": False, "color": "#333333",
+                        "array": [max(0.0, far - middle)], "arrayminus": [max(0.0, middle - near)]},
+            "hovertemplate": f"{middle:.4g} [{min(near, far):.4g}, {max(near, far):.4g}]",
+        })  # fmt: skip
+    shapes = [
+        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value,
+         "line": {"color": "#777777", "width": 1, "dash": "dot"}}
+        for value in (levels or {}).values()
+    ]  # fmt: skip
+    notes = [
+        {"xref": "paper", "x": 1, "y": value, "text": html.escape(name), "showarrow": False,
+         "xanchor": "right", "yanchor": "bottom", "font": {"size": 11, "color": "#555555"}}
+        for name, value in (levels or {}).items()
+    ]  # fmt: skip
+    return {"data": data, "layout": {
+        "title": {"text": html.escape(title), "font": {"size": 15}}, "shapes": shapes,
+        "annotations": notes, "height": 380, "margin": {"l": 55, "r": 15, "t": 45, "b": 50},
+        "xaxis": {"title": {"text": axes[0]}, "zeroline": True},
+        "yaxis": {"title": {"text": axes[1]}, "type": "log" if log else "linear"},
+        "legend": {"orientation": "h", "y": -0.22}, "plot_bgcolor": "white",
+        "hoverlabel": {"namelength": -1},
+    }}  # fmt: skip
+
+
+def _numbers(column: Iterable[Any]) -> list[float | None]:
+    """A column as JSON takes it."""
+    return [float(x) if math.isfinite(x) else None for x in column]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,26 +18,11 @@ from basinscope.report.figures import check_name, plain, save, short
 if TYPE_CHECKING:
     import pandas as pd
 
-    from basinscope.landscape.surface import Surface
     from basinscope.runs.spec import PlaneSpec
 
 COLOURS = "cividis"  # lightness alone tells the score, so it serves the colour-blind and in print
 LEVELS = np.linspace(0.1, 0.9, 9)
 ACROSS = 3  # panels in a row
-
-
-def write_surface(
-    surface: Surface, folder: Path, *, trajectory: pd.DataFrame | None = None
-) -> tuple[Path, Path | None]:
-    """Write ``figures/surface.png`` with its CSV, and ``surface.html`` where plotly is installed.
-
-    Returns:
-        Paths of the picture and of the page; None without plotly.
-    """
-    figure = surface.plot(folder / "figures" / "surface.png", trajectory=trajectory)
-    if find_spec("plotly") is None:
-        return figure, None
-    return figure, surface.plot_3d(figure.with_suffix(".html"), trajectory=trajectory)
 
 
 def plot_surface(
@@ -121,6 +107,23 @@ def plot_surface_3d(
         raise BasinscopeError(
             "a surface in 3-D without plotly", "the extra html", 'pip install "basinscope[html]"'
         )
+    figure = _figure_3d(table, plane, trajectory)
+    files.write(path, figure.to_html(include_plotlyjs=True, full_html=True))
+    files.write(path.with_suffix(".csv"), table.to_csv(index=False))
+    return path
+
+
+def surface_figures(
+    table: pd.DataFrame, plane: PlaneSpec, trajectory: pd.DataFrame | None = None
+) -> tuple[dict[str, Any], ...]:
+    """The surface to turn about as a figure for a page; none without the extra ``html``."""
+    if find_spec("plotly") is None:
+        return ()
+    return (json.loads(_figure_3d(table, plane, trajectory).to_json()),)
+
+
+def _figure_3d(table: pd.DataFrame, plane: PlaneSpec, trajectory: pd.DataFrame | None) -> Any:
+    """A surface for each task."""
     from plotly import graph_objects
     from plotly.subplots import make_subplots
 
@@ -170,9 +173,7 @@ def plot_surface_3d(
             col=n,
         )
     figure.update_layout(title="Scores over one plane of weights", template="plotly_white")
-    files.write(path, figure.to_html(include_plotlyjs=True, full_html=True))
-    files.write(path.with_suffix(".csv"), table.to_csv(index=False))
-    return path
+    return figure
 
 
 def _tasks(table: pd.DataFrame) -> list[str]:
