@@ -111,13 +111,12 @@ def kill(world: World, line: str, quota: int, rng: random.Random) -> Tally:
         folder, ended, fresh, kept = world.begin(line), False, True, {}
         while not ended:
             left = quota - tally.kills - tally.of_workers
-            harm = left > 0 and (not kept or rng.random() < AGAIN)
-            began = time.monotonic()
-            code = (
-                _run(world, line, folder, whole, rng, tally)
-                if harm
-                else world.run(line, folder).wait()
-            )
+            harm = left > 0 and (fresh or rng.random() < AGAIN)
+            fresh, began = False, time.monotonic()
+            if harm:
+                code = _run(world, line, folder, whole, rng, tally)
+            else:
+                code = world.run(line, folder).wait()
             tally.seconds += time.monotonic() - began
             tally.runs += 1
             ended = code != -signal.SIGKILL

@@ -31,8 +31,9 @@ ENVIRONMENT = {
 
 WARM = (
     "basinscope.cli", "basinscope.folders", "basinscope.comparison",
-    "basinscope.finetuning.trainer", "basinscope.report.page", "basinscope.report.surfaces", "basinscope.report.certificates",
-    "basinscope.geometries.words", "basinscope.certify.tokens", "basinscope.attack.run",
+    "basinscope.finetuning.trainer", "basinscope.report.page", "basinscope.report.surfaces",
+    "basinscope.report.certificates", "basinscope.geometries.words", "basinscope.certify.tokens",
+    "basinscope.attack.run",
     "basinscope.engines.gradient", "basinscope.weights.kernels",
     "transformers.models.gpt2.modeling_gpt2", "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto", "transformers.trainer", "peft", "accelerate",

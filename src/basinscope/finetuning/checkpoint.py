@@ -19,6 +19,7 @@ from torch import nn
 from basinscope import files
 from basinscope.engines import sources
 from basinscope.errors import BasinscopeError
+from basinscope.runs import header
 from basinscope.weights import selection
 
 TENSORS, REST, TRAINER = "state.safetensors", "state.json", "trainer_state.json"
@@ -104,14 +105,17 @@ def read(checkpoint: Path) -> dict[str, Any]:
     """State that `write` was given.
 
     Raises:
-        BasinscopeError: if it cannot be read.
+        BasinscopeError: if it cannot be read, or is of a later version.
     """
     from safetensors.torch import load_file
 
     try:
         plain = json.loads((checkpoint / REST).read_text(encoding="utf-8"))
+        header.check_format(checkpoint / REST, plain)
         state = _unpacked(plain, load_file(checkpoint / TENSORS))
         assert isinstance(state, dict)
+    except BasinscopeError:
+        raise
     except Exception as error:  # whatever the file was cut to
         raise BasinscopeError(
             f"{checkpoint} cannot be resumed from ({' '.join(str(error).split())[:200]})",
