@@ -21,7 +21,7 @@ from pathlib import Path
 from crash import lines, start
 from crash.kills import World, said
 
-OTHERS = 7  # each so-maniest write fails with another error too
+OTHERS = 5  # each so-maniest write fails with another error too
 
 
 def table(world: World, chosen: Sequence[str], every: int) -> int:
@@ -31,13 +31,15 @@ def table(world: World, chosen: Sequence[str], every: int) -> int:
     total = 0
     for line in chosen:
         began, ends, wrong, states = time.monotonic(), Counter[str](), [], {}
-        fails = 0
-        for number, at in places(world.whole(line).writes, every):
-            fails += 1
-            end, reasons = fail(world, line, number, at, states)
+        chosen_places = list(places(world.whole(line).writes, every))
+        folders = [world.begin(line) for _ in chosen_places]
+        for (number, at), folder, code in zip(
+            chosen_places, folders, fail_each(world, line, chosen_places, folders), strict=True
+        ):
+            end, reasons = judge(world, line, number, at, folder, code, states)
             ends[end] += 1
             wrong += reasons
-        print(f"{line:<24}{len(world.whole(line).writes):>7}{fails:>7}{ends['refused']:>8}"
+        print(f"{line:<24}{len(world.whole(line).writes):>7}{len(folders):>7}{ends['refused']:>8}"
               f"{ends['shown']:>7}{len(states):>8}{len(wrong):>7}"
               f"{time.monotonic() - began:>6.0f}", flush=True)  # fmt: skip
         for text in wrong:
@@ -53,26 +55,66 @@ def places(writes: Sequence[str], every: int) -> Iterator[tuple[int, int]]:
             continue
         if kind not in ("unlink", "rmdir"):
             yield errno.ENOSPC, at
-        if at % OTHERS == 0 or (kind in ("unlink", "rmdir") and at % 3 == 0):
+        if at % OTHERS == 0:
             yield (errno.EIO, errno.EROFS)[at % 2], at
 
 
-def fail(
-    world: World, line: str, number: int, at: int, states: dict[str, list[str]]
+def fail_each(
+    world: World, line: str, at: Sequence[tuple[int, int]], folders: Sequence[Path]
+) -> list[int]:
+    """Run a line once for each failure, in a folder each: exit codes.
+
+    What comes before the first write (imports, loading) is done once: the process forks there.
+    """
+    folder, codes = world.begin(line), world.folder.with_suffix(".codes")  # not watched
+    codes.write_text("")
+
+    class Fork:
+        count = None
+
+        def __call__(self, kind: str, path: Path) -> None:
+            if self.count is None:
+                start.check_threads()
+                for (number, k), place in zip(at, folders, strict=True):
+                    pid = os.fork()
+                    if not pid:
+                        start.enter(place)
+                        self.count = start.Count(k, start.fail(number))
+                        break
+                    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                    with codes.open("a") as file:
+                        file.write(f"{code}\n")
+                else:
+                    os._exit(0)
+            self.count(kind, path)
+
+    watched = partial(start.watch, Fork(), world.folder)
+    assert world.run(line, folder, watched).wait(3600.0) == 0, said(folder)
+    return [int(code) for code in codes.read_text().split()]
+
+
+def judge(
+    world: World,
+    line: str,
+    number: int,
+    at: int,
+    folder: Path,
+    code: int,
+    states: dict[str, list[str]],
 ) -> tuple[str, list[str]]:
-    """Fail at one write: how the line ended, and what is wrong with that or with the next run.
+    """How a line ended whose disk failed, and what is wrong with that or with the next run.
 
     Args:
         world: where.
         line: its name.
         number: of the error.
         at: which write, from 1.
+        folder: what it left.
+        code: with which it ended.
         states: what the next run came to from what such a run had left, by the hash of that; one
             that is new is added.
     """
-    whole, folder = world.whole(line), world.begin(line)
-    count = start.Count(at, start.fail(number))
-    code = world.run(line, folder, partial(start.watch, count, folder)).wait()
+    whole = world.whole(line)
     where = f"{errno.errorcode[number]} at {at} ({whole.writes[at - 1]})"
     wrong, err = [], (folder / "err").read_text()
     lines_of_error = [text for text in err.splitlines() if text.startswith("error: ")]

@@ -8,7 +8,6 @@ A child has a process group of its own, and a signal 9 is a real one.
 from __future__ import annotations
 
 import builtins
-import errno
 import importlib
 import io
 import os
@@ -51,6 +50,11 @@ def warm() -> None:
     for name in WARM:
         with suppress(ImportError):
             importlib.import_module(name)
+    check_threads()
+
+
+def check_threads() -> None:
+    """Refuse to fork where another thread might hold a lock."""
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     others = [name for name in threads if name != "jemalloc_bg_thd"]  # which knows of forks
     assert len(others) == 1, f"threads {others}: a fork would not be clean"
@@ -103,13 +107,7 @@ def start(work: Callable[[], None], folder: Path, *before: Callable[[], None]) -
         return Process(pid)
     code = 70
     try:
-        os.setpgid(0, 0)
-        os.chdir(folder)
-        for number, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
-        (folder / "tmp").mkdir(exist_ok=True)
-        os.environ |= {"BASINSCOPE_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "tmp")}
-        tempfile.tempdir = None
+        enter(folder)
         import torch
 
         torch.set_num_threads(1)
@@ -126,6 +124,18 @@ def start(work: Callable[[], None], folder: Path, *before: Callable[[], None]) -
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def enter(folder: Path) -> None:
+    """Work in a folder from now on, in a process group of one's own."""
+    os.setpgid(0, 0)
+    os.chdir(folder)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(_OPEN(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
+    with suppress(FileExistsError):
+        _MKDIR("tmp")
+    os.environ |= {"BASINSCOPE_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "tmp")}
+    tempfile.tempdir = None
 
 
 def children(pid: int) -> list[int]:
@@ -248,8 +258,7 @@ def die(_kind: str, _path: Path) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-_OPEN = os.open
-ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
+_OPEN, _MKDIR = os.open, os.mkdir  # which are not watched
 
 
 # --- the clock ----------------------------------------------------------------------------------
