@@ -200,14 +200,10 @@ def said(folder: Path) -> str:
 
 
 def tables(world: World, chosen: Sequence[str], quota: int, rng: random.Random) -> int:
-    """Kill the lines by turns, so many times in all; print what came of it, return what is wrong.
-
-    Lines with two workers are killed twice as often, half of the times one worker alone.
-    """
-    turns = [line for line in chosen for _ in range(1 + ("two workers" in line))]
-    share = {line: 0 for line in chosen}
+    """Kill the lines by turns, so often in all; print what came of it, return what is wrong."""
+    share = dict.fromkeys(chosen, 0)
     for n in range(quota):
-        share[turns[n % len(turns)]] += 1
+        share[chosen[n % len(chosen)]] += 1
     print(f"{'line':<24}{'kills':>6}{'workers':>8}{'runs':>6}{'ends':>6}{'s/kill':>8}"
           f"{'drafts':>8}{'again':>7}{'differ':>8}")  # fmt: skip
     return sum(_print(world, kill(world, line, n, rng)) for line, n in share.items() if n)

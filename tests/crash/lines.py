@@ -40,10 +40,6 @@ class Line(NamedTuple):
 
 _TWELVE = "../model -t basic --limit 6 --dtype float32 --json --run run"
 LINES = {
-    "landscape, two workers": Line(
-        "landscape ../model -t basic,math --limit 3 --draws 2 --steps=-0.2:0.2:5 --workers 2"
-        " --dtype float32 --json --run run"
-    ),
     "landscape": Line(f"landscape {_TWELVE} --draws 2 --steps=-0.2:0.2:5 --workers 1"),
     "search": Line(f"landscape {_TWELVE} --draws 2 --outcomes 24 --workers 1"),
     "crossed": Line(f"landscape {_TWELVE} --precision 0.4 --steps=-0.2,0.2 --workers 1"),
@@ -72,6 +68,10 @@ LINES = {
     "report": Line("report run", after="landscape", text=True),
     "verdict": Line("verdict run quantised:8 --draws 3 --json", after="certify"),
     "report of widen": Line("report run", after="widen", text=True),
+    "landscape, two workers": Line(
+        "landscape ../model -t basic,math --limit 3 --draws 2 --steps=-0.2:0.2:5 --workers 2"
+        " --dtype float32 --json --run run"
+    ),
 }  # fmt: skip
 
 FEWER = {
