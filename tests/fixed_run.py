@@ -359,14 +359,14 @@ def digest(path: Path) -> str:
         notes = {name: _parsed(text) for name, text in head.pop("__metadata__", {}).items()}
         return _sha256([head, _without_dropped(notes), hashlib.sha256(body[end:]).hexdigest()])
     if path.suffix == ".json":
-        content = json.loads(body)
+        content = _parsed(body)
         lasting = _without_dropped(content)
         if lasting != content:  # else the very bytes count
             return hashlib.sha256(json.dumps(lasting).encode()).hexdigest()
     return hashlib.sha256(body).hexdigest()
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -217,9 +218,10 @@ class Folder:
             ) from error
 
     def forget(self) -> None:
-        """Remove the state: the direction is there."""
+        """Remove the state, if the disk lets go of it: the direction is there."""
         if self.path is not None:
-            (self.path / STATE).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.path / STATE).unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any] | None:
         assert self.path is not None

@@ -242,6 +242,7 @@ def attack(
         )
         direction: Saved | InMemory = _kept(kept, work, method, record, folder)
     else:
+        folder.forget()  # which a run that was killed here has left
         direction = Saved(str(folder.direction))
         record = read_record(direction)
     many = (*goal.tasks, *further)

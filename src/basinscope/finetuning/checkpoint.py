@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,9 +64,13 @@ def write(target: Path, module: nn.Module, tokenizer: Any, state: dict[str, Any]
 
 
 def forget(checkpoint: Path) -> None:
-    """Take from a checkpoint what only resuming needs; its weights stay."""
+    """Take from a checkpoint what only resuming needs; its weights stay.
+
+    A file that the disk does not let go of is left: the next run of the same line asks again.
+    """
     for name in (REST, TRAINER, TENSORS):
-        (checkpoint / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            (checkpoint / name).unlink(missing_ok=True)
 
 
 def write_weights(folder: Path, module: nn.Module, tokenizer: Any) -> None:
