@@ -27,12 +27,10 @@ def crash(*words: str) -> str:
 
 def test_killed_starved_and_misled_lines_lose_nothing():
     """Some kills; a disk that fails at some writes; a clock that goes back."""
-    out = crash(
-        "--only", "certify-tokens", "--only", "finetune, lora", "--kills", "4", "--clock",
-        "--disk", "--every", "9",
-    )  # fmt: skip
-    kills, fails = (re.findall(rf"^(?:certify-tokens|finetune, lora) +{rest}", out, re.MULTILINE)
-                    for rest in (r"(\d+) +0 +\d+ ", r"\d+ +(\d+) +\d+ +\d+ +\d+ +0 "))  # fmt: skip
-    assert sum(map(int, kills)) >= 4
-    assert sum(map(int, fails)) >= 20
-    assert out.count("clock set back") == 2
+    out = crash("--only", "certify-tokens", "--kills", "2", "--clock", "--disk", "--every", "9")
+    kills = re.search(r"^certify-tokens +2 +0 +\d+ ", out, re.MULTILINE)
+    fails = re.search(r"^certify-tokens +\d+ +(\d+) +\d+ +\d+ +\d+ +0 ", out, re.MULTILINE)
+    assert kills
+    assert fails
+    assert int(fails[1]) >= 8
+    assert out.count("clock set back") == 1
