@@ -305,7 +305,7 @@ def collect(name: str) -> dict[str, Any]:
             "plans": {file: _sha256(_plan(head["spec"])) for file, head in heads.items()},
             "addresses": trials,
             "hashes": {file: head["hash"] for file, head in heads.items() if "hash" in head},
-            "files": {str(path.relative_to("run")): _digest(path) for path in files},
+            "files": {str(path.relative_to("run")): digest(path) for path in files},
             "tables": tables,
         }
 
@@ -350,7 +350,7 @@ def _without(value: Any, keys: Sequence[str]) -> Any:
     return value
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     """Hash of a file's bytes, without what is `DROPPED` of it."""
     body = path.read_bytes()
     if path.suffix == ".safetensors":  # 8 bytes, as many of JSON as they say, tensors
@@ -359,14 +359,14 @@ def _digest(path: Path) -> str:
         notes = {name: _parsed(text) for name, text in head.pop("__metadata__", {}).items()}
         return _sha256([head, _without_dropped(notes), hashlib.sha256(body[end:]).hexdigest()])
     if path.suffix == ".json":
-        content = json.loads(body)
+        content = _parsed(body)
         lasting = _without_dropped(content)
         if lasting != content:  # else the very bytes count
             return hashlib.sha256(json.dumps(lasting).encode()).hexdigest()
     return hashlib.sha256(body).hexdigest()
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError:

@@ -90,6 +90,8 @@ def verify(folder: str | Path) -> tuple[int, list[str]]:
         for name in studies.read_header(path).spec["rows"]:
             try:
                 good += studies.read_row(path, name) is not None
+            except header.LaterVersionError:
+                raise
             except BasinscopeError as error:
                 bad.append(str(error))
     for file in entries(path, "**/*.safetensors"):

@@ -6,16 +6,23 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from command_line import ended
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from toys import tiny_model, tiny_tokenizer
 
 import basinscope as bs
+from basinscope.attack import record as attacks
 from basinscope.certify import certify_tokens
+from basinscope.finetuning import checkpoint
 from basinscope.folders import READERS, progress, verify
 from basinscope.runs.header import KINDS
+from basinscope.runs.spec import RunSpec, sha256
+from basinscope.widening import loop
 
 ITEMS = 12
 
@@ -179,6 +186,106 @@ def test_a_later_format_is_told_on_the_command_line(kind, command, copy, run_cli
     assert "written by a later version" in err
     assert "pip install --upgrade" in err
     assert "delete" not in err
+
+
+def signed(path: Path, **more) -> None:
+    body = {k: v for k, v in json.loads(path.read_text()).items() if k != "checksum"} | more
+    path.write_text(json.dumps({**body, "checksum": sha256(body)}))
+
+
+def in_json(path: Path, **more) -> None:
+    edit(path, lambda body: body.update(more))
+
+
+def in_direction(path: Path, **more) -> None:
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as shelf:
+        body = json.loads(shelf.metadata()["basinscope-direction/1"])
+    body["provenance"] |= more
+    save_file(tensors, path, metadata={"basinscope-direction/1": json.dumps(body)})
+
+
+def in_plan(path: Path, **more) -> None:
+    body = json.loads(path.read_text())
+    body["spec"]["plan"] |= more
+    spec = RunSpec.model_validate(body["spec"])
+    path.write_text(json.dumps(body | {"hash": spec.hash, "spec": spec.model_dump(mode="json")}))
+
+
+LATER = [
+    *((kind, "trials/*.json", signed) for kind in GOOD if kind not in ("finetune", "widen")),
+    ("attack", "radius/trials/*.json", signed),
+    ("attack", "worst.safetensors", in_direction),
+    ("widen", "rows/*.json", in_json),
+    ("token-certificate", "replacements.json", in_json),
+]
+
+
+@pytest.mark.parametrize("more", [{"format": 2}, {"format": 2, "new": 1}, {"new": 1}], ids=str)
+@pytest.mark.parametrize(("kind", "file", "change"), LATER)
+def test_one_record_of_a_later_version_is_told(kind, file, change, more, copy, run_cli):
+    run = copy(kind)
+    path = next(run.glob(file))
+    change(path, **more)
+    before = path.read_bytes()
+    code, out, err = run_cli("report", run)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{path.name} was written by a later version" in err
+    assert "try: pip install --upgrade" in err
+    assert not any(word in err for word in ("corrupt", "delete", "run the same line"))
+    assert path.read_bytes() == before, "it is left alone"
+    if file.startswith(("trials", "rows")):
+        assert run_cli("verify", run)[0] == 2
+
+
+def attack_state(folder: Path) -> None:
+    run = attacks.Folder(folder, {"steps": 1})
+    state = {"state": json.dumps({"format": 2, "hash": sha256({"steps": 1})})}
+    save_file({}, folder / attacks.STATE, metadata=state)
+    run.resume()
+
+
+def training_state(folder: Path) -> None:
+    (folder / "state.json").write_text('{"format": 2}')
+    checkpoint.read(folder)
+
+
+def study_state(folder: Path) -> None:
+    (folder / "step-1").mkdir()
+    (folder / "step-1" / "state.json").write_text('{"format": 2}')
+    loop.train(torch.nn.Linear(1, 1), None, None, mock.Mock(compute=""), mock.Mock(), folder)
+
+
+@pytest.mark.parametrize("resume", [attack_state, training_state, study_state])
+def test_a_state_of_a_later_version_is_not_gone_on_from(resume, tmp_path):
+    with pytest.raises(
+        bs.BasinscopeError, match=r"state\.\w+ was written by a later version .*try: pip install"
+    ):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_header_with_more_fields_is_told(kind, copy):
+    run = copy(kind)
+    in_json(run / KINDS[kind].header, new=1)
+    with pytest.raises(
+        bs.BasinscopeError, match=r"later version .*\(its field 'new' is not .*try: pip install"
+    ):
+        bs.load_run(run)
+
+
+def test_a_plan_with_more_fields_is_told(copy):
+    run = copy("certificate")
+    in_plan(run / "run.json", new=1)
+    with pytest.raises(bs.BasinscopeError, match=r"run.json was written by a later .*'new' is not"):
+        bs.load_run(run)
+
+
+def test_a_direction_of_a_later_version_is_told(tmp_path):
+    metadata = {"basinscope-direction/2": json.dumps({"provenance": {}})}
+    save_file({"weight": torch.ones(1, ITEMS)}, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(bs.BasinscopeError, match=r"later version .*direction/2, .*try: pip inst"):
+        bs.Saved(tmp_path / "x.safetensors").delta(layer(), "weight")
 
 
 @pytest.mark.parametrize("kind", MAKE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -88,9 +89,11 @@ def steps_done(folder: Path) -> int:
 
 def read_record(direction: Saved) -> AttackRecord:
     """What stands with the direction of an attack in its file."""
+    body = direction.metadata
     try:
-        return AttackRecord.model_validate(direction.metadata)
+        return AttackRecord.model_validate(body)
     except ValidationError as error:
+        header.check_format(Path(direction.file), body, error)
         raise BasinscopeError(
             f"{direction.file} is no direction of an attack ({header.malformed(error)})",
             "a file whose metadata say how it was found",
@@ -195,6 +198,7 @@ class Folder:
             with safe_open(file, framework="pt") as shelf:
                 body = json.loads(shelf.metadata()["state"])
                 vectors = {name: shelf.get_tensor(name).clone() for name in shelf.keys()}
+            header.check_format(file, body)
             if body["hash"] != sha256(self.spec):
                 raise ValueError("it is of another attack")
             winner = vectors.pop("winner", None)
@@ -214,9 +218,10 @@ class Folder:
             ) from error
 
     def forget(self) -> None:
-        """Remove the state: the direction is there."""
+        """Remove the state, if the disk lets go of it: the direction is there."""
         if self.path is not None:
-            (self.path / STATE).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.path / STATE).unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any] | None:
         assert self.path is not None

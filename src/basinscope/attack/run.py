@@ -242,6 +242,7 @@ def attack(
         )
         direction: Saved | InMemory = _kept(kept, work, method, record, folder)
     else:
+        folder.forget()  # which a run that was killed here has left
         direction = Saved(str(folder.direction))
         record = read_record(direction)
     many = (*goal.tasks, *further)
@@ -410,7 +411,7 @@ def checked(
     if method not in METHODS:
         raise BasinscopeError(f"method {method!r}", ", ".join(METHODS), nearest(method, METHODS))
     steps = METHODS[method] if steps is None else steps
-    if starts < 1 or steps < starts:
+    if starts < 1 or steps < (starts if method == "pga" else 1):  # the proxy has one start
         raise BasinscopeError(
             f"steps={steps}, starts={starts}",
             "at least one start, a step for each",

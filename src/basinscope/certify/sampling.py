@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from basinscope.certify.certificate import Certificate, Unit, certificate
 from basinscope.certify.plan import Plan, check, is_exact
 from basinscope.errors import BasinscopeError, typed
 from basinscope.geometries.base import Geometry
 from basinscope.geometries.words import builder
+from basinscope.runs import header
 from basinscope.runs.bench import ZERO, Bench
 from basinscope.runs.models import Model, engine_of
 from basinscope.runs.plan import check_workers
@@ -173,7 +176,12 @@ def read(store: Store, target: float | None, **more: object) -> Certificate:
     record, one of other weights, items or noise, or one more draw cannot be counted.
     """
     spec = store.spec
-    plan = Plan.model_validate({k: v for k, v in spec.plan.items() if k != "noise"})
+    try:
+        plan = Plan.model_validate({k: v for k, v in spec.plan.items() if k != "noise"})
+    except ValidationError as error:
+        path = Path(store.folder or "") / "run.json"
+        header.check_format(path, {}, error)
+        raise header.corrupt(path, error) from None
     zero = store.get(sha256(trial_key(spec.model, spec.tasks[0], None, 0, 0.0)))
     if zero is None:
         raise unfinished(store, 0)

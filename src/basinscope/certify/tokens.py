@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from basinscope import files
 from basinscope.certify.certificate import Certificate
 from basinscope.certify.embeddings import distances, embedding, embedding_noise, near_duplicates
@@ -34,6 +36,7 @@ from basinscope.certify.sampling import certify, unfinished
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError, typed
 from basinscope.geometries.base import selected
+from basinscope.runs import header
 from basinscope.runs.bench import Bench, outcome
 from basinscope.runs.models import Model, engine_of
 from basinscope.runs.session import Progress, open_session
@@ -226,6 +229,8 @@ def read_tokens(run: str | Path) -> TokenCertificate:
         text = path.read_text(encoding="utf-8") if path.exists() else _NO_TABLE
         table = ReplacementTable.model_validate_json(text)
     except (OSError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            header.check_format(path, {}, error)
         raise BasinscopeError(
             f"{path} cannot be read ({type(error).__name__})",
             "the replacements as they were written",

@@ -195,8 +195,11 @@ def show_landscape(land: Landscape, folder: Path, level: float, as_json: bool) -
             {**summed, "run": str(folder), "figure": str(figure) if figure.exists() else None}
         )
     else:
-        Console(width=max(screen.width, 120)).print(widths_table(land, level))
-        for note in notes(land, level) + missing:
+        table = attempt("the table of widths", lambda: widths_table(land, level), missing)
+        if table is not None:
+            Console(width=max(screen.width, 120)).print(table)
+        said = attempt("the notes", lambda: notes(land, level), missing) or []
+        for note in dict.fromkeys(said + missing):
             print(f"- {note}")
         if figure.exists():
             print(f"picture: {figure}")

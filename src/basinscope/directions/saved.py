@@ -60,6 +60,14 @@ class Saved(Displaced):
     def _entry(self, shelf: Shelf, key: str, otherwise: Any) -> Any:
         """One entry of the file's metadata, of the type of what stands for a missing one."""
         text = shelf.metadata.get(FORMAT)
+        later = [name for name in shelf.metadata if name.startswith("basinscope-direction/")]
+        if text is None and later:
+            raise BasinscopeError(
+                f"{self.file} was written by a later version of basinscope ({later[0]}, known "
+                f"here: {FORMAT})",
+                "directions of this version and earlier ones",
+                "pip install --upgrade basinscope",
+            )
         try:
             entries = {} if text is None else json.loads(text)
             value = entries.get(key, otherwise)

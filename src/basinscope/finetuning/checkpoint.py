@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from torch import nn
 from basinscope import files
 from basinscope.engines import sources
 from basinscope.errors import BasinscopeError
+from basinscope.runs import header
 from basinscope.weights import selection
 
 TENSORS, REST, TRAINER = "state.safetensors", "state.json", "trainer_state.json"
@@ -62,9 +64,13 @@ def write(target: Path, module: nn.Module, tokenizer: Any, state: dict[str, Any]
 
 
 def forget(checkpoint: Path) -> None:
-    """Take from a checkpoint what only resuming needs; its weights stay."""
+    """Take from a checkpoint what only resuming needs; its weights stay.
+
+    A file that the disk does not let go of is left: the next run of the same line asks again.
+    """
     for name in (REST, TRAINER, TENSORS):
-        (checkpoint / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            (checkpoint / name).unlink(missing_ok=True)
 
 
 def write_weights(folder: Path, module: nn.Module, tokenizer: Any) -> None:
@@ -104,14 +110,17 @@ def read(checkpoint: Path) -> dict[str, Any]:
     """State that `write` was given.
 
     Raises:
-        BasinscopeError: if it cannot be read.
+        BasinscopeError: if it cannot be read, or is of a later version.
     """
     from safetensors.torch import load_file
 
     try:
         plain = json.loads((checkpoint / REST).read_text(encoding="utf-8"))
+        header.check_format(checkpoint / REST, plain)
         state = _unpacked(plain, load_file(checkpoint / TENSORS))
         assert isinstance(state, dict)
+    except BasinscopeError:
+        raise
     except Exception as error:  # whatever the file was cut to
         raise BasinscopeError(
             f"{checkpoint} cannot be resumed from ({' '.join(str(error).split())[:200]})",

@@ -250,6 +250,8 @@ def finetune(
             if method == "lora":
                 module = lora.attach(module, engine.source, lora_r, lora_alpha, lora_targets)
             training = _train(engine, module, todo, folder, training, progress)
+    for path in checkpoint.found(folder):  # of a run too that was killed when it was done
+        checkpoint.forget(path)
     if within is not None and training.state == "done" and training.guarantee is None:
         earned = guarantee.earned(within, str(folder))
         training = training.model_copy(update={"guarantee": earned})
@@ -411,8 +413,6 @@ def _train(
         "diverged": why, "displacement": displacement,
     })  # fmt: skip
     record.save(folder, ended)
-    for path in checkpoint.found(folder):
-        checkpoint.forget(path)
     return ended
 
 

@@ -14,7 +14,10 @@ from basinscope.files import entries
 from basinscope.runs.spec import Frozen
 
 FORMAT = 1
-"""Of all run folders; one more with a change that an earlier version would misread."""
+"""Of all run folders; one more with a change that an earlier version would misread.
+
+A record beside the header that an earlier version would misread says so in a field ``format``.
+"""
 
 
 class Kind(NamedTuple):
@@ -43,6 +46,10 @@ REPAIR = {
     "widen.json": "another --run",
 }
 """What helps where a header is corrupt."""
+
+
+class LaterVersionError(BasinscopeError):
+    """A header or record is whole, but this version cannot read it."""
 
 
 class Header(Frozen):
@@ -115,21 +122,42 @@ def read(path: Path) -> dict[str, Any]:
             raise ValueError(f"its format is {version!r}")
     except (OSError, ValueError, RecursionError) as error:
         raise corrupt(path, error) from None
-    if version > FORMAT:
-        raise BasinscopeError(
-            f"{path} was written by a later version of basinscope (format {version}, known here: "
-            f"up to {FORMAT})",
-            "runs of this version and earlier ones",
-            "pip install --upgrade basinscope",
-        )
+    check_format(path, body)
     return body
+
+
+def check_format(path: Path, body: Any, error: ValidationError | None = None) -> None:
+    """Refuse a header or record that is whole, and of a later version.
+
+    Args:
+        path: of its file.
+        body: what it holds; of a later version, a ``format`` beyond `FORMAT`.
+        error: what its model says of it; of a later version, that there are more fields.
+
+    Raises:
+        LaterVersionError: it is of a later version.
+    """
+    version = body.get("format") if isinstance(body, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        reason = f"format {version}, known here: up to {FORMAT}"
+    elif error is not None and {one["type"] for one in error.errors()} == {"extra_forbidden"}:
+        reason = f"its field {_place(error)} is not known here"
+    else:
+        return
+    raise LaterVersionError(
+        f"{path} was written by a later version of basinscope ({reason})",
+        "runs of this version and earlier ones",
+        "pip install --upgrade basinscope",
+    )
 
 
 def parse(path: Path, model: type[AnyHeader]) -> AnyHeader:
     """A header of one kind, every field of which is checked; raises as `read` does."""
+    body = read(path)
     try:
-        return model.model_validate(read(path))
+        return model.model_validate(body)
     except ValidationError as error:
+        check_format(path, body, error)
         raise corrupt(path, error) from None
 
 
@@ -143,8 +171,11 @@ def corrupt(path: Path, error: Exception) -> BasinscopeError:
 
 def malformed(error: ValidationError) -> str:
     """The first field that is not as it should be, in words."""
-    place = ".".join(map(str, error.errors()[0]["loc"]))
-    return f"{place!r} is missing or malformed"
+    return f"{_place(error)} is missing or malformed"
+
+
+def _place(error: ValidationError) -> str:
+    return repr(".".join(map(str, error.errors()[0]["loc"])))
 
 
 def missing(folder: Path, kind: str) -> BasinscopeError:

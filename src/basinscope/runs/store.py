@@ -146,7 +146,11 @@ class Store:
         return self
 
     def get(self, address: str) -> Trial | None:
-        """Verified record at an address, or None; one that fails is set aside."""
+        """Verified record at an address, or None; one that fails is set aside.
+
+        Raises:
+            BasinscopeError: it cannot be read, or is of a later version.
+        """
         if self.folder is None:
             return self._memory.get(address)
         path = self._path(address)
@@ -164,7 +168,7 @@ class Store:
                 "mend the permissions, or delete that record: it is then measured again",
             ) from error
         try:
-            trial = _parse(text)
+            trial = _parse(text, path)
             if trial.address != address:
                 raise ValueError("it lies at another's address")
         except (ValueError, RecursionError) as error:
@@ -219,15 +223,18 @@ class Store:
             raise disk_error(path, error) from error
 
 
-def _parse(text: str) -> Trial:
-    """Trial from its file, verified; raises ValueError with a reason."""
+def _parse(text: str, path: Path) -> Trial:
+    """Trial from its file, verified; raises ValueError with a reason, as `header.check_format`."""
     body = json.loads(text)
     if not isinstance(body, dict):
         raise ValueError("it is not a JSON object")
     checksum = body.pop("checksum", None)
+    header.check_format(path, body)
     try:
         trial = Trial.model_validate(body)
     except ValidationError as error:
+        if sha256(body) == checksum:
+            header.check_format(path, body, error)
         raise ValueError(f"{error.error_count()} of its fields are malformed") from None
     if sha256(body) != checksum:
         raise ValueError("its checksum does not match")

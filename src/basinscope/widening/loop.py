@@ -23,6 +23,7 @@ from torch import nn
 from basinscope import files
 from basinscope.errors import BasinscopeError
 from basinscope.optim.methods import Method
+from basinscope.runs import header
 from basinscope.weights import selection
 from basinscope.widening.tokens import batch, order
 
@@ -260,6 +261,7 @@ def _resumed(folder: Path, module: nn.Module, method: Method) -> Progressed | No
         return None
     try:
         rest = json.loads((checkpoints[-1] / REST).read_text(encoding="utf-8"))
+        header.check_format(checkpoints[-1] / REST, rest)
         tensors = load_file(checkpoints[-1] / TENSORS)
         live = selection.tensors(module)
         with torch.no_grad():

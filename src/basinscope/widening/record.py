@@ -113,14 +113,16 @@ def read_row(folder: Path, name: str) -> RowRecord | None:
     """Record of a row, or None.
 
     Raises:
-        BasinscopeError: if it is corrupt.
+        BasinscopeError: if it is corrupt, or of a later version.
     """
     path = row_file(folder, name)
     if not path.exists():
         return None
+    body = _read(path)
     try:
-        return RowRecord.model_validate(_read(path))
+        return RowRecord.model_validate(body)
     except ValidationError as error:
+        header.check_format(path, body, error)
         raise _unreadable(path, header.malformed(error)) from None
 
 

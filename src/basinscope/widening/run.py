@@ -175,6 +175,9 @@ def widen(
             before = record.read_row(folder, row.name)
             if before is None or before.state == "trained":
                 _row(ready, row, steps[row.name], folder, accelerator, before, bar)
+            if accelerator.is_main_process:  # of a row too that was killed when it was done
+                for stage in ("training", "tuning"):
+                    shutil.rmtree(folder / "rows" / row.name / stage, ignore_errors=True)
         bar.finished(row)
     done = [record.read_row(folder, row.name) for row in todo]
     return Widening(folder, tuple(row for row in done if row is not None), notes)
@@ -275,8 +278,6 @@ def _row(
         end |= _tune(ready, row, own, accelerator, module, bar)
     if main:
         record.save_row(folder, row.name, trained.model_copy(update=end))
-        for stage in ("training", "tuning"):
-            shutil.rmtree(own / stage, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # it keeps hold of every model that it has prepared
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,8 +84,10 @@ def test_a_finished_attack_is_read_back_without_a_gradient(whole, tmp_path):
 
     never.__qualname__ = curved.__qualname__
     folder = whole.direction.file.rpartition("/")[0]
+    (Path(folder) / saved.STATE).touch()  # as one does that is killed when it is done
     again = run(folder, never)
     assert again == whole
+    assert not (Path(folder) / saved.STATE).exists()
     assert isinstance(again.direction, bs.Saved)
 
 

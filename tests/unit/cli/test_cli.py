@@ -189,6 +189,21 @@ def test_a_run_that_cannot_be_written_to_is_printed(line, run_cli, monkeypatch):
     assert "the page could not be made" in strict(run_cli(*line(), "--json").out)["missing"][0]
 
 
+@pytest.mark.parametrize("part", ["widths_table", "notes"])
+def test_a_table_that_cannot_be_made_takes_nothing_with_it(
+    line, run_cli, no_figure, part, monkeypatch
+):
+    def fail(*_args, **_options):
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(f"basinscope.report.text.{part}", fail)
+    ended = run_cli(*line())
+    assert ended.code == 0
+    assert "could not be made: ValueError('a fault of ours')" in ended.out
+    assert "x/report.html" in ended.out
+    assert ("Basin half-width" in ended.out) is (part == "notes")
+
+
 @pytest.mark.usefixtures("no_figure")
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -253,6 +253,15 @@ def test_a_finished_run_is_not_run_again(tune):
     assert (first.folder / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_killed_when_it_was_done_it_lets_go_of_what_resuming_needed(tune):
+    first = tune()
+    state = first.checkpoints[-1] / "state.json"
+    assert not state.exists()
+    state.touch()
+    assert tune() == first
+    assert not state.exists()
+
+
 def test_nothing_in_the_folder_is_pickled(tune, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(save_every=3, progress=Stop(8))

@@ -98,7 +98,7 @@ CORRUPTIONS = {
     "other step": changed(step=0.25),
     "other draw": changed(draw=7),
     "other task": changed(task="other"),
-    "unknown field": changed(comment="hello"),
+    "unknown field": lambda p: p.write_text(p.read_text().replace('"draw":', '"x":1,"draw":', 1)),
     "missing field": without("labels"),
     "key is a list": changed(key=[]),
     "empty key": changed(key={}),
@@ -126,16 +126,31 @@ def test_bad_record_is_set_aside_and_measured_again_alone(kind, toy, run, conten
     assert not drafts(run)
 
 
+@pytest.mark.parametrize("corrupt", [changed(format=2), changed(format=2, comment=""),
+                                     changed(comment="")])  # fmt: skip
+def test_a_record_of_a_later_version_is_left_alone(corrupt, toy, run, contents):
+    corrupt(records(run)[2])
+    before = contents(run)
+    for attempt in (lambda: toy.measure(run), lambda: bs.load_run(run)):
+        with pytest.raises(
+            bs.BasinscopeError,
+            match=rf"{records(run)[2].name} was written by a later version .*try: pip install --up",
+        ) as caught:
+            attempt()
+        assert not any(word in str(caught.value) for word in ("corrupt", "delete"))
+    assert contents(run) == before
+
+
 def test_every_single_bit_flip_is_noticed(run):
     path = records(run)[0]
     good = path.read_bytes()
-    original = _parse(good.decode())
+    original = _parse(good.decode(), path)
     for position in range(len(good)):
         for bit in range(8):
             flipped = bytearray(good)
             flipped[position] ^= 1 << bit
             try:
-                read = _parse(flipped.decode())
+                read = _parse(flipped.decode(), path)
             except ValueError:  # of the decoder, of JSON, of the checksum
                 continue
             assert read == original, f"byte {position}, bit {bit}"
@@ -349,7 +364,7 @@ def test_disk_full_keeps_what_was_measured(where, after, toy, tmp_path, monkeypa
     assert "\n" not in str(caught.value)
     assert not drafts(tmp_path)
     assert toy.engine.fingerprint() == theta0
-    whole = [_parse(path.read_text()) for path in records(folder)]
+    whole = [_parse(path.read_text(), path) for path in records(folder)]
     before = contents(folder)
     assert len(toy.measure(folder).trials) == toy.trials
     assert toy.calls == toy.trials - len(whole)

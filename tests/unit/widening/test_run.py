@@ -103,8 +103,11 @@ def test_nothing_is_left_over_and_nothing_pickled(study):
 
 def test_a_finished_study_is_read_not_run(study, folder, tiny, texts, monkeypatch):
     monkeypatch.setattr(loop, "train", None)
+    rest = folder / "rows" / "adamw-s0" / "tuning"  # of one that was killed when it was done
+    (rest / "step-1").mkdir(parents=True)
     again = bs.widen(tiny(), run=folder, data_dir=texts)
     assert again.rows == study.rows
+    assert not rest.exists()
     assert bs.load_run(folder).rows == study.rows
 
 
