@@ -26,6 +26,7 @@ from basinscope.landscape.crossed import Strata
 from basinscope.stats import mean_over_draws
 from benchmarks.edges import FAMILIES, Family, World, searched
 
+DESIGNS = (("12 draws", 12, 0), ("crossed", 64, 6), ("crossed", 170, 3))
 OLD_DRAWS, OLD_ITEMS, SIZES, REPEATS = 14, 24, (2, 3, 4, 6, 8), 60
 
 
@@ -74,7 +75,7 @@ def width(scores: np.ndarray) -> float:
 
 def of_basins(family: Family, chance: float, runs: int) -> None:
     """Print a row for each design."""
-    for name, draws, each in (("12 draws", 12, 0), ("crossed", 64, 6), ("crossed", 170, 3)):
+    for name, draws, each in DESIGNS:
         missed, finite, ratios, answers = 0, 0, [], []
         for seed in range(runs):
             knows = 0.8 if chance == 0 else 0.6

@@ -97,11 +97,13 @@ class Strata:
 
     def weights(self, items: Sequence[str]) -> list[float]:
         """Share of all items that each of a draw's items stands for."""
-        right = self._right
-        n_right = sum(item in right for item in items)
-        of_right = len(self.right) / max(n_right, 1) / len(self.items)
-        of_wrong = len(self.wrong) / max(len(items) - n_right, 1) / len(self.items)
-        return [of_right if item in right else of_wrong for item in items]
+        key, right = tuple(items), self._right
+        if key not in self._weights:
+            n_right = sum(item in right for item in items)
+            of_right = len(self.right) / max(n_right, 1) / len(self.items)
+            of_wrong = len(self.wrong) / max(len(items) - n_right, 1) / len(self.items)
+            self._weights[key] = [of_right if item in right else of_wrong for item in items]
+        return self._weights[key]
 
     def score(self, items: Sequence[str], correct: Sequence[int]) -> float:
         """X of the module, from the outcomes of a draw's items."""
@@ -118,3 +120,7 @@ class Strata:
     @cached_property
     def _samples(self) -> dict[tuple[int, int], tuple[str, ...]]:
         return {}  # the same at every step
+
+    @cached_property
+    def _weights(self) -> dict[tuple[str, ...], list[float]]:
+        return {}

@@ -202,8 +202,7 @@ def search(
     for t, spec in enumerate(bench.task_specs):
         at_zero = session.outcomes(ZERO, t)
         correct, n = sum(at_zero.values()), len(at_zero)
-        # a task that is not above chance at zero has no edge to look for
-        if stats.lower_proportion(correct, n, 0.95).low > spec.chance:
+        if not stats.no_basin(correct, n, spec.chance, 0.95):  # else there is no edge to look for
             thresholds[t] = stats.threshold(correct / n, spec.chance, level)
     strata = strata_of(session, [each for _, each in crossed])
     scale = bench.model.rms or 1.0
