@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from basinscope import stats
 from basinscope.errors import BasinscopeError, nearest
-from basinscope.landscape import paired, tables
+from basinscope.landscape import choice, paired, readouts, tables
+from basinscope.landscape import rises as of_rises
 from basinscope.landscape import spread as over_directions
 from basinscope.landscape.crossed import Strata
 from basinscope.landscape.edges import LOOKS
@@ -304,6 +305,75 @@ class Landscape:
         deviation of log width, with an interval that assumes log-normal widths; reason.
         """
         return over_directions.spread(self, task, level, confidence)
+
+    def rises(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """One row for each task: whether the mean rises above S(0) anywhere, as one test.
+
+        Columns: task, points (that were tested), direction, step, draws, score_at_zero, score,
+        rise, low, p_value, of the point with the most evidence. A model that does better under
+        noise is a sign of sandbagging (noise has undone what held it back), or of luck: p_value is
+        at most p with probability p where the mean rises at no point, whatever the number of
+        points, which share the error (Bonferroni; betting bounds, so the number of draws may have
+        been decided in their light). ``low`` is the lower bound of the rise at that point, with the
+        confidence that it holds at all points; above 0 where p_value < 1 - confidence. Draws are
+        the units, for these items; of one draw items are, for items like these along it. The steps
+        must not have been chosen in the light of the results: of a search this holds nearly.
+        """
+        return of_rises.rises(self, confidence)
+
+    def best(
+        self,
+        task: str,
+        *,
+        direction: str | None = None,
+        step: float | None = None,
+        seed: int = 0,
+        confidence: float = 0.95,
+    ) -> choice.Choice:
+        """The best of the draws at a step (default: of all steps), judged by other items.
+
+        A half of the items, by the seed, chooses; ``held_out`` and ``gain`` are of the other half,
+        and ``curse`` is what of the rise is not there (see `basinscope.landscape.choice.Choice`).
+        Whoever tries several seeds or steps chooses again.
+
+        Raises:
+            BasinscopeError: no draw answered all items, as in a crossed design; a task or direction
+                that was not measured, or a task of one item.
+        """
+        label = self._direction(task, direction)
+        return choice.best(self, task, label, step, seed, confidence)
+
+    def visage(
+        self, task: str, direction: str | None = None, *, confidence: float = 0.95
+    ) -> stats.Interval:
+        """VISAGE of arXiv 2405.17374 over the measured steps, in [0, 1]; interval over draws.
+
+        Of each draw the mean score of the points where any item is right; then the mean over
+        draws, with a betting bound. As published (there in percent) it is of a safety task along
+        ``layerwise``, with 21 steps from -a to a, a = RMS(theta0) / 2. Along ``random`` it is of
+        noise that is equal in all tensors. NaN with a reason where the steps are not spread evenly
+        about 0 or no draw answered all items. See `basinscope.landscape.readouts`.
+        """
+        return readouts.visage(self, task, self._direction(task, direction), confidence)
+
+    def nll_sigma(
+        self,
+        task: str,
+        direction: str | None = None,
+        *,
+        sign: int = 1,
+        rise: float = 0.01,
+        confidence: float = 0.95,
+    ) -> stats.Interval:
+        """Sigma at which the NLL has risen by a share (1%) for half of the draws, on these items.
+
+        Of each draw the first crossing, interpolated; then the median over draws. The ends are
+        exact whatever the distribution over directions: order statistics of the last step before
+        the crossing and of the first after it. Infinite where draws rise less, NaN where there are
+        no likelihoods or no draw answered all items; with the reason.
+        """
+        label = self._direction(task, direction)
+        return readouts.nll_sigma(self, task, label, sign, rise, confidence)
 
     def plot(
         self,
