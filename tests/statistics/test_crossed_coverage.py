@@ -100,7 +100,7 @@ def test_bands_and_stopping(name) -> None:
 def test_rises_share_their_error() -> None:
     """Null: where no mean rises above S(0), a rise is found in at most 5% of the runs.
 
-    500 runs of 24 draws at 6 points whose mean is S(0) = 0.6, the draws of a run correlated from
+    300 runs of 24 draws at 6 points whose mean is S(0) = 0.6, the draws of a run correlated from
     point to point. Bug: the best of the points by Student's test of its own; power > 0.9999.
     """
     rng, zero = np.random.default_rng(0), 0.6
@@ -113,8 +113,8 @@ def test_rises_share_their_error() -> None:
     )
     task = TaskSpec(name="t", chance=0.0, scoring="", items="", n_items=20)
     spec = RunSpec.model_construct(tasks=(task,), steps=None, directions=("random",), crossed=None)
-    found = bug = 0
-    for _ in range(RUNS // 4):
+    runs, risen, bug = 300, 0, 0
+    for _ in range(runs):
         shared = rng.random((24, 1))
         own = np.where(rng.random((24, 6)) < 0.5, shared, rng.random((24, 6)))
         counts = binom.ppf(own, 20, zero).astype(int)  # of 20 items, the mean is 12
@@ -127,10 +127,10 @@ def test_rises_share_their_error() -> None:
             for j, n in enumerate(row)
         ]  # fmt: skip
         (row,) = Landscape(spec, [at_zero, *trials]).rises().itertuples()
-        found += row.p_value <= 0.05
+        risen += row.p_value <= 0.05
         bug += bool((ttest_1samp(counts / 20, zero, alternative="greater").pvalue < 0.05).any())
-    assert found <= limit(RUNS // 4, 0.05)
-    assert bug > limit(RUNS // 4, 0.05)
+    assert risen <= limit(runs, 0.05)
+    assert bug > limit(runs, 0.05)
 
 
 class TestWidths:
