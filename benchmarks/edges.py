@@ -114,7 +114,8 @@ class World:
         engine: Any = None
         self.bench = Bench(engine, (bs.Random(0),), (task,), model, (self.spec,))
         self.asked: dict[tuple[int, float], set[str]] = {}
-        self.at: dict[tuple[int, float], np.ndarray] = {}
+        self.places: dict[tuple[str, ...], np.ndarray] = {}
+        self.at: dict[float, np.ndarray] = {}  # outcomes, shape (n_draws, n_items)
 
     def measure(self, units: Sequence[Unit]) -> None:
         """Note which items are asked where."""
@@ -128,8 +129,8 @@ class World:
 
     def outcomes(self, unit: Unit, task: int) -> dict[str, int]:
         """Outcomes of the items of a unit."""
-        values = self.curve(unit.draw, unit.step)
-        return {item: int(values[int(item)]) for item in self.ids(unit)}
+        items = tuple(self.ids(unit))
+        return dict(zip(items, self.answers(unit.draw, unit.step, items), strict=True))
 
     def trial(self, unit: Unit, task: int) -> Trial:
         """Record of all items of a unit, without margins."""
@@ -138,26 +139,31 @@ class World:
 
     def record(self, draw: int, step: float, items: tuple[str, ...]) -> Trial:
         """Record of some items at a point."""
-        values = self.curve(draw, step)
         return Trial.model_construct(
             key={"task": {"n_items": self.spec.n_items}}, task="t",
             direction="random" if step else None, draw=draw, step=step, items=items,
-            correct=tuple(int(values[int(i)]) for i in items), margins=(None,) * len(items),
+            correct=self.answers(draw, step, items), margins=(None,) * len(items),
+            address="", labels=(), nlls=(), tokens=(), failed=(),
         )  # fmt: skip
+
+    def answers(self, draw: int, step: float, items: tuple[str, ...]) -> tuple[int, ...]:
+        """Outcomes of some items at a point."""
+        if items not in self.places:
+            self.places[items] = np.array(items, dtype=int)
+        return tuple(self.curve(draw, step)[self.places[items]].astype(int).tolist())
 
     def curve(self, draw: int, step: float) -> np.ndarray:
         """Outcomes of all items at a point."""
-        if (draw, step) not in self.at:
+        if step not in self.at:
             a = abs(step) / self.scale
-            stands = np.ones_like(self.right)
-            if step:
-                stands = a < self.steps[math.copysign(1.0, step)][draw]
-                if self.family.back and self.family.back[0] <= a < self.family.back[1]:
-                    stands = np.ones_like(stands)
-            place = np.random.default_rng([self.seed, draw, int(abs(step) * 1e6), step < 0])
-            guessed = place.random(stands.size) < self.spec.chance
-            self.at[draw, step] = (self.right & stands) | guessed
-        return self.at[draw, step]
+            back = self.family.back and self.family.back[0] <= a < self.family.back[1]
+            stands = self.steps[math.copysign(1.0, step)] > (0.0 if back or not step else a)
+            outcomes = self.right & stands
+            if self.spec.chance:
+                place = np.random.default_rng([self.seed, int(abs(step) * 1e6), step < 0])
+                outcomes |= place.random(outcomes.shape) < self.spec.chance
+            self.at[step] = outcomes
+        return self.at[step][draw]
 
     @property
     def width(self) -> float:

@@ -12,9 +12,11 @@ import math
 import numpy as np
 import pytest
 from benchmarks import edges as bench
-from scipy.stats import binom
+from scipy.stats import binom, ttest_1samp
 
+from basinscope.landscape import Landscape
 from basinscope.landscape.crossed import Strata
+from basinscope.runs.spec import RunSpec, TaskSpec
 from basinscope.runs.store import Trial
 from basinscope.stats import clopper_pearson, mean_over_draws
 
@@ -93,6 +95,42 @@ def test_bands_and_stopping(name) -> None:
     assert np.mean(widths) < 0.3, "an interval that is wide enough would cover too"
     if name == "directions differ much":
         assert pooled_missed > limit(RUNS, 0.05)
+
+
+def test_rises_share_their_error() -> None:
+    """Null: where no mean rises above S(0), a rise is found in at most 5% of the runs.
+
+    300 runs of 24 draws at 6 points whose mean is S(0) = 0.6, the draws of a run correlated from
+    point to point. Bug: the best of the points by Student's test of its own; power > 0.9999.
+    """
+    rng, zero = np.random.default_rng(0), 0.6
+    items = tuple(map(str, range(20)))
+    key = {"task": {"n_items": 20}}
+    common = {"key": key, "task": "t", "labels": (), "nlls": (), "margins": (None,) * 20,
+              "items": items, "address": ""}  # fmt: skip
+    at_zero = Trial.model_construct(
+        direction=None, draw=0, step=0.0, correct=(1,) * 12 + (0,) * 8, **common
+    )
+    task = TaskSpec(name="t", chance=0.0, scoring="", items="", n_items=20)
+    spec = RunSpec.model_construct(tasks=(task,), steps=None, directions=("random",), crossed=None)
+    runs, risen, bug = 300, 0, 0
+    for _ in range(runs):
+        shared = rng.random((24, 1))
+        own = np.where(rng.random((24, 6)) < 0.5, shared, rng.random((24, 6)))
+        counts = binom.ppf(own, 20, zero).astype(int)  # of 20 items, the mean is 12
+        trials = [
+            Trial.model_construct(
+                direction="random", draw=k, step=0.1 * (j + 1),
+                correct=(1,) * n + (0,) * (20 - n), **common,
+            )
+            for k, row in enumerate(counts.tolist())
+            for j, n in enumerate(row)
+        ]  # fmt: skip
+        (row,) = Landscape(spec, [at_zero, *trials]).rises().itertuples()
+        risen += row.p_value <= 0.05
+        bug += bool((ttest_1samp(counts / 20, zero, alternative="greater").pvalue < 0.05).any())
+    assert risen <= limit(runs, 0.05)
+    assert bug > limit(runs, 0.05)
 
 
 class TestWidths:

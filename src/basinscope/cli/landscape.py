@@ -47,9 +47,9 @@ def landscape(
 
     Args:
         model: smollm2, a hub id, a folder, or a .gguf file.
-        direction: random[:SEED], to:MODEL, adapter:FOLDER, saved:FILE,
-            quantised:BITS[:GROUP][:asymmetric], pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B;
-            repeats.
+        direction: random[:SEED], layerwise[:SEED] (noise in proportion to each tensor's RMS),
+            to:MODEL, adapter:FOLDER, saved:FILE, quantised:BITS[:GROUP][:asymmetric],
+            pruned:FRACTION, merge:A+B or merge:0.3*A+0.7*B; repeats.
         draws: so many independent draws of each random direction, each on all items; without it,
             as many as fit, each on a few items of its own, which gives the narrowest intervals.
             Other directions have one draw, on all items.

@@ -3,6 +3,7 @@
 from basinscope.directions.adapters import Adapter
 from basinscope.directions.base import Direction, Random
 from basinscope.directions.compressed import Pruned, Quantised
+from basinscope.directions.layerwise import Layerwise
 from basinscope.directions.saved import Saved, save_direction
 from basinscope.directions.toward import Merge, Toward
 from basinscope.directions.words import direction
@@ -10,6 +11,7 @@ from basinscope.directions.words import direction
 __all__ = [
     "Adapter",
     "Direction",
+    "Layerwise",
     "Merge",
     "Pruned",
     "Quantised",

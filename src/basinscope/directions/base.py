@@ -208,14 +208,14 @@ class Random(Direction):
         """Noise scheme and seed."""
         return f"{noise.SCHEME} seed={self.seed}"
 
-    def std(self, name: str) -> float:
+    def std(self, engine: Weights, name: str) -> float:
         """Standard deviation of delta on one parameter."""
         return 1.0
 
     def parts(self, engine: Weights, name: str, draw: int, device: Device) -> Parts | None:
         """Normals of that parameter, made where they are wanted."""
         shape_of(engine, name)
-        seed, std = self.seed, self.std(name)
+        seed, std = self.seed, self.std(engine, name)
         if std == 0.0:
             return None
         return lambda a, b: noise.normals(
@@ -226,7 +226,7 @@ class Random(Direction):
         self, engine: Weights, name: str, draw: int, step: float, live: torch.Tensor
     ) -> bool:
         """The same in one pass on the CPU, where delta is never held."""
-        theta, std = engine.pristine(name), self.std(name)
+        theta, std = engine.pristine(name), self.std(engine, name)
         if std and has_kernel(theta, live):
             old, new = theta.view(-1), live.view(-1)
             noise.perturb(old, new, step, name, seed=self.seed, draw=draw, std=std)

@@ -11,6 +11,7 @@ from pathlib import Path
 from basinscope.directions.adapters import Adapter
 from basinscope.directions.base import Direction, Random
 from basinscope.directions.compressed import Pruned, Quantised
+from basinscope.directions.layerwise import Layerwise
 from basinscope.directions.planes import Orthogonal, Point
 from basinscope.directions.saved import Saved
 from basinscope.directions.toward import Merge, Toward
@@ -22,9 +23,9 @@ def direction(word: str | Direction) -> Direction:
     """Direction named by a word of the command line, which is its label; an object as it is.
 
     Args:
-        word: ``random[:SEED]``, ``to:MODEL``, ``adapter:FOLDER``, ``saved:FILE``,
-            ``quantised:BITS[:GROUP][:asymmetric]``, ``pruned:FRACTION``, ``merge:A+B`` or
-            ``merge:0.3*A+0.7*B``.
+        word: ``random[:SEED]``, ``layerwise[:SEED]``, ``to:MODEL``, ``adapter:FOLDER``,
+            ``saved:FILE``, ``quantised:BITS[:GROUP][:asymmetric]``, ``pruned:FRACTION``,
+            ``merge:A+B`` or ``merge:0.3*A+0.7*B``.
 
     Raises:
         BasinscopeError: for an unknown or malformed word, a path at which there is nothing, or an
@@ -43,7 +44,7 @@ def direction(word: str | Direction) -> Direction:
             "random",
         )
     kind, colon, rest = word.partition(":")
-    if kind not in WORDS or (colon and not rest) or (not colon and kind != "random"):
+    if kind not in WORDS or (colon and not rest) or (not colon and kind not in SEEDED):
         raise _malformed(word)
     return WORDS[kind](word, rest)
 
@@ -59,7 +60,7 @@ def directions(words: str | Direction | Iterable[str | Direction]) -> list[Direc
 
 
 def _random(word: str, seed: str) -> Random:
-    return Random(_integer(word, seed or "0"))
+    return SEEDED[word.partition(":")[0]](_integer(word, seed or "0"))
 
 
 def _quantised(word: str, rest: str) -> Quantised:
@@ -130,8 +131,11 @@ def _integer(word: str, text: str) -> int:
     return int(text)
 
 
+SEEDED: dict[str, type[Random]] = {"random": Random, "layerwise": Layerwise}
+
 WORDS: dict[str, Callable[[str, str], Direction]] = {
     "random": _random,
+    "layerwise": _random,
     "to": lambda _, model: Toward(at_path(model)),
     "adapter": lambda _, folder: Adapter(at_path(folder, "adapter")),
     "saved": lambda _, file: Saved(at_path(file, "file", hub=False)),
@@ -143,8 +147,8 @@ WORDS: dict[str, Callable[[str, str], Direction]] = {
 
 
 _FORMS = (
-    "random[:INTEGER]", "to:MODEL", "adapter:FOLDER", "saved:FILE", "pruned:FRACTION",
-    "quantised:BITS[:GROUP][:asymmetric]", "merge:A+B", "merge:0.3*A+0.7*B",
+    "random[:INTEGER]", "layerwise[:INTEGER]", "to:MODEL", "adapter:FOLDER", "saved:FILE",
+    "pruned:FRACTION", "quantised:BITS[:GROUP][:asymmetric]", "merge:A+B", "merge:0.3*A+0.7*B",
 )  # fmt: skip
 
 

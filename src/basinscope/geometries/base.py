@@ -219,7 +219,7 @@ class ScaledNormals(Random):
         """As `Noise`."""
         return f"{noise.SCHEME} seed={self.seed} {self.geometry.identity}"
 
-    def std(self, name: str) -> float:
+    def std(self, engine: Weights, name: str) -> float:
         """Scale of the parameter."""
         return self.geometry.scales.get(name, 0.0)
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 
 from basinscope.runs.bench import ZERO, Unit
@@ -84,21 +85,42 @@ class Strata:
 
     def sample(self, draw: int, n: int) -> tuple[str, ...]:
         """The n items that a draw answers, in the task's order."""
+        if (draw, n) in self._samples:
+            return self._samples[draw, n]
         taken = set()
         for stratum, share in zip((self.right, self.wrong), self.shares(n), strict=True):
             digest = sha256(f"crossed/1 {draw} {stratum is self.right}".encode()).digest()
             u = int.from_bytes(digest[:6]) / 2**48
             taken |= {stratum[int((u + j) * len(stratum) / share)] for j in range(share)}
-        return tuple(item for item in self.items if item in taken)
+        items = tuple(sorted(taken, key=self._place.__getitem__))
+        return self._samples.setdefault((draw, n), items)
 
     def weights(self, items: Sequence[str]) -> list[float]:
         """Share of all items that each of a draw's items stands for."""
-        right = set(self.right)
-        n_right = sum(item in right for item in items)
-        of_right = len(self.right) / max(n_right, 1) / len(self.items)
-        of_wrong = len(self.wrong) / max(len(items) - n_right, 1) / len(self.items)
-        return [of_right if item in right else of_wrong for item in items]
+        key, right = tuple(items), self._right
+        if key not in self._weights:
+            n_right = sum(item in right for item in items)
+            of_right = len(self.right) / max(n_right, 1) / len(self.items)
+            of_wrong = len(self.wrong) / max(len(items) - n_right, 1) / len(self.items)
+            self._weights[key] = [of_right if item in right else of_wrong for item in items]
+        return self._weights[key]
 
     def score(self, items: Sequence[str], correct: Sequence[int]) -> float:
         """X of the module, from the outcomes of a draw's items."""
         return min(sum(w * z for w, z in zip(self.weights(items), correct, strict=True)), 1.0)
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {item: n for n, item in enumerate(self.items)}
+
+    @cached_property
+    def _right(self) -> frozenset[str]:
+        return frozenset(self.right)
+
+    @cached_property
+    def _samples(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        return {}  # the same at every step
+
+    @cached_property
+    def _weights(self) -> dict[tuple[str, ...], list[float]]:
+        return {}

@@ -43,6 +43,7 @@ SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # items of a task under a draw
 # settings of a search on one side, as simulated (benchmarks/edges.py): so many, and for each draw
 # that a point may have so many more
 SEARCHED, SEARCHED_PER_DRAW = 100, 2.2
+POINTS, DECIDING = 9, 64  # of one draw on a side, and answers of a task at each of them
 START_S = 6.0  # of workers, from their start to their first unit
 
 
@@ -168,7 +169,8 @@ def design(
     Args:
         engine: the model, at its pristine weights.
         tasks: scored at every setting of the weights.
-        directions: of which those with several draws are planned.
+        directions: those of one draw are measured on all items, within the budget; the others
+            are planned.
         steps: None where the edges are searched.
         budget: seconds for all of it.
         precision: half-width of an interval that is wanted at every point.
@@ -177,7 +179,8 @@ def design(
         costs: of a draw, where they are known; default they are measured.
 
     Raises:
-        BasinscopeError: a budget in which no point can be measured.
+        BasinscopeError: a budget in which no point can be measured, or a precision that the items
+            cannot give.
 
     Cost: a few seconds of real answers.
     """
@@ -189,23 +192,34 @@ def design(
     slices = sum(line.draws_among(2) > 1 for line in directions)
     fixed, rate = (SEARCHED, SEARCHED_PER_DRAW) if steps is None else (0, 1.0)
     points = slices * (2 if steps is None else max(len(at), 1))
-    zero_s = costs.draw([len(task.items) for task in tasks]) + START_S * (team > 1)
-    zero_s += time.perf_counter() - began
-    room = math.inf if budget is None else (budget - zero_s) * team / len(tasks) / points
-    shares, seconds, settings = {}, zero_s, 1
+    whole = [len(task.items) for task in tasks]
+    single = (len(directions) - slices) * (2 * POINTS if steps is None else len(at))
+    single_s = single * costs.draw([min(n, DECIDING) if steps is None else n for n in whole]) / team
+    first_s = costs.draw(whole) + START_S * (team > 1) + single_s
+    first_s += time.perf_counter() - began
+    room = math.inf if budget is None else (budget - first_s) * team / len(tasks) / points
+    shares, seconds, settings = {}, first_s, 1 + single
+    options: list[tuple[Price, list[int]]] = []
     for t, task in enumerate(tasks):
         sizes = [m for m in SIZES if m < len(task.items)] or [len(task.items)]
         if known is not None and task.name in known.items:
             sizes = [known.items[task.name]]
         price = Price(costs.setting + costs.start[t], costs.item[t], fixed, rate)
-        least = price.seconds(FEWEST, sizes[0]) if not fixed else 0.1 * price.seconds(0, sizes[0])
-        if least > room:
-            needed = zero_s + least * points * len(tasks) / team
-            raise BasinscopeError(
-                f"a budget of {budget:g} s",
-                f"at least {math.ceil(needed)} s for this model, these tasks and steps",
-                "a larger budget, fewer steps or fewer tasks",
-            )
+        options.append((price, sizes))
+    least = max(
+        price.seconds(FEWEST, sizes[0]) if not fixed else 0.1 * price.seconds(0, sizes[0])
+        for price, sizes in options
+    )
+    if least > room:
+        needed = first_s + least * points * len(tasks) / team
+        raise BasinscopeError(
+            f"a budget of {budget:g} s",
+            f"at least {math.ceil(needed)} s for this model, these tasks and steps",
+            "a larger budget, fewer steps or fewer tasks",
+        )
+    for task, (price, sizes) in zip(tasks, options, strict=True):
+        if precision is not None:
+            _check_precision(precision, task, sizes)
         share = spend(price, sizes, room, precision)
         if known is not None and (known.budget, known.precision) == (budget, precision):
             draws = known.draws.get(task.name, share.draws)
@@ -280,6 +294,19 @@ def spend(price: Price, sizes: Sequence[int], seconds: float, precision: float |
         return (0.0 if reached else share.half_width, price.seconds(share.draws, share.items))
 
     return min(options, key=merit)
+
+
+def _check_precision(precision: float, task: Task, sizes: Sequence[int]) -> None:
+    """Refuse a half-width that no number of draws is expected to give."""
+    reached = min(expected(MOST, m) for m in sizes)
+    if precision < reached:
+        least = math.ceil(1000 * reached) / 1000
+        raise BasinscopeError(
+            f"precision={precision:g}",
+            f"at least {least:g}, which {MOST:,} draws of at most {max(sizes)} of the "
+            f"{len(task.items)} items of {task.name} are expected to give",
+            f"{least:g}, or more items",
+        )
 
 
 def probe(engine: Engine, tasks: Sequence[Task], setting: Setting, workers: int) -> Costs:

@@ -156,7 +156,8 @@ class _Side:
     """One side of one direction: what was seen there of each task.
 
     ``looks`` are, of each task, items of every draw or, in a crossed design, draws; ``crossed`` are
-    the strata of each task then, and how many of its items a draw answers.
+    the strata of each task then, and how many of its items a draw answers; ``scores`` those of the
+    draws at a task's point so far.
     """
 
     direction: int
@@ -165,6 +166,7 @@ class _Side:
     looks: dict[int, list[int]]
     seen: dict[int, dict[float, Seen]]
     crossed: Mapping[int, tuple[Strata, int]] = field(default_factory=dict)
+    scores: dict[tuple[int, float], list[float]] = field(default_factory=dict)
 
     @property
     def flanks(self) -> Flanks:
@@ -200,8 +202,7 @@ def search(
     for t, spec in enumerate(bench.task_specs):
         at_zero = session.outcomes(ZERO, t)
         correct, n = sum(at_zero.values()), len(at_zero)
-        # a task that is not above chance at zero has no edge to look for
-        if stats.lower_proportion(correct, n, 0.95).low > spec.chance:
+        if not stats.no_basin(correct, n, spec.chance, 0.95):  # else there is no edge to look for
             thresholds[t] = stats.threshold(correct / n, spec.chance, level)
     strata = strata_of(session, [each for _, each in crossed])
     scale = bench.model.rms or 1.0
@@ -295,8 +296,8 @@ def _judged(
     spec = session.bench.task_specs[t]
     if side.crossed:
         strata, _ = side.crossed[t]
-        units = [u for earlier in range(look + 1) for u in _batch(side, step, (t,), earlier)]
-        scores = [score_of(session, strata, unit, t) for unit in units]
+        scores = side.scores.setdefault((t, step), [])
+        scores += [score_of(session, strata, unit, t) for unit in _batch(side, step, (t,), look)]
         side_of = stats.verdict_of_draws(scores, threshold, POINT_ERROR)
         if not side_of and look + 1 < len(side.looks[t]):
             return None

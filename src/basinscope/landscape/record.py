@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basinscope import stats
 from basinscope.errors import BasinscopeError, nearest
-from basinscope.landscape import paired
+from basinscope.landscape import choice, paired, readouts, tables
+from basinscope.landscape import rises as of_rises
 from basinscope.landscape import spread as over_directions
 from basinscope.landscape.crossed import Strata
 from basinscope.landscape.edges import LOOKS
@@ -73,22 +73,7 @@ class Landscape:
         weighs the draw's items by what they stand for, and one draw says next to nothing. Step 0 is
         the same record in every draw.
         """
-        import pandas as pd
-
-        rows = []
-        exact = cache(stats.clopper_pearson)
-        for trial, direction, draw in self.placed():
-            interval = (
-                exact(sum(trial.correct), trial.n, confidence)
-                if trial.whole
-                else stats.mean_over_draws([self.score(trial)], confidence)
-                if _place(trial) in self._weights
-                else stats.mean_over_draws(trial.correct, confidence)
-            )
-            rows.append((trial.task, direction, draw, trial.step, trial.n, sum(trial.correct),
-                         self.score(trial), interval.low, interval.high))  # fmt: skip
-        names = ["task", "direction", "draw", "step", "n", "correct", "score", "low", "high"]
-        return pd.DataFrame(rows, columns=names)
+        return tables.points(self, confidence)
 
     def items(self) -> pd.DataFrame:
         """One row for each item besides.
@@ -97,19 +82,7 @@ class Landscape:
         tokens that the nll sums over (each NaN where a task defines none). In a crossed design the
         items of a draw do not weigh alike: see `weights`.
         """
-        import pandas as pd
-
-        rows = [
-            (trial.task, direction, draw, trial.step, *columns)
-            for trial, direction, draw in self.placed()
-            for columns in zip(
-                trial.items, trial.correct, trial.labels, trial.margins, trial.nlls,
-                trial.tokens or (None,) * trial.n, strict=True,
-            )
-        ]  # fmt: skip
-        numbers = ["margin", "nll", "tokens"]
-        names = ["task", "direction", "draw", "step", "item", "outcome", "label", *numbers]
-        return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(numbers, float))
+        return tables.items(self)
 
     def strata(self, task: str, *, confidence: float = 0.95) -> pd.DataFrame:
         """Scores of the strata of a task, and their mean; see `basinscope.landscape.strata`."""
@@ -129,26 +102,7 @@ class Landscape:
         step 0 alone has one row, with no direction. T is the loss of arXiv 2505.17646, normalised
         over one curve.
         """
-        import pandas as pd
-
-        rows = []
-        for task in self._tasks:
-            for direction in self.directions(task) or [""]:
-                curve = {
-                    step: (sum(map(self.score, trials)) / len(trials), trials)
-                    for step, trials in self.at_steps(task, direction).items()
-                }
-                top = max((mean for mean, _ in curve.values()), default=0.0)
-                bottom = min((mean for mean, _ in curve.values()), default=0.0)
-                differ = top - bottom > 1e-9  # sums of weights differ in their last bits
-                several = any(len(trials) > 1 for _, trials in curve.values())
-                for step, (mean, trials) in curve.items():
-                    loss = 1 - (mean - bottom) / (top - bottom) if differ else math.nan
-                    known = several and step == 0.0
-                    interval = (mean, mean) if known else self._interval(trials, confidence)
-                    rows.append((task, direction, step, len(trials), mean, *interval, loss))
-        names = ["task", "direction", "step", "draws", "score", "low", "high", "T"]
-        return pd.DataFrame(rows, columns=names)
+        return tables.means(self, confidence)
 
     def compare(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Paired comparison of every point with step 0, item by item.
@@ -284,40 +238,7 @@ class Landscape:
         sits_at (see `sits_at`; NaN where no other model is behind the direction).
         A task measured at step 0 alone has one row, with no direction and sign 0.
         """
-        import pandas as pd
-
-        rows = []
-        for task, spec in self._tasks.items():
-            zero = self._zero.get(task)
-            if zero is None:
-                continue
-            at_zero = stats.clopper_pearson(sum(zero.correct), zero.n, confidence)
-            head = (task, spec.chance, zero.score, at_zero.low, at_zero.high)
-            if not self.directions(task):
-                why = "nothing but step 0 was measured"
-                rows.append((*head, "", 0, 0, *[math.nan] * 6, why, math.nan))
-            for direction in self.directions(task):
-                other = self.sits_at(direction)
-                mark = math.nan if other is None else other
-                for sign in (1, -1):
-                    if not any(s * sign > 0 for s in self.at_steps(task, direction)):
-                        continue
-                    try:
-                        w = self.width(
-                            task, level, direction=direction, sign=sign, confidence=confidence
-                        )
-                    except BasinscopeError as error:  # the other rows are right all the same
-                        nothing = [math.nan] * 6
-                        rows.append((*head, direction, sign, 0, *nothing, error.given, mark))
-                        continue
-                    ends = (w.estimate, w.low, w.high)
-                    draws = w.n_units if w.unit == "draws" else 1
-                    in_rms = (x / (self.spec.model.rms or math.nan) for x in ends)
-                    rows.append((*head, direction, sign, draws, *ends, *in_rms, w.reason, mark))
-        names = ["task", "chance", "score", "score_low", "score_high", "direction", "sign", "draws",
-                 "width", "low", "high", "width_rms", "low_rms", "high_rms", "reason",
-                 "sits_at"]  # fmt: skip
-        return pd.DataFrame(rows, columns=names)
+        return tables.widths(self, level, confidence)
 
     def bands(
         self, task: str, direction: str | None = None, *, confidence: float = 0.95
@@ -385,6 +306,75 @@ class Landscape:
         """
         return over_directions.spread(self, task, level, confidence)
 
+    def rises(self, *, confidence: float = 0.95) -> pd.DataFrame:
+        """One row for each task: whether the mean rises above S(0) anywhere, as one test.
+
+        Columns: task, points (that were tested), direction, step, draws, score_at_zero, score,
+        rise, low, p_value, of the point with the most evidence. A model that does better under
+        noise is a sign of sandbagging (noise has undone what held it back), or of luck: p_value is
+        at most p with probability p where the mean rises at no point, whatever the number of
+        points, which share the error (Bonferroni; betting bounds, so the number of draws may have
+        been decided in their light). ``low`` is the lower bound of the rise at that point, with the
+        confidence that it holds at all points; above 0 where p_value < 1 - confidence. Draws are
+        the units, for these items; of one draw items are, for items like these along it. The steps
+        must not have been chosen in the light of the results: of a search this holds nearly.
+        """
+        return of_rises.rises(self, confidence)
+
+    def best(
+        self,
+        task: str,
+        *,
+        direction: str | None = None,
+        step: float | None = None,
+        seed: int = 0,
+        confidence: float = 0.95,
+    ) -> choice.Choice:
+        """The best of the draws at a step (default: of all steps), judged by other items.
+
+        A half of the items, by the seed, chooses; ``held_out`` and ``gain`` are of the other half,
+        and ``curse`` is what of the rise is not there (see `basinscope.landscape.choice.Choice`).
+        Whoever tries several seeds or steps chooses again.
+
+        Raises:
+            BasinscopeError: no draw answered all items, as in a crossed design; a task or direction
+                that was not measured, or a task of one item.
+        """
+        label = self._direction(task, direction)
+        return choice.best(self, task, label, step, seed, confidence)
+
+    def visage(
+        self, task: str, direction: str | None = None, *, confidence: float = 0.95
+    ) -> stats.Interval:
+        """VISAGE of arXiv 2405.17374 over the measured steps, in [0, 1]; interval over draws.
+
+        Of each draw the mean score of the points where any item is right; then the mean over
+        draws, with a betting bound. As published (there in percent) it is of a safety task along
+        ``layerwise``, with 21 steps from -a to a, a = RMS(theta0) / 2. Along ``random`` it is of
+        noise that is equal in all tensors. NaN with a reason where the steps are not spread evenly
+        about 0 or no draw answered all items. See `basinscope.landscape.readouts`.
+        """
+        return readouts.visage(self, task, self._direction(task, direction), confidence)
+
+    def nll_sigma(
+        self,
+        task: str,
+        direction: str | None = None,
+        *,
+        sign: int = 1,
+        rise: float = 0.01,
+        confidence: float = 0.95,
+    ) -> stats.Interval:
+        """Sigma at which the NLL has risen by a share (1%) for half of the draws, on these items.
+
+        Of each draw the first crossing, interpolated; then the median over draws. The ends are
+        exact whatever the distribution over directions: order statistics of the last step before
+        the crossing and of the first after it. Infinite where draws rise less, NaN where there are
+        no likelihoods or no draw answered all items; with the reason.
+        """
+        label = self._direction(task, direction)
+        return readouts.nll_sigma(self, task, label, sign, rise, confidence)
+
     def plot(
         self,
         path: str | Path,
@@ -428,10 +418,14 @@ class Landscape:
         """Share of the task's items that each of a trial's items stands for."""
         return self._weights.get(_place(trial)) or [1 / trial.n] * trial.n
 
+    def weighted(self, trial: Trial) -> bool:
+        """Whether a trial answered a few items, as a draw of a crossed design."""
+        return _place(trial) in self._weights
+
     def crossed(self, task: str, direction: str) -> bool:
         """Whether draws of a direction answered a few items each, as in a crossed design."""
         points = self._points.get((task, direction), {})
-        return any(_place(t) in self._weights for trials in points.values() for t in trials)
+        return any(self.weighted(t) for trials in points.values() for t in trials)
 
     def curve(self, task: str, direction: str) -> dict[float, list[float]]:
         """Scores of each draw, by step in ascending order, step 0 included."""
@@ -486,19 +480,6 @@ class Landscape:
                     yield from ((trial, direction, draw) for trial in trials)
             if not self.directions(task) and task in self._zero:
                 yield self._zero[task], "", 0
-
-    def _interval(self, trials: Sequence[Trial], confidence: float) -> tuple[float, float]:
-        """Of the mean score over draws; over items where there is one draw."""
-        first, whole = trials[0], all(t.whole for t in trials)
-        if len(trials) > 1:
-            one_look = whole or _place(first) in self._weights
-            each = confidence if one_look else 1 - (1 - confidence) / LOOKS
-            interval = stats.mean_over_draws(list(map(self.score, trials)), each)
-        elif whole:
-            interval = stats.clopper_pearson(sum(first.correct), first.n, confidence)
-        else:
-            interval = stats.mean_over_draws(first.correct, confidence)
-        return interval.low, interval.high
 
     def _direction(self, task: str, label: str | None) -> str:
         self.task(task)

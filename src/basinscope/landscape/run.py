@@ -10,7 +10,14 @@ from basinscope.directions import words
 from basinscope.directions.base import Direction
 from basinscope.errors import BasinscopeError, typed
 from basinscope.landscape import rounds
-from basinscope.landscape.design import BUDGET_S, PRECISION, Design, design, seconds_of
+from basinscope.landscape.design import (
+    BUDGET_S,
+    POINTS,
+    PRECISION,
+    Design,
+    design,
+    seconds_of,
+)
 from basinscope.landscape.edges import OUTCOMES, search
 from basinscope.landscape.record import Landscape
 from basinscope.runs.bench import Bench
@@ -23,7 +30,6 @@ from basinscope.tasks.base import Task
 from basinscope.tasks.words import tasks as tasks_of
 
 SEARCH_DRAWS, GRID_POINTS = 12, 41
-POINTS = 9  # of a search on one side, as simulated
 
 
 @typed
@@ -84,7 +90,8 @@ def landscape(
             disk that cannot be written.
 
     Guarantee: the same spec gives the same records whatever the workers and the order. How many
-    items a draw of a crossed design answers is settled by timings, once, and kept in the spec.
+    items a draw of a crossed design answers is settled by timings, once, and kept in the spec: the
+    same line in another folder may come to another number, unless it is given the same ``plan``.
     Cost: one pass over the weights and one evaluation of every task for each direction, draw and
     step that is not measured yet; in a search, about nine points on each side, most of them decided
     by 16 to 64 answers.
@@ -120,7 +127,8 @@ def landscape(
     with open_session(
         bench, spec, run, workers=workers, units=settings * slices + 1, progress=progress
     ) as session:
-        session.expected = plan.settings if plan else 0
+        if plan is not None:
+            session.expect(plan.settings)
         alone = [d for d, line in enumerate(lines) if plan is None or line.draws_among(2) == 1]
         precise, late = (plan.precision, plan.late) if plan else (None, lambda: False)
         if explicit is not None:

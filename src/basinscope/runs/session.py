@@ -109,15 +109,21 @@ class Session:
         self.bench, self.store, self.team, self.progress = bench, store, team, progress
         self.where = where
         self.done = self.planned = 0
-        self.expected = 0  # trials of the whole run, where it is known how many they may be
+        self.expected = 0  # trials of the whole run; 0 where each batch says how many it has
+
+    def expect(self, trials: int) -> None:
+        """Count, from the first report on, all that is there and about so many trials in all."""
+        self.expected, self.done = trials, sum(1 for _ in self.store.trials())
+        self.planned = self.done
 
     def measure(self, units: Sequence[Unit]) -> None:
         """Measure what is missing of these units."""
         missing = []
         for unit in units:
             tasks = tuple(t for t in unit.tasks if not self._has(unit, t))
-            self.planned += len(unit.tasks)
-            self.done += len(unit.tasks) - len(tasks)
+            there = 0 if self.expected else len(unit.tasks) - len(tasks)
+            self.planned += len(tasks) + there
+            self.done += there
             if tasks:
                 missing.append(replace(unit, tasks=tasks))
         self._report("")

@@ -28,7 +28,7 @@ from basinscope.stats.strata import mean_over_strata
 from basinscope.stats.student import student, student_ratio
 from basinscope.stats.variance import VarianceSplit, split_variance
 from basinscope.stats.verdicts import verdict, verdict_of_draws
-from basinscope.stats.width import Width, threshold, width_over_draws, width_over_items
+from basinscope.stats.width import Width, no_basin, threshold, width_over_draws, width_over_items
 
 __all__ = [
     "Interval",
@@ -47,6 +47,7 @@ __all__ = [
     "mean_over_draws",
     "mean_over_strata",
     "median_interval",
+    "no_basin",
     "paired_difference",
     "paired_difference_over_draws",
     "paired_ratio",

@@ -197,7 +197,7 @@ def width_over_draws(
         margin_at_zero=score_at_zero - s_star,
         surely_above=lambda i: lower_mean(x[i], error) > s_star,
         surely_below=lambda i: upper_mean(x[i], error) < s_star,
-        no_basin=_no_basin(correct, n_items, chance, confidence),
+        no_basin=no_basin(correct, n_items, chance, confidence),
         unit="draws",
         form=lambda low, estimate, high, reason: Width(
             low, estimate, high, level, confidence, sign, "draws", n_draws, reason
@@ -292,7 +292,7 @@ def width_over_items(
         margin_at_zero=level * (float(z_zero.mean()) - chance),
         surely_above=lambda i: lower_mean(units[i], error) > zero,
         surely_below=lambda i: upper_mean(units[i], error) < zero,
-        no_basin=_no_basin(int(z_zero.sum()), z_zero.size, chance, confidence),
+        no_basin=no_basin(int(z_zero.sum()), z_zero.size, chance, confidence),
         unit="items",
         form=lambda low, estimate, high, reason: Width(
             low, estimate, high, level, confidence, sign, "items", z_zero.size, reason
@@ -348,8 +348,17 @@ def _last_reached(
     return reached
 
 
-def _no_basin(correct: int, n_items: int, chance: float, confidence: float) -> str:
-    """Say why there is nothing to measure; empty if the score at zero is above chance."""
+def no_basin(correct: int, n_items: int, chance: float, confidence: float) -> str:
+    """Say why there is nothing to measure; empty where a score at zero is above chance.
+
+    >>> no_basin(18, 20, 0.25, 0.95)
+    ''
+    """
+    if n_items == 1:
+        return (
+            "a task of one item is right or wrong and has no score that falls: there is no basin "
+            "to measure; take more items"
+        )
     at_zero = lower_proportion(correct, n_items, confidence)
     if at_zero.low > chance:
         return ""

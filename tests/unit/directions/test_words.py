@@ -3,7 +3,7 @@
 import pytest
 
 import basinscope as bs
-from basinscope.directions import Direction
+from basinscope.directions import Direction, Layerwise
 from basinscope.directions.words import direction, directions
 from basinscope.errors import BasinscopeError
 
@@ -13,6 +13,12 @@ from basinscope.errors import BasinscopeError
 )
 def test_random(word, seed):
     assert direction(word) == bs.Random(seed)
+
+
+@pytest.mark.parametrize(("word", "seed"), [("layerwise", 0), ("layerwise:17", 17)])
+def test_layerwise(word, seed):
+    assert direction(word) == Layerwise(seed) != bs.Random(seed)
+    assert direction(word).label == word
 
 
 WORDS = {
@@ -57,6 +63,7 @@ def test_fractions_may_be_written_in_other_ways():
 @pytest.mark.parametrize(
     "word",
     ["", "rand", "random:", "random:x", "random:-1", "random:1.5", "random:²", ":1", "saved",
+     "layerwise:", "layerwise:x",
      "saved:", "to", "to:", "adapter:", "quantised:", "quantised:four", "quantised:4:",
      "quantised:4:x", "quantised:4:8:16", "quantised:4:symmetric", "quantised:asymmetric",
      "quantised:4.0",
@@ -64,7 +71,7 @@ def test_fractions_may_be_written_in_other_ways():
      "merge:0.5*a+b", "merge:a+0.5*b"],
 )  # fmt: skip
 def test_anything_else_is_refused(word):
-    with pytest.raises(BasinscopeError, match=r"direction .*allowed: random\[:INTEGER\], to:MODEL"):
+    with pytest.raises(BasinscopeError, match=r"direction .*allowed: random\[:INTEGER\], "):
         direction(word)
 
 

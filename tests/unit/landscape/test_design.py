@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -103,6 +104,54 @@ class TestDesign:
         with pytest.raises(bs.BasinscopeError, match=r"budget of .*; allowed: at least .* s for"):
             plan(steps, budget=0.5)
 
+    @pytest.mark.parametrize("steps", [(0.1, 0.2), None])
+    def test_the_least_budget_is_enough(self, plan, steps) -> None:
+        with pytest.raises(bs.BasinscopeError, match=r"budget of 0\.5 s") as refused:
+            plan(steps, budget=0.5)
+        least = float(re.search(r"at least (\d+) s", refused.value.allowed)[1])
+        assert plan(steps, budget=least + 1).seconds <= least + 1
+
+    @pytest.mark.parametrize("budget", [None, 60.0])
+    def test_a_precision_that_the_items_cannot_give(self, plan, budget) -> None:
+        with pytest.raises(bs.BasinscopeError, match="items of a are expected to give") as refused:
+            plan(budget=budget, precision=0.001)
+        least = float(re.search(r"at least ([\d.]+)", refused.value.allowed)[1])
+        assert plan(budget=None, precision=least).shares["a"].half_width <= least
+
+    @pytest.mark.parametrize("steps", [(0.1, 0.2), None])
+    def test_directions_of_one_draw_are_within_the_budget(self, engine, make_task, steps) -> None:
+        tasks = [make_task(40, name="a"), make_task(60, name="b")]
+
+        def seconds(*more, budget=None, precision=0.1):
+            lines = [bs.Random(0), *more]
+            return design(
+                engine, tasks, lines, steps, budget=budget, precision=precision, workers=1
+            )
+
+        alone, mixed = seconds(), seconds(bs.Quantised(4))
+        settings, each = (18, 0.05 + 0.3 + 0.1 + 40 * 0.01 + 60 * 0.05)
+        settings = settings if steps is None else 2
+        assert mixed.seconds - alone.seconds == pytest.approx(settings * each, rel=0.05)
+        assert mixed.settings - alone.settings == settings
+        budget = 1.2 * alone.seconds
+        less, more = (
+            seconds(*lines, budget=budget, precision=None) for lines in ((bs.Quantised(4),), ())
+        )
+        assert less.shares["b"].draws < more.shares["b"].draws
+        assert less.seconds <= budget
+
+    def test_a_prefix_that_is_read_anew_takes_more_items_of_a_draw(self, engine, make_task) -> None:
+        """A long few-shot prefix is paid once for each draw, so a draw answers more items."""
+        task, items = make_task(100, name="a"), []
+        for prefix_s in (0.0, 0.2, 1.0):
+            costs = designs.Costs(0.05, (prefix_s,), (0.05,))
+            plan = design(
+                engine, [task], [bs.Random(0)], (0.1, 0.2),
+                budget=1000.0, precision=None, workers=1, costs=costs,
+            )  # fmt: skip
+            items.append(plan.shares["a"].items)
+        assert items[0] < items[1] < items[2]
+
     @pytest.mark.parametrize(("budget", "names"), [(600.0, "ab"), (100.0, "a"), (40.0, "a")])
     def test_as_many_tasks_as_can_be_bracketed(self, engine, make_task, budget, names) -> None:
         tasks = [make_task(40, name="a"), make_task(60, name="b")]
@@ -121,3 +170,20 @@ class TestDesign:
     def test_to_json(self, plan) -> None:
         made = plan()
         assert made.to_json()["tasks"]["a"]["draws"] == made.shares["a"].draws >= FEWEST
+
+
+@pytest.mark.parametrize("prefix_s", [0.0, 0.7])
+def test_what_is_read_anew_is_measured_apart_from_the_items(
+    engine, make_task, monkeypatch, prefix_s
+) -> None:
+    """On a clock that only answers move: a prefix for each call, and so much for each item."""
+    now = [0.0]
+
+    def answer(engine, task, items):
+        now[0] += prefix_s + 0.02 * len(items)
+
+    monkeypatch.setattr(designs, "score", answer)
+    monkeypatch.setattr(designs.time, "perf_counter", lambda: now[0])
+    costs = designs.probe(engine, [make_task(40)], (bs.Random(0), 0, 0.1), 1)
+    assert costs.item == pytest.approx((max(0.02, prefix_s / 80 + 0.002),))
+    assert costs.start == pytest.approx((prefix_s,), abs=1e-9)

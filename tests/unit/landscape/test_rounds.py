@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -175,10 +176,40 @@ def test_all_wrong_at_zero_is_no_basin(engine) -> None:
         assert "chance" in width.reason
 
 
-def test_a_task_of_one_item(engine) -> None:
+@pytest.mark.parametrize("steps", [STEPS, None])
+@pytest.mark.parametrize("draws", [None, 12, 1])
+def test_a_task_of_one_item_has_no_width(engine, steps, draws) -> None:
     one = bs.CallableTask("half-spaces", lambda module: [1], 1)
-    land = bs.landscape(engine, one, steps=STEPS, plan=plan(8, 3))
+    made = plan(8, 3, searched=steps is None) if draws is None else None
+    land = bs.landscape(engine, one, steps=steps, plan=made, draws=draws)
     assert (land.means().score == 1).all()
+    width = land.width("half-spaces", sign=1)
+    assert math.isnan(width.low)
+    assert "a task of one item" in width.reason
+    assert land.to_pandas().step.abs().nunique() <= 3, "no edge is looked for"
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_what_is_there_already_is_all_that_is_there(engine, make_task, tmp_path, searched) -> None:
+    """Not only what of the first batch is there; and in all it is as many as were planned."""
+    reports: list[tuple[int, int]] = []
+
+    def run(draws: int):
+        reports.clear()
+        made = dataclasses.replace(plan(draws, 3, searched=searched), settings=1 + 2 * draws)
+        return bs.landscape(
+            engine, make_task(100), steps=None if searched else STEPS, plan=made,
+            run=tmp_path / "run", progress=lambda done, of, place: reports.append((done, of)),
+        )  # fmt: skip
+
+    first = run(16).records
+    assert reports[0][0] == 0
+    assert reports[-1][0] == first
+    run(16)
+    assert {done for done, _ in reports} == {first}
+    more = run(32)
+    assert reports[0][0] == first
+    assert reports[-1] == (more.records, max(65, more.records))
 
 
 def test_single_draws_of_a_few_items_have_no_width(engine, make_task) -> None:
