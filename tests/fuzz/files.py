@@ -572,7 +572,7 @@ def main(words: Sequence[str] | None = None) -> int:
         elif given.only:
             print(outcome)
     print(
-        f"{len(inputs)} inputs, seed {given.seed}: "
+        f"{sum(counts.values())} of {len(inputs)} inputs, seed {given.seed}: "
         + ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
     )
     for (kind, fault), cases in sorted(

@@ -97,6 +97,7 @@ def place(request, tmp_path_factory):
     loss = lambda module: -module.weight.sum()  # noqa: E731
     bs.attack(engine, loss, measure=[task], steps=2, radius=1.0, run=folder / "attack")
     return Place(
+        name,
         text[:1000],
         text,
         folder / "land",
