@@ -6,8 +6,14 @@ import difflib
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
+
+MOST_COLUMNS = 4000
+"""Of a line that is shown."""
+
+_UNPRINTABLE = re.compile(r"[^ -~\n\t\xa0\u202f]")  # perhaps: `str.isprintable` has the last word
 
 Asked = ParamSpec("Asked")
 Result = TypeVar("Result")
@@ -37,8 +43,29 @@ class BasinscopeError(Exception):
         self.given, self.allowed, self.try_ = given, allowed, try_
 
     def __str__(self) -> str:
-        """``GIVEN; allowed: ALLOWED; try: TRY``."""
-        return f"{self.given}; allowed: {self.allowed}; try: {self.try_}"
+        """``GIVEN; allowed: ALLOWED; try: TRY``, in one line that is safe to print."""
+        given, allowed, advice = (printable(" ".join(text.split())) for text in self.args)
+        return f"{given}; allowed: {allowed}; try: {advice}"
+
+
+def printable(text: str) -> str:
+    r"""A text that can be shown: no character acts on a terminal or hides, no line is endless.
+
+    Models, files and users' names may hold escape sequences, overrides of the direction of writing
+    and halves of characters, which are written as Python writes them.
+
+    >>> printable("a\x1b[31m \u202eb\ud800")
+    'a\\x1b[31m \\u202eb\\ud800'
+    """
+    lines = text.split("\n")
+    long = any(len(line) > MOST_COLUMNS for line in lines)
+    cut = "\n".join(map(_shortened, lines)) if long else text
+    return _UNPRINTABLE.sub(lambda c: c[0] if c[0].isprintable() else ascii(c[0])[1:-1], cut)
+
+
+def _shortened(line: str) -> str:
+    rest = len(line) - MOST_COLUMNS
+    return f"{line[:MOST_COLUMNS]}... and {rest:,} characters" if rest > 0 else line
 
 
 def nearest(word: str, allowed: Iterable[str], n: int = 1) -> str:

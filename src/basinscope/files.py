@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -18,6 +21,9 @@ from basinscope.errors import BasinscopeError
 
 DRAFT = ".draft-"
 """How the names of drafts begin; one is left behind where a process was killed."""
+
+MOST_BYTES = 1 << 29
+"""Of a file that is read whole into memory."""
 
 _FOREIGN = re.compile(
     r"\..*|__MACOSX|(eh)?thumbs.*\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information|@eaDir|"
@@ -107,13 +113,48 @@ def split_at(mark: str, text: str, path_of: Callable[[str], str] = str) -> list[
     return parts
 
 
+def ordinary(path: Path, most_bytes: int | None = MOST_BYTES) -> Path:
+    """The path, if reading it comes to an end: a FIFO waits for a writer, a device has no end.
+
+    Args:
+        path: to be opened by whoever asks.
+        most_bytes: that the file may have.
+
+    Raises:
+        OSError: nothing there; no file; a larger one.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        is_folder = stat.S_ISDIR(status.st_mode)
+        kind, reason = (errno.EISDIR, "a folder") if is_folder else (errno.EINVAL, "no file")
+        raise OSError(kind, f"it is {reason}", str(path))
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes", str(path))
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        OSError: as `ordinary`.
+        ValueError: no UTF-8, or no JSON.
+    """
+    try:
+        return json.loads(ordinary(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def write(path: Path, content: str | bytes) -> None:
-    """Write a text (UTF-8) or bytes; folders are made where they are missing.
+    """Write a text (UTF-8, halves of characters as escapes) or bytes; folders are made.
 
     The file has the permissions of any other new file, so that a group can share a run folder.
     """
     with whole(path) as draft:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.write_bytes(
+            content.encode(errors="backslashreplace") if isinstance(content, str) else content
+        )
 
 
 @contextmanager
@@ -236,9 +277,10 @@ def at_path(word: str, kind: str = "model", *, hub: bool = True) -> str:
     """
     path = os.path.expanduser(word)
     nothing = not (os.path.isfile(path) or os.path.isdir(path))
-    if nothing and (not hub or is_path(word) or os.path.lexists(path)):
+    nameless = not word.strip()
+    if nothing and (nameless or not hub or is_path(word) or os.path.lexists(path)):
         raise BasinscopeError(
-            f"no {kind} at {word!r}: there is {describe(word)}",
+            f"no {kind} at {word!r}: there is {'no name' if nameless else describe(word)}",
             f"{'a path that exists, or a hub id such as org/name' if hub else 'a file'}",
             "name what is there",
         )

@@ -15,7 +15,7 @@ from basinscope.certify.sampling import read_certificate
 from basinscope.certify.strict import StrictBasin, read_strict_basin
 from basinscope.certify.tokens import TokenCertificate, read_tokens
 from basinscope.errors import BasinscopeError, typed
-from basinscope.files import entries
+from basinscope.files import entries, ordinary
 from basinscope.finetuning import checkpoint
 from basinscope.finetuning import record as finetunes
 from basinscope.finetuning.run import FineTune, read_finetune
@@ -96,7 +96,7 @@ def verify(folder: str | Path) -> tuple[int, list[str]]:
                 bad.append(str(error))
     for file in entries(path, "**/*.safetensors"):
         try:
-            with safe_open(file, framework="pt"):
+            with safe_open(ordinary(file, None), framework="pt"):
                 good += 1
         except (SafetensorError, OSError) as error:
             bad.append(f"{file.relative_to(path)}: {error}")

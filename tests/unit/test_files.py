@@ -221,3 +221,44 @@ def test_drafts_of_the_dead_can_be_removed(tmp_path):
 def test_nobody_else_does_it_by_hand(word):
     others = [path for path in SOURCE.rglob("*.py") if word in path.read_text(encoding="utf-8")]
     assert [path.relative_to(SOURCE).name for path in others] in (["files.py"], [])
+
+
+class TestOrdinary:
+    def test_a_file_is_read(self, tmp_path):
+        (tmp_path / "a.json").write_text('{"a": "é"}', encoding="utf-8")
+        assert files.ordinary(tmp_path / "a.json") == tmp_path / "a.json"
+        assert files.read_json(tmp_path / "a.json") == {"a": "é"}
+
+    @pytest.mark.timeout(20)
+    def test_what_has_no_end_or_is_no_file_is_refused(self, tmp_path):
+        os.mkfifo(tmp_path / "fifo")
+        for path, reason in (
+            (tmp_path / "fifo", "no file"),
+            (Path("/dev/zero"), "no file"),
+            (tmp_path, "a folder"),
+        ):
+            with pytest.raises(OSError, match=f"it is {reason}"):
+                files.read_json(path)
+
+    def test_a_file_that_is_too_large_is_not_read(self, tmp_path):
+        with (tmp_path / "large").open("wb") as file:
+            file.truncate(files.MOST_BYTES + 1)
+        with pytest.raises(OSError, match=r"it has 536,870,913 bytes"):
+            files.read_json(tmp_path / "large")
+        assert files.ordinary(tmp_path / "large", None)
+
+    def test_deep_json_is_a_value_error(self, tmp_path):
+        (tmp_path / "deep").write_text("[" * 20_000)
+        with pytest.raises(ValueError, match="nested too deeply"):
+            files.read_json(tmp_path / "deep")
+
+
+def test_half_a_character_is_written_as_its_escape(tmp_path):
+    files.write(tmp_path / "a", "half \udcff")
+    assert (tmp_path / "a").read_text() == "half \\udcff"
+
+
+@pytest.mark.parametrize("word", ["", " "])
+def test_no_name_is_no_model(word):
+    with pytest.raises(bs.BasinscopeError, match="there is no name"):
+        files.at_path(word)

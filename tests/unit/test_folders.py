@@ -11,86 +11,18 @@ from unittest import mock
 import pytest
 import torch
 from command_line import ended
+from run_folders import ITEMS, MAKE, layer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from toys import tiny_model, tiny_tokenizer
 
 import basinscope as bs
 from basinscope.attack import record as attacks
-from basinscope.certify import certify_tokens
 from basinscope.finetuning import checkpoint
 from basinscope.folders import READERS, progress, verify
 from basinscope.runs.header import KINDS
 from basinscope.runs.spec import RunSpec, sha256
 from basinscope.widening import loop
 
-ITEMS = 12
-
-
-def layer() -> bs.Engine:
-    module = torch.nn.Linear(ITEMS, 1, bias=False)
-    torch.nn.init.constant_(module.weight, 1.0)
-    return bs.load(module)
-
-
-def positive() -> bs.CallableTask:
-    return bs.CallableTask("positive", lambda m: (m.weight[0] > 0).int(), n_items=ITEMS)
-
-
-def landscape(run):
-    return bs.landscape(layer(), positive(), steps=[0.5], draws=2, run=run)
-
-
-def surface(run):
-    a, b = bs.Random(0), bs.Random(1)
-    return bs.surface(layer(), positive(), a, b, xs=[0.0, 0.5], ys=[0.0], run=run)
-
-
-def certificate(run):
-    return bs.certify(layer(), positive(), sigma=0.3, draws=60, items_per_draw=4, run=run)
-
-
-def strict_basin(run):
-    return bs.strict_basin(layer(), positive(), sigmas=[0.01, 3.0], run=run)
-
-
-def token_certificate(run):
-    engine = bs.load(tiny_model(), tokenizer=tiny_tokenizer())
-    (task,) = bs.tasks("basic", limit=2)
-    return certify_tokens(engine, task, sigma=0.02, draws=7, confidence=0.5, run=run)
-
-
-def attack(run):
-    loss = {"loss": lambda module: -module.weight.sum()}["loss"]
-    return bs.attack(layer(), loss, measure=[positive()], steps=6, radius=1.0, run=run)
-
-
-def finetune(run):
-    engine = bs.load(tiny_model(), tokenizer=tiny_tokenizer())
-    rows = [{"instruction": f"add {i}", "output": f"{i + 1}"} for i in range(4)]
-    return bs.finetune(engine, rows, run=run, steps=2, batch=2, save_every=1)
-
-
-def widen(run):
-    numbers = {"nll": 3.0, "rms": 0.1, "score": 0.3, "nll_at_zero": 3.0}
-    row = {
-        "method": {"name": "adamw"}, "label": "adamw", "seed": 0, "state": "done", "stopped": "",
-        "size": 10, "tokens": 100, "steps": 5, "passes": 1.0, "train_s": 1.0, "step_s": None,
-        "losses": [[5, 3.0]], "over_training": [], "finetune": [], **numbers,
-    }  # fmt: skip
-    spec = {"recipe": {"equal": "tokens"}, "text": "a", "rows": {"adamw-s0": {}, "go-s0": {}}}
-    (run / "rows").mkdir(parents=True)
-    (run / "rows" / "adamw-s0.json").write_text(json.dumps(row))
-    header = {"kind": "widen", "format": 1, "spec": spec, "versions": {}, "threads": 1}
-    (run / "widen.json").write_text(json.dumps(header))
-    return bs.load_run(run)
-
-
-MAKE = {
-    "landscape": landscape, "surface": surface, "certificate": certificate,
-    "strict-basin": strict_basin, "token-certificate": token_certificate, "attack": attack,
-    "finetune": finetune, "widen": widen,
-}  # fmt: skip
 GOOD = {
     "landscape": 3, "surface": 2, "certificate": 61, "strict-basin": 46, "token-certificate": 7,
     "finetune": 3, "widen": 1,

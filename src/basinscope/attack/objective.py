@@ -24,6 +24,7 @@ from basinscope.engines.base import Engine
 from basinscope.engines.tokens import Row
 from basinscope.engines.transformers import TransformersEngine
 from basinscope.errors import BasinscopeError, nearest
+from basinscope.files import ordinary
 from basinscope.tasks.base import (
     CallableTask,
     Choices,
@@ -270,7 +271,7 @@ def _of_text(
 ) -> Objective:
     """Blocks spread over the file by hash; as many others are held out."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = ordinary(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or f"not UTF-8: {error}"
         raise BasinscopeError(

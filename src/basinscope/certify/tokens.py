@@ -226,7 +226,7 @@ def read_tokens(run: str | Path) -> TokenCertificate:
     store = Store(run).of_kind(KIND)
     path, plan = Path(run) / TABLE, store.spec.plan
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else _NO_TABLE
+        text = files.ordinary(path).read_text(encoding="utf-8") if path.exists() else _NO_TABLE
         table = ReplacementTable.model_validate_json(text)
     except (OSError, ValueError) as error:
         if isinstance(error, ValidationError):

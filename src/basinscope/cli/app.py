@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, printable
 
 if TYPE_CHECKING:
     from basinscope.runs.session import Progress as Report
@@ -88,15 +89,17 @@ def parse_steps(text: str, name: str = "steps") -> list[float]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: 0 done, 2 the user's error in one line, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what it cannot write is escaped, not lost
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except BasinscopeError as error:
-        _fail(str(error))
+        _fail(error)
     except cyclopts.CycloptsError as error:
-        _fail(str(_usage(error)))
+        _fail(_usage(error))
     except KeyboardInterrupt:
-        line = shlex.join(["basinscope", *words])
+        line = printable(shlex.join(["basinscope", *words]))
         sys.stderr.write(f"\ninterrupted; what was measured is kept; to resume: {line}\n")
         sys.exit(130)
     except BrokenPipeError:
@@ -117,8 +120,8 @@ def _usage(error: cyclopts.CycloptsError) -> BasinscopeError:
     )
 
 
-def _fail(message: str) -> None:
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+def _fail(message: BasinscopeError) -> None:
+    sys.stderr.write(f"error: {message}\n")
     sys.exit(2)
 
 
@@ -145,10 +148,10 @@ def progress(plan: str = "", unit: str = "trials", note: str = "") -> Iterator[R
         if not bar.live.is_started:
             there = f"; {done} of {planned} {unit} are there already" if done else ""
             for text in filter(None, (note, (plan or place) + there)):
-                screen.print(text, highlight=False, markup=False, soft_wrap=True)
+                screen.print(printable(text), highlight=False, markup=False, soft_wrap=True)
             bar.start()
             place = place if plan else ""
-        bar.update(line, completed=done, total=planned, description=place or "measuring")
+        bar.update(line, completed=done, total=planned, description=printable(place) or "measuring")
         # a log has no bar: a line now and then instead
         if not screen.is_terminal and time.monotonic() - logged_s > LOG_EVERY_S:
             logged_s = time.monotonic()
@@ -173,8 +176,13 @@ def drawn(name: str, make: Callable[[], T]) -> T | None:
     missing: list[str] = []
     made = attempt(name, make, missing)
     for line in missing:
-        print(f"- {line}", file=sys.stderr)
+        sys.stderr.write(f"- {printable(line)}\n")
     return made
+
+
+def say(*values: object, sep: str = " ") -> None:
+    """Print to standard output what people read, which may hold any model's or user's text."""
+    print(printable(sep.join(map(str, values))))
 
 
 def print_json(value: object) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from basinscope.cli.app import app, print_json, progress, screen
+from basinscope.cli.app import app, print_json, progress, say, screen
 from basinscope.cli.options import ATTACKED, MODEL, OUTPUT, Attacked, ModelOptions, Output
 from basinscope.errors import BasinscopeError
 
@@ -93,8 +93,8 @@ def attack(
     if output.json:
         return print_json({**worst.summary(), "run": str(folder), "direction": str(file)})
     show(worst)
-    print(f"direction: {file}")
-    print(f"to draw it: basinscope landscape {model} -d saved:{file} --dtype float32")
+    say(f"direction: {file}")
+    say(f"to draw it: basinscope landscape {model} -d saved:{file} --dtype float32")
 
 
 def show(worst: Attack) -> None:
@@ -105,13 +105,13 @@ def show(worst: Attack) -> None:
     loss = "not seen (one more step)" if math.isnan(best.loss) else f"{best.loss:.4g}"
     if edges:
         Console(width=max(screen.width, 106)).print(collapse_table(edges, worst.level))
-    print(
+    say(
         f"- {worst.objective}: loss {worst.loss_at_zero:.4g} at theta0, {loss} at norm "
         f"{best.radius:.4g} (start {best.start} of {len(worst.starts)})"
     )
     for row in worst.collapse:
         if row.reason:
-            print(f"- {row.task} {row.sign:+d}: {row.reason}")
+            say(f"- {row.task} {row.sign:+d}: {row.reason}")
     for reason in worst.ended:
-        print(f"- {reason}")
-    print("- a local maximum: the worst direction may be worse, so these radii are upper bounds")
+        say(f"- {reason}")
+    say("- a local maximum: the worst direction may be worse, so these radii are upper bounds")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from basinscope.cli.app import app, drawn, parse_steps, print_json, progress
+from basinscope.cli.app import app, drawn, parse_steps, print_json, progress, say
 from basinscope.cli.options import (
     LOAD_ONLY,
     MODEL,
@@ -88,9 +88,9 @@ def certify(
     page = drawn("the page", lambda: certificate_page(cert, folder).write(folder / PAGE))
     if output.json:
         return print_json({**cert.to_json(), "run": str(folder), "page": page and str(page)})
-    print(cert)
+    say(cert)
     if page:
-        print(f"report:  {page}")
+        say(f"report:  {page}")
 
 
 @app.command
@@ -145,7 +145,7 @@ def strict_basin(
         basin = bs.strict_basin(
             engine, task, sigmas=grid, geometry=geometry, run=folder, progress=report, **plan
         )
-    print_json({**basin.to_json(), "run": str(folder)}) if output.json else print(basin)
+    print_json({**basin.to_json(), "run": str(folder)}) if output.json else say(basin)
 
 
 @app.command
@@ -193,7 +193,7 @@ def certify_tokens(
         bounds = certify_tokens(
             untied(engine) if mode == "row" else engine, task, run=folder, progress=report, **plan
         )
-    print_json({**bounds.to_json(), "run": str(folder)}) if output.json else print(bounds)
+    print_json({**bounds.to_json(), "run": str(folder)}) if output.json else say(bounds)
 
 
 @app.command
@@ -257,9 +257,9 @@ def verdict(
             "figures": [str(path) for path in figures],
         })  # fmt: skip
     for judgement in judged:
-        print(judgement)
+        say(judgement)
     for path in figures:
-        print(f"picture: {path}")
+        say(f"picture: {path}")
 
 
 def _at_most(forecast: Forecast) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from basinscope.cli.app import app, print_json
+from basinscope.cli.app import app, print_json, say
 
 
 @app.command
@@ -43,6 +43,6 @@ def compare(
     if json:
         print_json(comparison.summary() | {"written": [str(path) for path in written]})
         return
-    print(comparison.text(brief=True))
+    say(comparison.text(brief=True))
     for path in written:
-        print(path)
+        say(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from basinscope.cli.app import app, print_json, progress
+from basinscope.cli.app import app, print_json, progress, say
 from basinscope.cli.options import MODEL, OUTPUT, ModelOptions, Output, pairs
 from basinscope.errors import BasinscopeError
 
@@ -111,16 +111,16 @@ def finetune(
 
 def show(tuned: FineTune) -> None:
     """Print what a fine-tune came to."""
-    print(f"{tuned.method} fine-tune of {tuned.model}: {tuned.steps} steps, {tuned.folder}")
-    print("data: " + ", ".join(f"{n:,} {name}" for name, n in tuned.counts.items() if n))
-    print(f"displacement {tuned.displacement:.4g}, loss {tuned.losses[0]:.3f} -> "
+    say(f"{tuned.method} fine-tune of {tuned.model}: {tuned.steps} steps, {tuned.folder}")
+    say("data: " + ", ".join(f"{n:,} {name}" for name, n in tuned.counts.items() if n))
+    say(f"displacement {tuned.displacement:.4g}, loss {tuned.losses[0]:.3f} -> "
           f"{tuned.losses[-1]:.3f}")  # fmt: skip
     if tuned.guarantee is not None:
         held = tuned.guarantee
-        print(f"guarantee: {held.task} {held.word}: {held.reason}")
-        print(f"- confidence {held.confidence:g}, sigma {held.sigma:g}, {held.geometry}")
+        say(f"guarantee: {held.task} {held.word}: {held.reason}")
+        say(f"- confidence {held.confidence:g}, sigma {held.sigma:g}, {held.geometry}")
         for text in held.does_not_cover:
-            print(f"- not covered: {text}")
+            say(f"- not covered: {text}")
     for note in tuned.notes:
-        print(f"- {note}")
-    print(f"direction: {tuned.direction.label}")
+        say(f"- {note}")
+    say(f"direction: {tuned.direction.label}")

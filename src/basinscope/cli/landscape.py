@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from basinscope.cli.app import app, parse_steps, print_json, progress, screen
+from basinscope.cli.app import app, parse_steps, print_json, progress, say, screen
 from basinscope.cli.options import MODEL, RUN, TASKS, ModelOptions, RunOptions, TaskOptions
 from basinscope.cli.plan import forecast_of, line_of, show
 from basinscope.errors import BasinscopeError
@@ -127,7 +127,7 @@ def landscape(
         )  # fmt: skip
         plan = line_of(forecast, searched=searched)
     if output.dry_run and design is not None:
-        return print_json(design.to_json()) if output.json else print(plan)
+        return print_json(design.to_json()) if output.json else say(plan)
     if output.dry_run and forecast is not None:
         return show(forecast, searched=searched, as_json=output.json)
     plan += _without_template(engine, tasks)
@@ -200,8 +200,8 @@ def show_landscape(land: Landscape, folder: Path, level: float, as_json: bool) -
             Console(width=max(screen.width, 120)).print(table)
         said = attempt("the notes", lambda: notes(land, level), missing) or []
         for note in dict.fromkeys(said + missing):
-            print(f"- {note}")
+            say(f"- {note}")
         if figure.exists():
-            print(f"picture: {figure}")
+            say(f"picture: {figure}")
         if page:
-            print(f"report:  {page}")
+            say(f"report:  {page}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,7 @@ class Output:
 
     def folder(self, model: str, command: str = "") -> Path:
         """The run folder."""
-        name = Path(model).resolve().name.removesuffix(".gguf") or "run"
+        name = os.path.basename(os.path.realpath(model)).removesuffix(".gguf") or "run"
         return self.run or Path("runs") / "-".join(filter(None, (name, command)))
 
 

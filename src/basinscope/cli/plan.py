@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from basinscope.cli.app import print_json
+from basinscope.cli.app import print_json, say
 
 if TYPE_CHECKING:
     from basinscope.engines.base import Engine
@@ -57,4 +57,4 @@ def show(forecast: Forecast, *, searched: bool = False, as_json: bool) -> None:
     if as_json:
         print_json({**forecast.to_json(), "searched": searched})
     else:
-        print(line_of(forecast, searched=searched))
+        say(line_of(forecast, searched=searched))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basinscope.cli.app import app, drawn, print_json
+from basinscope.cli.app import app, drawn, print_json, say
 from basinscope.errors import BasinscopeError
 
 if TYPE_CHECKING:
@@ -57,14 +58,14 @@ def report(
         )
     if kind == "landscape" and (others or figure or styled):
         folders = (run, *others)
-        names = [folder.resolve().name for folder in folders]
+        names = [os.path.basename(os.path.realpath(folder)) for folder in folders]
         if len(set(names)) < len(names):
             names = [str(folder) for folder in folders]
         land, *rest = map(read_landscape, folders)
         path = figure or run / "figures" / "overlay.png"
-        print(land.plot(path, *rest, names=names, level=level, per_rms=rms, draws=draws, loss=loss))
+        say(land.plot(path, *rest, names=names, level=level, per_rms=rms, draws=draws, loss=loss))
     elif kind == "certificate" and figure:
-        print(plot_bounds(figure, [read_certificate(run)]))
+        say(plot_bounds(figure, [read_certificate(run)]))
     else:
         _print(bs.compare(run, *others) if kind == "widen" else bs.load_run(run), run, level)
 
@@ -89,16 +90,16 @@ def _print(record: object, run: Path, level: float) -> None:
         finetune.show(record)
         page = partial(pages.finetune_page, record, run)
     elif isinstance(record, Comparison):
-        print(record.text(brief=True))
+        say(record.text(brief=True))
         page = partial(pages.study_page, record, run, record.save(run / "figures"))
     elif isinstance(record, Surface):
         page = partial(pages.surface_page, record, run)
     else:
-        print(record)
+        say(record)
         if isinstance(record, Certificate):
             page = partial(pages.certificate_page, record, run)
     if page and (path := drawn("the page", lambda: page().write(run / pages.PAGE))):
-        print(f"report:  {path}")
+        say(f"report:  {path}")
 
 
 @app.command
@@ -135,7 +136,7 @@ def _say(state: dict[str, Any], json: bool) -> None:
         return
     rows = state.pop("rows", {})
     for key, value in {**state, **rows}.items():
-        print(f"{key}: {value}")
+        say(f"{key}: {value}")
 
 
 def _count(store: Store) -> None:
@@ -143,18 +144,18 @@ def _count(store: Store) -> None:
     from basinscope.engines.transformers import slower
 
     spec, trials = store.spec, tuple(store.trials())
-    print(f"{spec.kind} of {spec.model.source} ({spec.model.d:,} parameters, {spec.model.dtype})")
-    print(f"weights {spec.model.fingerprint}")
+    say(f"{spec.kind} of {spec.model.source} ({spec.model.d:,} parameters, {spec.model.dtype})")
+    say(f"weights {spec.model.fingerprint}")
     if way := slower(spec.model.engine):
-        print(f"rows that the quickest way does not serve go {way}")
+        say(f"rows that the quickest way does not serve go {way}")
     if spec.plane:
-        print(f"plane of {spec.plane.x} and {spec.plane.y}")
+        say(f"plane of {spec.plane.x} and {spec.plane.y}")
     for task in spec.tasks:
         own = [t for t in trials if t.task == task.name]
         places = len({(t.direction, t.step) if spec.plane else t.step for t in own})
         where = "points" if spec.plane else "steps"
         some = "" if all(t.whole for t in own) else "up to "
-        print(f"{task.name}: {len(own)} trials of {some}{task.n_items} items at {places} {where}")
+        say(f"{task.name}: {len(own)} trials of {some}{task.n_items} items at {places} {where}")
 
 
 @app.command
@@ -179,7 +180,7 @@ def strata(run: Path, task: str, /, *, step: float = 0.0, json: bool = False) ->
     if json:
         print_json({"task": task, "strata": there.to_dict(orient="records")})
     else:
-        print(there.to_string(index=False, float_format="{:.3f}".format))
+        say(there.to_string(index=False, float_format="{:.3f}".format))
 
 
 @app.command
@@ -198,4 +199,4 @@ def verify(run: Path, /) -> None:
             "records as they were written",
             "run the line again: trials are measured anew; delete other files before",
         )
-    print(f"{good} records verified")
+    say(f"{good} records verified")

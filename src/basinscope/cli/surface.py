@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from basinscope.cli.app import app, drawn, parse_steps, print_json, progress
+from basinscope.cli.app import app, drawn, parse_steps, print_json, progress, say
 from basinscope.cli.options import MODEL, RUN, TASKS, ModelOptions, RunOptions, TaskOptions
 from basinscope.cli.plan import forecast_of, line_of, show
 
@@ -84,13 +84,13 @@ def surface(
         return print_json({"cosine": measured.plane.cosine, **rows, "run": str(folder), **places})
     for task, part in table.groupby("task", sort=False):
         best, worst = part["score"].max(), part["score"].min()
-        print(f"{task}: {worst:.3f} to {best:.3f} over {len(part)} points of one plane")
+        say(f"{task}: {worst:.3f} to {best:.3f} over {len(part)} points of one plane")
     if path is not None:
-        print(path.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
+        say(path.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
     if figure.exists():
-        print(f"picture: {figure}")
+        say(f"picture: {figure}")
     if page:
-        print(f"report:  {page}")
+        say(f"report:  {page}")
 
 
 @app.command
@@ -136,7 +136,7 @@ def cosines(
             "directions": list(table.index), "cosines": rows, "reference": reference,
             "figure": where,
         })  # fmt: skip
-    print(table.to_string(float_format=lambda v: f"{v:.4f}"))
-    print(f"independent random directions: 0 ± {reference:.2g} (1/sqrt(d), d = {engine.d:,})")
+    say(table.to_string(float_format=lambda v: f"{v:.4f}"))
+    say(f"independent random directions: 0 ± {reference:.2g} (1/sqrt(d), d = {engine.d:,})")
     if figure is not None:
-        print(f"picture: {figure}")
+        say(f"picture: {figure}")

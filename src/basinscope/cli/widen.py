@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from basinscope.cli.app import app, print_json, progress
+from basinscope.cli.app import app, print_json, progress, say
 
 
 @app.command
@@ -36,7 +36,7 @@ def widen(
 
     if dry_run:
         plan = bs.widen(recipe, only=only, data_dir=data_dir, device=device, dry_run=True)
-        print_json(plan.summary()) if json else print(plan.text())
+        print_json(plan.summary()) if json else say(plan.text())
         return
     with progress(unit="steps") as report:
         study = bs.widen(
@@ -45,8 +45,8 @@ def widen(
     comparison = bs.compare(study.folder)
     if json:
         return print_json(study.summary() | {"comparison": comparison.summary()})
-    print(study.table())
-    print(f"\n{comparison.text(brief=True)}\n")
+    say(study.table())
+    say(f"\n{comparison.text(brief=True)}\n")
     for note in study.notes:
-        print(f"- {note}")
-    print(f"run: {study.folder}")
+        say(f"- {note}")
+    say(f"run: {study.folder}")

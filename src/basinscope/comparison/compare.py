@@ -138,11 +138,13 @@ class Comparison:
         Returns:
             The paths that were written.
         """
+        from basinscope.report.figures import csv_of
+
         out = Path(folder)
         _check_figures(figures)
         texts = {
             "table.md": self.text() + "\n",
-            "numbers.csv": self.numbers().to_csv(index=False, float_format="%.6g"),
+            "numbers.csv": csv_of(self.numbers(), float_format="%.6g"),
         }
         for name, content in texts.items():
             write(out / name, content)

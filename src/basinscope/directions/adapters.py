@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from basinscope.directions.compressed import by_rows
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.directions.toward import difference
 from basinscope.errors import BasinscopeError
+from basinscope.files import read_json
 from basinscope.weights.checkpoints import Shelf, listed
 from basinscope.weights.parts import Device, Parts, Weights
 
@@ -270,7 +270,7 @@ def inner_factors(
 def _config(label: str, folder: Path) -> dict[str, Any]:
     path = folder / "adapter_config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         if not isinstance(config, dict):
             raise ValueError("it is not a JSON object")
     except FileNotFoundError:

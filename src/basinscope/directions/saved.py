@@ -71,7 +71,7 @@ class Saved(Displaced):
         try:
             entries = {} if text is None else json.loads(text)
             value = entries.get(key, otherwise)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             value = ...
         if not isinstance(value, type(otherwise)) and (key, value) != ("displacement", None):
             raise BasinscopeError(

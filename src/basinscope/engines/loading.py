@@ -73,6 +73,8 @@ def load(
     place = _device(device)
     dtype = "auto" if dtype is None else dtype
     budget = _budget(token_budget)
+    if params is not None:
+        selection.compiled(params)
     if isinstance(model, nn.Module):
         idle = {
             "revision": revision,
@@ -241,8 +243,8 @@ def _pretrained(
     source = {"revision": revision or "main", "trust_remote_code": trust}
     with _reading(word):
         config = AutoConfig.from_pretrained(where, **source)
-    if "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
-        check_config(word, config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
+        if "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
+            check_config(word, config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
     if device_map is None:
         folder = Path(where) if here else None
         empty = partial(AutoModelForCausalLM.from_config, config, trust_remote_code=trust)
@@ -257,6 +259,7 @@ def _pretrained(
         tokenizer = AutoTokenizer.from_pretrained(where, **source)
         if device_map is None:
             module = module.to(device)
+        made_up = not tokenizer.encode("a", add_special_tokens=False)  # for want of its files
     check_report(word, type(module).__name__, report)
     away = [name for name, parameter in module.named_parameters() if parameter.is_meta]
     if away:
@@ -265,7 +268,7 @@ def _pretrained(
             "a device_map that puts every weight on a device",
             "leave device_map out, or take a smaller model",
         )
-    if not tokenizer.encode("a", add_special_tokens=False):  # made up, for want of its files
+    if made_up:
         raise BasinscopeError(
             f"cannot load the model {word!r} (no tokenizer there)",
             "a tokenizer's files beside the weights",

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from basinscope.engines.sources import quiet
+from basinscope.engines.sources import first_line, quiet
 from basinscope.errors import BasinscopeError
+from basinscope.files import read_json
 
 OF_THE_FILE = (
     "_name_or_path", "architectures", "dtype", "quantization_config", "torch_dtype",
@@ -49,9 +50,16 @@ def check_setup(
     Raises:
         BasinscopeError: with the first field that differs.
     """
-    difference = _config_differs(module, folder)
-    if not difference and tokenizer is not None:
-        difference = _tokenizer_differs(tokenizer, ends, folder)
+    part = "config"
+    try:
+        difference = _config_differs(module, folder)
+        if not difference and tokenizer is not None:
+            part = "tokenizer"
+            difference = _tokenizer_differs(tokenizer, ends, folder)
+    except BasinscopeError:
+        raise
+    except Exception as error:  # whatever transformers says of a malformed file
+        difference = f"its {part} cannot be read ({first_line(error)})"
     if difference:
         raise BasinscopeError(
             f"{label} answers in another way than the model: {difference}",
@@ -115,16 +123,13 @@ def _tokenizer_differs(tokenizer: Any, ends: frozenset[int], folder: Path) -> st
         return ""
     from transformers import AutoTokenizer, GenerationConfig
 
-    try:
-        with quiet():
-            other = AutoTokenizer.from_pretrained(str(folder))
-            generation = (
-                GenerationConfig.from_pretrained(str(folder))
-                if (folder / "generation_config.json").is_file()
-                else None
-            )
-    except Exception as error:
-        return f"its tokenizer cannot be read ({str(error).splitlines()[0]:.100})"
+    with quiet():
+        other = AutoTokenizer.from_pretrained(str(folder))
+        generation = (
+            GenerationConfig.from_pretrained(str(folder))
+            if (folder / "generation_config.json").is_file()
+            else None
+        )
     if difference := _rules_differ(tokenizer, other):
         return difference
     if tokenizer.chat_template != other.chat_template:
@@ -163,7 +168,7 @@ def _rules_differ(tokenizer: Any, other: Any) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
     except (OSError, ValueError) as error:
         raise BasinscopeError(
             f"cannot read {path} ({error})", "a JSON object", "copy it again"

@@ -124,15 +124,22 @@ ALLOWED = f"{', '.join(ALIASES)}, a folder, a .gguf file, or a hub id such as or
 
 def _converted(gguf: Path, dtype: str) -> Path:
     """Safetensors of a GGUF file in the user's cache, in ``dtype``; made once (half a minute)."""
-    with gguf.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise BasinscopeError(
-                f"{gguf} is not a GGUF file (it does not begin with 'GGUF')",
-                "a .gguf model file, or a folder with safetensors",
-                "check the path",
-            )
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with gguf.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise BasinscopeError(
+                    f"{gguf} is not a GGUF file (it does not begin with 'GGUF')",
+                    "a .gguf model file, or a folder with safetensors",
+                    "check the path",
+                )
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BasinscopeError(
+            f"cannot read {gguf} ({error.strerror or error})",
+            "a file that can be read",
+            "mend its permissions, or copy it again",
+        ) from error
     target = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}-{dtype}"
     if (target / "complete").exists():
         return target

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import random
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,20 +91,22 @@ def write_result(folder: Path, module: nn.Module, tokenizer: Any) -> None:
 
 
 def read_weights(checkpoint: Path, module: nn.Module) -> None:
-    """Set the live weights to those of a checkpoint, bit for bit."""
-    from safetensors.torch import load_file
+    """Set the live weights to those of a checkpoint, bit for bit.
 
-    if hasattr(module, "peft_config"):
-        from peft import set_peft_model_state_dict
+    Raises:
+        BasinscopeError: if they cannot be read.
+    """
+    with resuming(checkpoint):
+        if hasattr(module, "peft_config"):
+            from peft import set_peft_model_state_dict
 
-        set_peft_model_state_dict(module, load_file(checkpoint / "adapter_model.safetensors"))
-        return
-    saved = load_file(checkpoint / "model.safetensors")
-    live = selection.tensors(module)
-    assert saved.keys() == live.keys()
-    with torch.no_grad():
-        for name, tensor in live.items():
-            tensor.copy_(saved[name])
+            set_peft_model_state_dict(module, _tensors(checkpoint / "adapter_model.safetensors"))
+            return
+        saved, live = _tensors(checkpoint / "model.safetensors"), selection.tensors(module)
+        assert {n: t.shape for n, t in saved.items()} == {n: t.shape for n, t in live.items()}
+        with torch.no_grad():
+            for name, tensor in live.items():
+                tensor.copy_(saved[name])
 
 
 def read(checkpoint: Path) -> dict[str, Any]:
@@ -112,22 +115,35 @@ def read(checkpoint: Path) -> dict[str, Any]:
     Raises:
         BasinscopeError: if it cannot be read, or is of a later version.
     """
-    from safetensors.torch import load_file
-
-    try:
-        plain = json.loads((checkpoint / REST).read_text(encoding="utf-8"))
+    with resuming(checkpoint):
+        plain = files.read_json(checkpoint / REST)
         header.check_format(checkpoint / REST, plain)
-        state = _unpacked(plain, load_file(checkpoint / TENSORS))
-        assert isinstance(state, dict)
+        state: dict[str, Any] = _unpacked(plain, _tensors(checkpoint / TENSORS))
+        # which transformers reads again by itself
+        assert json.dumps(files.read_json(checkpoint / TRAINER)) == json.dumps(state["trainer"])
+    return state
+
+
+@contextmanager
+def resuming(checkpoint: Path) -> Iterator[None]:
+    """Inside it a checkpoint is read and put to use: whatever it was cut to is said in one line."""
+    try:
+        yield
     except BasinscopeError:
         raise
-    except Exception as error:  # whatever the file was cut to
+    except Exception as error:
         raise BasinscopeError(
-            f"{checkpoint} cannot be resumed from ({' '.join(str(error).split())[:200]})",
+            f"{checkpoint} cannot be resumed from ({sources.first_line(error)})",
             "a checkpoint as it was written",
             "start over with resume=False (--no-resume)",
         ) from error
-    return state
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    tensors: dict[str, torch.Tensor] = load_file(files.ordinary(file, None))
+    return tensors
 
 
 def generators() -> dict[str, Any]:

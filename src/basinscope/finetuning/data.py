@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import describe
+from basinscope.files import describe, ordinary
 from basinscope.tasks.data import Hub, Row, fault_of, read
 
 Rows = str | Path | Sequence[Mapping[str, Any]]
@@ -171,7 +171,13 @@ def _rows(data: Rows) -> Iterator[Row]:
 def _objects(path: Path) -> Iterator[Row]:
     """Elements of a JSON list, or one object after another, each with the line it begins on."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = ordinary(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BasinscopeError(
+            f"cannot read {path} ({error.strerror or error})",
+            "a file that can be read",
+            "mend its permissions; .jsonl for a large one",
+        ) from error
     except UnicodeDecodeError as error:
         raise BasinscopeError(
             f"{path}: byte {error.object[error.start]:#04x} at {error.start} is not UTF-8",

@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError
-from basinscope.files import entries, write
+from basinscope.files import entries, ordinary, write
 from basinscope.finetuning.data import SUFFIXES, Chat, Rows, Tally, chats, pair
 from basinscope.finetuning.settings import Settings
 from basinscope.runs.spec import sha256
@@ -187,9 +188,10 @@ def _answers(engine: Engine, file: Path, prompts: list[str]) -> list[str | None]
     """The model's greedy answers, kept in a file; None where cut off or degenerate."""
     address = sha256([engine.fingerprint(), engine.kind, OWN_ANSWER_TOKENS, prompts])
     if file.is_file():
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        if lines and lines[0] == {"address": address}:
-            return [line["answer"] for line in lines[1:]]
+        with suppress(OSError, ValueError, RecursionError, TypeError, KeyError):  # else: anew
+            lines = list(map(json.loads, ordinary(file).read_text(encoding="utf-8").splitlines()))
+            if lines[:1] == [{"address": address}] and len(lines) == len(prompts) + 1:
+                return [line["answer"] for line in lines[1:]]
     answers = engine.answer([Generate(p, OWN_ANSWER_TOKENS, chat="if any") for p in prompts])
     texts: list[str | None] = []
     for answer in answers:

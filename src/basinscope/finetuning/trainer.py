@@ -200,13 +200,15 @@ class _Loop(Trainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
         if folder is not None:
-            self.optimizer.load_state_dict(self._saved["optimizer"])
-            self.lr_scheduler.load_state_dict(self._saved["schedule"])
-            self.losses = list(self._saved["losses"])
+            with checkpoint.resuming(Path(folder)):
+                self.optimizer.load_state_dict(self._saved["optimizer"])
+                self.lr_scheduler.load_state_dict(self._saved["schedule"])
+                self.losses = list(self._saved["losses"])
 
     def _load_rng_state(self, folder: str | None) -> None:
         if folder is not None:
-            checkpoint.set_generators(self._saved["generators"])
+            with checkpoint.resuming(Path(folder)):
+                checkpoint.set_generators(self._saved["generators"])
 
     def check_weights(self) -> None:
         """Raise unless every weight is finite."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from basinscope.errors import BasinscopeError
-from basinscope.report.figures import COLOURS, check_name, plain, save
+from basinscope.report.figures import COLOURS, check_name, plain, save, short
 from basinscope.stats import smoothing as formulas
 from basinscope.stats.rounded import at_least
 
@@ -64,7 +64,11 @@ def plot_bounds(
             rows += [(name, f"p = {p:g}", *pair) for pair in zip(r, curve, strict=True)]
         curve = np.asarray(cert.lower_bound(r))
         axis.plot(
-            r, curve, color=colour, linewidth=2, label=f"{name}, p ≥ {at_least(cert.p_lower, 3)}"
+            r,
+            curve,
+            color=colour,
+            linewidth=2,
+            label=f"{short(name)}, p ≥ {at_least(cert.p_lower, 3)}",
         )
         rows += [(name, "certified", *pair) for pair in zip(r, curve, strict=True)]
     chance = max(cert.task.chance for cert in certificates)
@@ -72,7 +76,9 @@ def plot_bounds(
                  linewidth=0, label="vacuous: no more than chance")  # fmt: skip
     for v in marks:
         axis.axvline(v.r, color="#444444", linewidth=0.8, linestyle="--")
-        axis.annotate(v.label[-28:], (v.r, 1.02), rotation=90, fontsize=6, va="top", ha="right")
+        axis.annotate(
+            short(v.label, 28), (v.r, 1.02), rotation=90, fontsize=6, va="top", ha="right"
+        )
         rows.append((v.label, "bound", v.r, v.bound))
         for kind, interval, marker in (("p", v.smoothed, "D"), ("S", v.score, "o")):
             if interval is not None:

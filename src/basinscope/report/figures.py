@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from basinscope import files
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, printable
 
 if TYPE_CHECKING:
     from basinscope.landscape import Landscape
@@ -120,7 +120,7 @@ def plot_landscapes(
                               label=f"half-width (level {level:g}, 95%{arrow})"))  # fmt: skip
     if single:
         handles.append(Line2D([], [], color=INK, lw=0.5, label="single draws"))
-        files.write(path.with_suffix(".draws.csv"), pd.concat(single).to_csv(index=False))
+        files.write(path.with_suffix(".draws.csv"), csv_of(pd.concat(single)))
     if marked:
         handles.append(Line2D([], [], color=INK, marker="D", ls="", label="the other model"))
     legend(figure, handles)
@@ -286,7 +286,14 @@ def save(figure: Any, path: Path, table: pd.DataFrame, dpi: int = 150) -> None:
     """Write a figure, and beside it the CSV that it was drawn from."""
     with files.whole(path) as draft:
         figure.savefig(draft, dpi=dpi, format=path.suffix[1:])
-    files.write(path.with_suffix(".csv"), table.to_csv(index=False))
+    files.write(path.with_suffix(".csv"), csv_of(table))
+
+
+def csv_of(table: pd.DataFrame, **options: Any) -> str:
+    """A table as CSV; options are those of `pandas.DataFrame.to_csv`."""
+    # a carriage return in a cell is quoted only where lines end with one
+    text: str = table.to_csv(index=False, lineterminator="\r\n", **options)
+    return text.replace("\r\n", "\n")
 
 
 def plain(texts: Sequence[Any]) -> None:
@@ -296,7 +303,8 @@ def plain(texts: Sequence[Any]) -> None:
 
 
 def short(label: str, most: int = 60) -> str:
-    """A label that fits: of a long one (a path) its end, which tells it from others."""
+    """A label that fits and can be drawn: of a long one (a path) its end, which tells it apart."""
+    label = " ".join(printable(label[-4 * most :]).split())
     return label if len(label) <= most else "…" + label[1 - most :]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from basinscope import files
 from basinscope.errors import BasinscopeError
-from basinscope.report.figures import check_name, plain, save, short
+from basinscope.report.figures import check_name, csv_of, plain, save, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,7 @@ def plot_surface(
         if trajectory is not None:
             _path(panel, trajectory)
         half = float((points["high"] - points["low"]).max() / 2)
-        title = panel.set_title(f"{task}: score, each cell ±{half:.2f} or less", fontsize=10)
+        title = panel.set_title(f"{short(task)}: score, each cell ±{half:.2f} or less", fontsize=10)
         x, y = _axes(plane)
         plain([title, panel.set_xlabel(x), panel.set_ylabel(y)])
     bar = figure.colorbar(cells, ax=panels.tolist(), shrink=0.9, pad=0.02)
@@ -109,7 +109,7 @@ def plot_surface_3d(
         )
     figure = _figure_3d(table, plane, trajectory)
     files.write(path, figure.to_html(include_plotlyjs=True, full_html=True))
-    files.write(path.with_suffix(".csv"), table.to_csv(index=False))
+    files.write(path.with_suffix(".csv"), csv_of(table))
     return path
 
 

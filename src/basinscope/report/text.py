@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from basinscope.errors import printable
 from basinscope.landscape.failures import failures
 from basinscope.landscape.readouts import nll_sigmas, visages
 from basinscope.report.sections import attempt
@@ -27,10 +28,10 @@ def widths_table(run: Landscape, level: float = 0.5) -> Table:
         table.add_column(name, justify="left" if name in ("task", "side") else "right")
     for row in run.widths(level=level).itertuples():
         table.add_row(
-            Text(row.task),
+            Text(printable(row.task)),
             f"{row.chance:.2f}",
             Text(f"{row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}]"),
-            Text(f"{row.direction} {side(row.sign)}"),
+            Text(printable(f"{row.direction} {side(row.sign)}")),
             str(row.draws),
             Text(_interval(row.width, row.low, row.high)),
             Text(_interval(row.width_rms, row.low_rms, row.high_rms)),
@@ -163,7 +164,7 @@ def collapse_table(rows: Sequence[Mapping[str, Any]], level: float) -> Table:
         table.add_column(name, justify="left" if name in ("task", "side") else "right")
     for row in rows:
         table.add_row(
-            Text(row["task"]),
+            Text(printable(row["task"])),
             f"{row['score']:.3g} ({row['n_items']})",
             "+" if row["sign"] > 0 else "-",
             *(Text(_bracket(row[f"{unit}_low"], row[f"{unit}_high"]))

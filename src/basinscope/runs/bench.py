@@ -139,7 +139,7 @@ class Bench:
             step=unit.step,
             items=tuple(item.id for item in items),
             correct=tuple(int(o.correct) for o in outcomes),
-            labels=tuple(o.label for o in outcomes),
+            labels=tuple(o.label.encode(errors="backslashreplace").decode() for o in outcomes),
             margins=tuple(_finite(o.margin) for o in outcomes),
             nlls=tuple(_finite(o.nll) for o in outcomes),
             tokens=tokens if any(tokens) else (),

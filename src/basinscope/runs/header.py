@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import entries
+from basinscope.files import entries, read_json
 from basinscope.runs.spec import Frozen
 
 FORMAT = 1
@@ -114,13 +113,13 @@ def read(path: Path) -> dict[str, Any]:
         BasinscopeError: it cannot be read, is corrupt, or was written by a later version.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = read_json(path)
         if not isinstance(body, dict):
             raise ValueError("it is not a JSON object")
         version = body.get("format", 1)
         if not isinstance(version, int):
             raise ValueError(f"its format is {version!r}")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise corrupt(path, error) from None
     check_format(path, body)
     return body
@@ -207,6 +206,8 @@ def check_free(folder: Path, kind: str, parts: Collection[str] = (), option: str
     """
     allowed = "a new folder, or one that such a run has made"
     try_ = f"another {option}"
+    if str(folder).encode(errors="ignore").decode() != str(folder):
+        raise BasinscopeError(f"{folder} is no UTF-8, as safetensors needs it", allowed, try_)
     if not exists(folder):
         return
     if not folder.is_dir():

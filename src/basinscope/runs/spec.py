@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Pla
 
 from basinscope.directions.base import Direction
 from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
 from basinscope.tasks.base import Task, items_hash
 from basinscope.weights import noise
 
@@ -119,7 +120,19 @@ def model_spec(engine: Engine) -> ModelSpec:
 
 
 def task_spec(task: Task) -> TaskSpec:
-    """Describe a task."""
+    """Describe a task.
+
+    Raises:
+        BasinscopeError: half a character in its name or an item's, which no table can hold.
+    """
+    try:
+        "".join((task.name, *(item.id for item in task.items))).encode()
+    except UnicodeEncodeError:
+        raise BasinscopeError(
+            f"half a character in the name of task {task.name!r:.80} or of one of its items",
+            "text in Unicode",
+            "another name",
+        ) from None
     return TaskSpec(
         name=task.name,
         chance=task.chance,

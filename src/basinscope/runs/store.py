@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error, entries, write
+from basinscope.files import disk_error, entries, ordinary, write
 from basinscope.runs import header
 from basinscope.runs.spec import MODEL, Frozen, RunSpec, canonical, conflicts, merged, sha256
 
@@ -155,7 +156,7 @@ class Store:
             return self._memory.get(address)
         path = self._path(address)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = ordinary(path).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
         except (IsADirectoryError, UnicodeDecodeError) as error:
@@ -247,9 +248,10 @@ def _parse(text: str, path: Path) -> Trial:
 
 def _read_spec(path: Path) -> RunSpec:
     body = header.parse(path, RunHeader)
-    if body.hash != body.spec.hash or body.kind not in ("", body.spec.kind):
-        raise header.corrupt(path, ValueError("its hash or kind does not fit its spec"))
-    return body.spec
+    with suppress(ValueError):  # NaN has no hash
+        if body.hash == body.spec.hash and body.kind in ("", body.spec.kind):
+            return body.spec
+    raise header.corrupt(path, ValueError("its hash or kind does not fit its spec"))
 
 
 def versions() -> dict[str, str]:

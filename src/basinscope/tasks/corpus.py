@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import ordinary
 from basinscope.tasks.base import Answer, Corpus, Item, Likelihood, Outcome
 from basinscope.tasks.data import VARIABLE, Hub, folder_of, read
 from basinscope.tasks.published import Published
@@ -103,7 +104,7 @@ def _known(word: str, folder: Path | None) -> str:
 
 def _text(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # line ends as they are
+        text = ordinary(path).read_bytes().decode("utf-8-sig")  # line ends as they are
     except UnicodeDecodeError as error:
         raise BasinscopeError(
             f"{path}: byte {error.start} ({error.object[error.start]:#04x}) is not UTF-8",

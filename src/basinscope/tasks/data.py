@@ -25,11 +25,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from basinscope.errors import BasinscopeError
 
 VARIABLE = "BASINSCOPE_DATA"
+MOST_CHARACTERS = 1 << 26
+"""Of a line: a longer one is no row."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,19 @@ def read(
             "text in UTF-8",
             "save the file as UTF-8, or load the data anew",
         ) from None
+    except OSError as error:
+        raise BasinscopeError(
+            f"cannot read {path} ({error.strerror or error})",
+            "a file that can be read",
+            "mend its permissions, or copy it again",
+        ) from error
     if n == 0:
         raise BasinscopeError(f"{path} holds no rows", "at least one row", "load the data anew")
 
 
 def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.reader(handle, strict=True)
+        reader = csv.reader(_lines(handle), strict=True)
         names, line = None if header else list(columns), 1
         try:
             for cells in reader:
@@ -180,10 +188,14 @@ def _csv_rows(path: Path, columns: Sequence[str], header: bool) -> Iterator[Row]
 def _json_rows(path: Path) -> Iterator[Row]:
     if path.suffix.lower() == ".gz":
         with gzip.open(path, "rt", encoding="utf-8") as handle:
-            yield from _objects(path, _unpacked(path, handle))
+            yield from _objects(path, _unpacked(path, _lines(handle)))
     else:
         with path.open(encoding="utf-8") as handle:
-            yield from _objects(path, handle)
+            yield from _objects(path, _lines(handle))
+
+
+def _lines(handle: TextIO) -> Iterator[str]:
+    return iter(lambda: handle.readline(MOST_CHARACTERS), "")
 
 
 def _unpacked(path: Path, lines: Iterable[str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import describe, entries
+from basinscope.files import describe, entries, ordinary, read_json
 from basinscope.weights import selection
 from basinscope.weights.parts import Weights, chunks
 
@@ -275,15 +275,15 @@ def _files_in(folder: Path) -> list[Path]:
         return [whole]
     if (folder / _INDEX).is_file():
         try:
-            shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+            shards = read_json(folder / _INDEX)["weight_map"]
             files = [folder / name for name in sorted(set(shards.values()))]
+            absent = [file.name for file in files if not file.is_file()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BasinscopeError(
                 f"{folder / _INDEX} is malformed ({type(error).__name__}: {error})",
                 "an index with a weight_map, as save_pretrained writes it",
                 "copy it again",
             ) from error
-        absent = [file.name for file in files if not file.is_file()]
         if absent:
             raise BasinscopeError(
                 listed(f"{folder} lacks {len(absent)} of {len(files)} shards", absent),
@@ -323,7 +323,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt"):
+        with safe_open(ordinary(path, None), framework="pt"):
             pass
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")

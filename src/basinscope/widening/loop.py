@@ -260,9 +260,9 @@ def _resumed(folder: Path, module: nn.Module, method: Method) -> Progressed | No
     if not checkpoints:
         return None
     try:
-        rest = json.loads((checkpoints[-1] / REST).read_text(encoding="utf-8"))
+        rest = files.read_json(checkpoints[-1] / REST)
         header.check_format(checkpoints[-1] / REST, rest)
-        tensors = load_file(checkpoints[-1] / TENSORS)
+        tensors = load_file(files.ordinary(checkpoints[-1] / TENSORS, None))
         live = selection.tensors(module)
         with torch.no_grad():
             for name, tensor in live.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from basinscope.errors import BasinscopeError, nearest
+from basinscope.files import ordinary
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -20,6 +22,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 TOKENS_PER_PARAMETER = 20
 """Tokens of a Chinchilla-optimal run for each parameter (arXiv 2203.15556, table 3)."""
+
+MOST_PARTS = 100_000
+"""Keys and values of a recipe."""
 
 OWN_RECIPES = Path(__file__).parent / "recipes"
 
@@ -281,7 +286,7 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
     own = OWN_RECIPES / f"{word}.yaml"
     path = own if own.is_file() and own.parent == OWN_RECIPES else Path(word).expanduser()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(ordinary(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise BasinscopeError(
             f"no recipe {str(word)!r}",
@@ -294,7 +299,7 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
             "a readable file",
             "mend its permissions",
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BasinscopeError(
             f"recipe {path} is not YAML ({reason[:160]})", "keys with values", "mend the file"
@@ -310,17 +315,25 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
 
 def _validated(content: dict[str, Any], name: str) -> Recipe:
     try:
-        return Recipe.model_validate(_tuples(content))
+        return Recipe.model_validate(_tuples(content, itertools.count()))
     except ValidationError as error:
         raise _first_wrong(error, name) from None
+    except (ValueError, RecursionError) as error:  # a part of itself, too
+        raise BasinscopeError(f"{name}: {error}", "keys with values", "mend it") from None
 
 
-def _tuples(value: Any) -> Any:
-    """Lists as tuples (a recipe is strict about all else), numbers such as 1e-3 as YAML misses."""
+def _tuples(value: Any, count: Iterator[int]) -> Any:
+    """Lists as tuples (a recipe is strict about all else), numbers such as 1e-3 as YAML misses.
+
+    Raises:
+        ValueError: more parts than any recipe has: YAML's aliases multiply.
+    """
+    if next(count) > MOST_PARTS:
+        raise ValueError(f"it has more than {MOST_PARTS:,} parts")
     if isinstance(value, list):
-        return tuple(_tuples(one) for one in value)
+        return tuple(_tuples(one, count) for one in value)
     if isinstance(value, dict):
-        return {str(key): _tuples(one) for key, one in value.items()}
+        return {str(key): _tuples(one, count) for key, one in value.items()}
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     return value

@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from basinscope.errors import BasinscopeError
-from basinscope.files import disk_error, write
+from basinscope.files import disk_error, read_json, write
 from basinscope.runs import header
 from basinscope.widening.plan import step_s
 from basinscope.widening.rows import RowRecord
@@ -62,7 +62,7 @@ def begin(folder: Path, study: Study, all_rows: Sequence[StudyRow]) -> tuple[str
         header.check_free(folder, "widen")
         write(path, json.dumps(new.model_dump(mode="json"), indent=1))
         return ()
-    old = header.parse(path, StudyHeader)
+    old = read_header(folder)
     if differences := _differences(old.spec, new.spec):
         raise BasinscopeError(
             f"{folder} holds another study ({'; '.join(differences)})",
@@ -176,7 +176,12 @@ def read_header(folder: str | Path) -> StudyHeader:
     path = Path(folder) / FILE
     if not header.exists(path):
         raise header.missing(Path(folder), "widen")
-    return header.parse(path, StudyHeader)
+    body = header.parse(path, StudyHeader)
+    recipe, rows = body.spec.get("recipe"), body.spec.get("rows")
+    parts = [recipe, rows, *(rows.values() if isinstance(rows, dict) else ())]
+    if not all(isinstance(part, dict) for part in parts):
+        raise header.corrupt(path, ValueError("its spec has no recipe or no rows"))
+    return body
 
 
 def rows(folder: str | Path) -> list[RowRecord]:
@@ -191,10 +196,10 @@ def rows(folder: str | Path) -> list[RowRecord]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = read_json(path)
         if not isinstance(body, dict):
             raise ValueError("it is no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from None
     return body
 

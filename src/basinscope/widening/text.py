@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import ordinary
 from basinscope.tasks.data import VARIABLE, folder_of
 from basinscope.widening.recipe import Text
 
@@ -173,7 +174,7 @@ def _paths(
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return ordinary(path, None).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BasinscopeError(
             f"cannot read the text {path} ({error})", "a text in UTF-8", "save it as UTF-8"

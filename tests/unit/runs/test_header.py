@@ -56,7 +56,7 @@ def test_a_later_format_is_no_damage(kind, tmp_path):
     ("body", "reason"),
     [
         ("", "Expecting value"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested too deeply"),
         ("[1]", "it is not a JSON object"),
         ({"format": "1", "spec": {"kind": "surface"}}, "its format is '1'"),
         ({"format": 1}, "its kind is ''"),
@@ -97,3 +97,8 @@ def test_a_run_of_another_kind_is_named(kind, tmp_path):
     with pytest.raises(bs.BasinscopeError, match=rf"holds {noun}, not a landscape; .*another"):
         header.check_free(folder, "landscape")
     assert str(header.missing(folder, "surface")).startswith(f"{folder} holds {noun}, not a surf")
+
+
+def test_a_folder_whose_name_safetensors_cannot_open_is_refused(tmp_path):
+    with pytest.raises(bs.BasinscopeError, match="is no UTF-8"):
+        header.check_free(tmp_path / "half \udcff", "attack")

@@ -276,3 +276,9 @@ def test_other_items_conflict_and_a_larger_plan_does_not():
     assert both.directions == ("random", "random:1")
     assert (both.draws, both.steps) == (8, None)
     assert merged(both, larger) == both
+
+
+def test_half_a_character_in_a_name_is_refused_before_anything_is_measured():
+    task = bs.CallableTask("half \udcff", lambda module: [1], n_items=1)
+    with pytest.raises(bs.BasinscopeError, match=r"half a character in the name of task 'half"):
+        task_spec(task)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import yaml
 
 from basinscope.errors import BasinscopeError, nearest
-from basinscope.files import entries
+from basinscope.files import entries, ordinary
 from basinscope.tasks.lm_eval.library import library
 
 PREFIX: Final = "lm-eval:"
@@ -253,9 +253,10 @@ def _with_packaged(index: dict[str, Any]) -> dict[str, Any]:
 def _settings(file: Path) -> dict[str, Any]:
     """Settings of a file and those it includes, functions as text."""
     try:
+        functions(file)  # before lm-eval does, this opens what it includes: no FIFO, no device
         settings = library().yaml.load_yaml(file, resolve_func=False)
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise malformed(file, str(error)) from error
+    except Exception as error:  # whatever that library says of a file
+        raise malformed(file, str(error) or type(error).__name__) from error
     assert isinstance(settings, dict)
     return settings
 
@@ -276,7 +277,7 @@ def functions(file: Path) -> list[str]:
         if path in seen or path.is_relative_to(library().root):
             continue
         seen.add(path)
-        root = yaml.compose(path.read_text("utf-8"), Loader=_Text)
+        root = yaml.compose(ordinary(path).read_text("utf-8"), Loader=_Text)
         names += _tagged(root)
         for key, value in getattr(root, "value", ()):
             if key.value == "include":
@@ -285,10 +286,18 @@ def functions(file: Path) -> list[str]:
     return names
 
 
-def _tagged(node: Any) -> list[str]:
-    if isinstance(node, yaml.ScalarNode):
-        return [node.value] if node.tag == "!function" else []
-    below = (
-        node.value if isinstance(node, yaml.SequenceNode) else [x for p in node.value for x in p]
-    )
-    return [name for child in below for name in _tagged(child)]
+def _tagged(root: Any) -> list[str]:
+    """Functions below a node; each is looked at once, since aliases multiply and go in circles."""
+    names: list[str] = []
+    nodes, seen = [root], set[int]()
+    for node in nodes:
+        if id(node) in seen or node is None:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            names += [node.value] if node.tag == "!function" else []
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        else:
+            nodes += [part for pair in node.value for part in pair]
+    return names
