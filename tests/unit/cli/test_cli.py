@@ -172,7 +172,7 @@ def test_the_default_search_on_the_packaged_model_ends_in_its_table(run_cli, smo
     assert any(not t.whole for t in land.trials), "some points were stopped early"
     page = Path("x/report.html").read_text()
     assert "the variance between directions of basic along random could not be made" in page
-    assert 'alt="Scores and half-widths against the step"' in page
+    assert 'alt="Scores and half-widths at each step"' in page
 
 
 def test_a_run_that_cannot_be_written_to_is_printed(line, run_cli, monkeypatch):
@@ -181,7 +181,7 @@ def test_a_run_that_cannot_be_written_to_is_printed(line, run_cli, monkeypatch):
     def read_only(*_args, **_options):
         raise bs.BasinscopeError("cannot write x (Read-only file system)", "a folder", "another")
 
-    monkeypatch.setattr("basinscope.report.page.write_report", read_only)
+    monkeypatch.setattr("basinscope.report.pages.landscape_page", read_only)
     ended = run_cli(*line())
     assert ended.code == 0
     assert "Basin half-width at level 0.5" in ended.out

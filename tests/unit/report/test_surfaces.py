@@ -17,6 +17,7 @@ import basinscope as bs
 from basinscope.landscape import Surface
 from basinscope.report import surfaces
 from basinscope.report.cosines import plot_cosines
+from basinscope.report.pages import surface_page
 
 HOSTILE = "</script><img src=x onerror=alert(1)><b>$x^{$"
 
@@ -153,9 +154,9 @@ def test_without_plotly_one_line_says_what_to_install(found, tmp_path, monkeypat
     ):
         surface.plot_3d(tmp_path / "x.html")
     assert not list(tmp_path.iterdir())
-    figure, page = surfaces.write_surface(surface, tmp_path)
-    assert figure.exists()
-    assert page is None
+    page = surface_page(surface, tmp_path)
+    assert [picture.figures for section in page.sections for picture in section.pictures] == [()]
+    assert not page.missing
 
 
 def test_a_disk_that_is_full(found, tmp_path, monkeypatch):
