@@ -193,7 +193,7 @@ def _lm_eval(place: Path, samples: Sequence[Path]) -> dict[str, Log]:
     logs = {}
     for name, path in latest.items():
         date = path.stem.rpartition("_")[2]
-        results = _object(path.with_name(f"results_{date}.json"))
+        results = _object(path, f"*_{date}.json")
         for log in _of_filters(name, path, results):
             logs[log.task] = log
     return logs
@@ -252,22 +252,23 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                     )
                 yield row
     except (OSError, ValueError, TypeError) as error:
-        raise _cut(path, f"line {number + 1}: {error}") from None
+        raise _cut(path, f"line {number}: {error}") from None
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """The results that belong to samples."""
+def _object(samples: Path, pattern: str) -> dict[str, Any]:
+    """The results that belong to samples: of the same moment, in the same folder."""
+    path = next(iter(entries(samples.parent, pattern)), None)
+    if path is None:
+        raise BasinscopeError(
+            f"no results_*.json beside {samples}: versions and shots cannot be compared",
+            "what lm-eval writes into one folder",
+            "copy the whole folder, or wait until the evaluation has ended",
+        )
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(body, dict):
             return body
         raise ValueError("it is no object")
-    except FileNotFoundError:
-        raise BasinscopeError(
-            f"no {path.name} beside the samples: versions and shots cannot be compared",
-            "what lm-eval writes into one folder",
-            "copy the whole folder, or wait until the evaluation has ended",
-        ) from None
     except (OSError, ValueError) as error:
         raise _cut(path, str(error)) from None
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["kept", "lost", "undecided"]
 
-FIRST_LOOK, LAST_SHARE = 64, 0.7
+FIRST_LOOK, LAST_SHARE = 64, 0.9
 
 SIDES: dict[int, Verdict] = {1: "kept", -1: "lost"}
 
@@ -117,7 +117,7 @@ class Check:
 
     The models share each of these two errors equally (Bonferroni); the tasks of a model share its
     part by Hochberg's step-up, for their items are drawn independently (where all rows of a model
-    pass by themselves, all pass). The looks at a task share a row's error: the last has 7 tenths.
+    pass by themselves, all pass). The looks at a task share a row's error: the last has 9 tenths.
 
     Attributes:
         base: the model that the others are compared with, as the user named it.

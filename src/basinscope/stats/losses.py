@@ -75,11 +75,11 @@ def exceeds(up: int, down: int, n: int, margin: float) -> float:
     )
     low, high = (min(max(end, 0.0, -margin), (1.0 - margin) / 2) for end in ends)
     grid = np.linspace(low, high, _GRID)
-    chances = [_chance(q, least, n, margin) for q in grid]
+    chances = _chances(grid, least, n, margin)
     best, gap = grid[int(np.argmax(chances))], grid[1] - grid[0]
     near = np.linspace(max(low, best - gap), min(high, best + gap), _GRID)
-    chances += [_chance(q, least, n, margin) for q in near]
-    return min(1.0, max(chances) + _RANGE)
+    largest = max(chances.max(), _chances(near, least, n, margin).max())
+    return min(1.0, float(largest) + 2 * _TAIL + _RANGE)
 
 
 def loss_bounds(gained: int, lost: int, n: int, error: float) -> tuple[float, float]:
@@ -199,13 +199,21 @@ def _boundary(t: float, n: int, margin: float) -> NDArray[np.int64]:
     return np.minimum.accumulate(low[::-1])[::-1]
 
 
-def _chance(q: float, least: NDArray[np.int64], n: int, margin: float) -> float:
-    """P(u >= least[d]) where an item goes down with chance q and up with q + margin."""
-    first, last = (
-        (0, n) if 0 < n <= 64 else scipy.special.bdtrik([_TAIL, 1 - _TAIL], n, q)
-        if 0.0 < q < 1.0 else (0, 0 if q <= 0.0 else n)
-    )  # fmt: skip
-    d = np.arange(max(0, math.floor(first)), min(n, math.ceil(last)) + 1)
-    share = 0.0 if q >= 1.0 else min(max((q + margin) / (1.0 - q), 0.0), 1.0)
-    tail = np.where(least[d] > 0, scipy.stats.binom.sf(least[d] - 1, n - d, share), 1.0)
-    return float(scipy.stats.binom.pmf(d, n, q) @ tail) + 2 * _TAIL
+def _chances(
+    q: NDArray[np.float64], least: NDArray[np.int64], n: int, margin: float
+) -> NDArray[np.float64]:
+    """P(u >= least[d]) where an item goes down with chance q and up with q + margin, for each q.
+
+    What lies in the tails of d, 2e-9 at most, is left out.
+    """
+    first = scipy.special.bdtrik(_TAIL, n, q[0]) if 0.0 < q[0] < 1.0 else n * q[0]
+    last = scipy.special.bdtrik(1.0 - _TAIL, n, q[-1]) if 0.0 < q[-1] < 1.0 else n * q[-1]
+    d = np.arange(max(0, math.floor(first) - 1), min(n, math.ceil(last) + 1) + 1)
+    ways = scipy.special.gammaln(n + 1) - scipy.special.gammaln([d + 1, n - d + 1]).sum(axis=0)
+    column, k = q[:, None], least[d]
+    log_pmf = ways + scipy.special.xlogy(d, column) + scipy.special.xlog1py(n - d, -column)
+    share = np.clip((column + margin) / np.maximum(1.0 - column, 1e-300), 0.0, 1.0)
+    # P(u >= k) of the n - d others; k is 0 for certain, and n + 1 where it cannot be
+    tail = scipy.special.betainc(np.maximum(k, 1), np.maximum(n - d - k + 1, 1), share)
+    tail = np.where(k <= 0, 1.0, np.where(k > n - d, 0.0, tail))
+    return np.asarray((np.exp(log_pmf) * tail).sum(axis=1))
