@@ -154,6 +154,7 @@ def write_card(check: Check, path: Path) -> Path:
         BasinscopeError: a gate of several models, a card whose head cannot be read, or a path that
             cannot be written.
     """
+    import yaml
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     labels = list(dict.fromkeys(c.tuned for c in check.changes))
@@ -167,7 +168,7 @@ def write_card(check: Check, path: Path) -> Path:
         assert isinstance(data, ModelCardData)
         mine = {c.task for c in check.changes}
         others = [r for r in data.eval_results or [] if r.dataset_type not in mine]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise BasinscopeError(
             f"{path} is no model card that can be read ({str(error).splitlines()[0]:.120})",
             "a README.md with YAML between --- at its head, or none yet",
@@ -208,10 +209,10 @@ def _listed(ids: tuple[str, ...]) -> str:
 
 def _safe(text: str) -> str:
     """A text that Markdown takes as it is: no cell, tag, link or mention begins in it."""
-    plain = html.escape(" ".join(text.split()), quote=False)
+    plain = html.escape(" ".join(_xml(text).split()), quote=False)
     return re.sub(r"([\\`*_\[\]|@#~])", r"\\\1", plain).replace("\\@", "@\u200b")
 
 
 def _xml(text: str) -> str:
-    """A text without the characters that XML has no place for."""
+    """A text without the characters that XML and UTF-8 have no place for."""
     return _NOT_XML.sub("\ufffd", text)

@@ -104,7 +104,7 @@ def differences(
             size = (old if old is not None else after[name]).numel()
             many.append(Difference(name, size, size, float("inf"), float("inf")))
             continue
-        new = new.detach().to("cpu")
+        old, new = old.detach().to("cpu"), new.detach().to("cpu")
         bits = [t.contiguous().view(-1).view(torch.uint8).view(-1, t.element_size())
                 for t in (old, new)]  # fmt: skip
         changed = int((bits[0] != bits[1]).any(dim=1).sum()) if old.numel() else 0

@@ -110,6 +110,7 @@ def status(run: Path, /, *, json: bool = False) -> None:
         run: run folder.
         json: print one JSON object.
     """
+    from basinscope.check.run import read_check
     from basinscope.folders import progress
     from basinscope.landscape import Landscape
     from basinscope.landscape.surface import read_surface
@@ -124,6 +125,8 @@ def status(run: Path, /, *, json: bool = False) -> None:
         _count(Store(run))
     elif kind == "surface":
         print_json(surface_summary(read_surface(run)))
+    elif kind == "check":
+        print_json(read_check(run).to_json())
     else:
         store = Store(run)
         trials = Landscape(store.spec, store.trials(), store.set_aside)
