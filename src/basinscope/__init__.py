@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from basinscope.certify import certify as certify
     from basinscope.certify import strict_basin as strict_basin
     from basinscope.certify.smoothed import smoothed as smoothed
-    from basinscope.check.guards import unchanged as unchanged
-    from basinscope.check.run import check as check
+    from basinscope.check import check as check
+    from basinscope.check import unchanged as unchanged
     from basinscope.comparison.compare import compare as compare
     from basinscope.directions import Adapter as Adapter
     from basinscope.directions import Merge as Merge
@@ -53,8 +53,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "attack": ("attack",),
     "certify": ("Certificate", "certify", "smoothed", "strict_basin"),
-    "check.guards": ("unchanged",),
-    "check.run": ("check",),
+    "check": ("check", "unchanged"),
     "comparison": ("compare",),
     "directions": (
         "Adapter", "Merge", "Pruned", "Quantised", "Random", "Saved", "Toward", "direction",
