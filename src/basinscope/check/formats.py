@@ -15,8 +15,8 @@ from basinscope.stats.rounded import percent
 if TYPE_CHECKING:
     from basinscope.check.record import Change, Check
 
-SHOWN = 10
-"""Ids of items that are listed in a text; --json has them all."""
+SHOWN, FOLDED = 10, 100
+"""Ids of items that are listed in a text and in a comment; --json has them all."""
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MARKS = {"kept": "✅", "lost": "❌", "undecided": "❔"}
@@ -100,7 +100,7 @@ def markdown(check: Check) -> str:
     lines += ["", *(f"- {note}" for note in notes)] if notes else []
     folded = [
         f"- {_safe(c.tuned) + ', ' if several else ''}{_safe(c.task)}, {kind}: "
-        + ", ".join(_safe(item) for item in ids)
+        + _safe(_listed(ids, FOLDED))
         for c in check.changes
         for kind, ids in (("lost", c.lost), ("gained", c.gained))
         if ids
@@ -202,9 +202,8 @@ def _row(c: Change) -> str:
     )
 
 
-def _listed(ids: tuple[str, ...]) -> str:
-    shown = ", ".join(ids[:SHOWN])
-    return shown + (f", ... ({len(ids)} in all)" if len(ids) > SHOWN else "")
+def _listed(ids: tuple[str, ...], most: int = SHOWN) -> str:
+    return ", ".join(ids[:most]) + (f", ... ({len(ids)} in all)" if len(ids) > most else "")
 
 
 def _safe(text: str) -> str:

@@ -64,6 +64,13 @@ def test_markdown_is_a_table_and_folds_the_items(gate):
     assert {row.count("|") for row in rows} == {8}
 
 
+def test_a_comment_does_not_outgrow_what_github_takes():
+    rows = [pairs("math", f"to:{n}", 9000, n=10_000) for n in range(6)]
+    page = markdown(Check("base", 0.95, judged(rows, 0.95)))
+    assert "99, ... (9000 in all)" in page
+    assert len(page) < 65_536
+
+
 def test_hostile_names_stay_text_in_markdown(hostile):
     page = markdown(hostile)
     rows = [line.replace("\\|", "") for line in page.splitlines() if line.startswith("|")]
