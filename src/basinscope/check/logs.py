@@ -16,7 +16,7 @@ from typing import Any
 
 from basinscope.check.record import Check, Pairs, allowances, check_confidence, judged
 from basinscope.errors import BasinscopeError, listed, nearest, typed
-from basinscope.files import describe, entries
+from basinscope.files import describe, entries, ordinary, read_json
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     needed = ("filter", "doc_id", "metrics", "doc_hash", "prompt_hash", "target_hash")
     number = 0
     try:
-        with path.open(encoding="utf-8") as file:
+        with ordinary(path, None).open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
                 lacks = [key for key in needed if key not in row]
@@ -251,7 +251,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                         "evaluate anew with it",
                     )
                 yield row
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _cut(path, f"line {number}: {error}") from None
 
 
@@ -265,7 +265,7 @@ def _object(samples: Path, pattern: str) -> dict[str, Any]:
             "copy the whole folder, or wait until the evaluation has ended",
         )
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = read_json(path)
         if isinstance(body, dict):
             return body
         raise ValueError("it is no object")

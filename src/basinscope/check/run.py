@@ -24,7 +24,7 @@ from basinscope.directions.base import Direction
 from basinscope.directions.words import direction_of
 from basinscope.engines.base import Engine
 from basinscope.errors import BasinscopeError, typed
-from basinscope.files import write
+from basinscope.files import read_json, write
 from basinscope.runs.bench import Bench, Unit, shuffled
 from basinscope.runs.models import Model, check_folder, engine_of
 from basinscope.runs.plan import check as check_plan
@@ -271,8 +271,7 @@ def _moved(store: Store, engine: Engine, lines: Sequence[Direction]) -> dict[str
 
 def _read_moved(store: Store) -> dict[str, dict[str, float]]:
     try:
-        path = (store.folder or Path()) / MOVED
-        body = json.loads(path.read_text(encoding="utf-8")) if store.folder else {}
+        body = read_json(store.folder / MOVED) if store.folder else {}
         return {str(k): {str(n): float(x) for n, x in v.items()} for k, v in body.items()}
     except (OSError, ValueError, AttributeError, TypeError):  # it is measured again
         return {}

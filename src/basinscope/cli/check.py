@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from basinscope.cli.app import app, print_json, progress
+from basinscope.cli.app import app, print_json, progress, say
 from basinscope.cli.options import (
     LOAD_ONLY,
     MODEL,
@@ -103,7 +103,7 @@ def check(
     if output.json:
         print_json(gate.to_json() | {"run": None if folder is None else str(folder)})
     else:
-        print(gate)
+        say(gate)
     if gate.exit_code:
         sys.stdout.flush()
         sys.exit(gate.exit_code)
@@ -140,10 +140,10 @@ def fingerprint(
         rows = [{"tensor": d.name, "elements": d.elements, "size": d.size} for d in apart]
         print_json({"dtype": dtype, "fingerprints": prints, "different": rows})
     else:
-        print(*(f"{digest}  {source}" for source, digest in prints.items()), sep="\n")
-        print(*(f"- {d}" for d in apart), sep="\n", end="\n" if apart else "")
-        if other and not apart:
-            print("the same, bit for bit")
+        lines = [f"{digest}  {source}" for source, digest in prints.items()]
+        lines += [f"- {d}" for d in apart]
+        lines += ["the same, bit for bit"] if other and not apart else []
+        say(*lines, sep="\n")
     if apart:
         sys.stdout.flush()
         sys.exit(1)

@@ -74,6 +74,7 @@ def _print(record: object, run: Path, level: float) -> None:
     """Say what a record says, and write its page."""
     from basinscope.attack import Attack
     from basinscope.certify import Certificate
+    from basinscope.check import Check
     from basinscope.cli import attack, finetune, landscape
     from basinscope.comparison import Comparison
     from basinscope.finetuning import FineTune
@@ -98,6 +99,8 @@ def _print(record: object, run: Path, level: float) -> None:
         say(record)
         if isinstance(record, Certificate):
             page = partial(pages.certificate_page, record, run)
+        elif isinstance(record, Check):
+            page = partial(pages.check_page, record, run)
     if page and (path := drawn("the page", lambda: page().write(run / pages.PAGE))):
         say(f"report:  {path}")
 

@@ -43,7 +43,10 @@ def test_a_gate_is_measured_printed_and_written(run_cli, checkpoint, tuned, tmp_
     assert body["changes"][0]["tuned"] == f"to:{tuned}"
     assert json.loads(run_cli("status", run, "--json").out)["changes"] == body["changes"]
     assert run_cli("verify", run).out == "2 records verified\n"
-    assert run_cli("report", run).out == ended.out
+    assert run_cli("report", run).out == f"{ended.out}report:  {run / 'report.html'}\n"
+    page = (run / "report.html").read_text()
+    assert "A check of" in page
+    assert "undecided: against" in page
     assert run_cli(*line, "--on", "basic=0.9").error.count("holds another run (allow") == 1
     assert run_cli(*line, "--allow", 0.9, "--run", "runs/other").code == 0
 
