@@ -32,6 +32,10 @@ def surface(run):
     return bs.surface(layer(), positive(), a, b, xs=[0.0, 0.5], ys=[0.0], run=run)
 
 
+def check(run):
+    return bs.check(layer(), "pruned:0.25", positive(), run=run)
+
+
 def certificate(run):
     return bs.certify(layer(), positive(), sigma=0.3, draws=60, items_per_draw=4, run=run)
 
@@ -73,7 +77,7 @@ def widen(run):
 
 
 MAKE = {
-    "landscape": landscape, "surface": surface, "certificate": certificate,
+    "landscape": landscape, "surface": surface, "check": check, "certificate": certificate,
     "strict-basin": strict_basin, "token-certificate": token_certificate, "attack": attack,
     "finetune": finetune, "widen": widen,
 }  # fmt: skip

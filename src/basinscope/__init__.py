@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from basinscope.certify import certify as certify
     from basinscope.certify import strict_basin as strict_basin
     from basinscope.certify.smoothed import smoothed as smoothed
+    from basinscope.check import check as check
+    from basinscope.check import unchanged as unchanged
     from basinscope.comparison.compare import compare as compare
     from basinscope.directions import Adapter as Adapter
     from basinscope.directions import Merge as Merge
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "attack": ("attack",),
     "certify": ("Certificate", "certify", "smoothed", "strict_basin"),
+    "check": ("check", "unchanged"),
     "comparison": ("compare",),
     "directions": (
         "Adapter", "Merge", "Pruned", "Quantised", "Random", "Saved", "Toward", "direction",
@@ -74,7 +77,7 @@ __all__ = sorted(_ROOMS)
 class _Package(ModuleType):
     """This package: it finds a name in its room when it is first asked for.
 
-    Four functions have the name of their room (``bs.landscape``): the name is the function's, and
+    Five functions have the name of their room (``bs.landscape``): the name is the function's, and
     the room is reached by ``from basinscope.landscape import ...``.
     """
 

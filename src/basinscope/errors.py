@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
 
 MOST_COLUMNS = 4000
@@ -83,6 +83,13 @@ def nearest(word: str, allowed: Iterable[str], n: int = 1) -> str:
     near = dict.fromkeys(forms[w] for w in difflib.get_close_matches(word, forms, n=n))
     *others, last = near or ["one of these"]
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def listed(text: str, names: Sequence[str], most: int = 3) -> str:
+    """Text and the first few of the names; nothing for none."""
+    if not names:
+        return ""
+    return f"{text} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def typed(function: Callable[Asked, Result]) -> Callable[Asked, Result]:

@@ -14,6 +14,8 @@ from basinscope.certify.certificate import Certificate
 from basinscope.certify.sampling import read_certificate
 from basinscope.certify.strict import StrictBasin, read_strict_basin
 from basinscope.certify.tokens import TokenCertificate, read_tokens
+from basinscope.check.record import Check
+from basinscope.check.run import read_check
 from basinscope.errors import BasinscopeError, typed
 from basinscope.files import entries, ordinary
 from basinscope.finetuning import checkpoint
@@ -27,13 +29,14 @@ from basinscope.widening import record as studies
 from basinscope.widening.run import Widening, read_widening
 
 Record = (
-    Landscape | Surface | Certificate | StrictBasin | TokenCertificate
+    Landscape | Surface | Check | Certificate | StrictBasin | TokenCertificate
     | Attack | FineTune | Widening
 )  # fmt: skip
 
 READERS: dict[str, Callable[[str | Path], Record]] = {
     "landscape": read_landscape,
     "surface": read_surface,
+    "check": read_check,
     "certificate": read_certificate,
     "strict-basin": read_strict_basin,
     "token-certificate": read_tokens,
@@ -48,7 +51,7 @@ def load_run(folder: str | Path) -> Record:
     """What a run folder holds, without its model.
 
     Args:
-        folder: of a `basinscope.landscape`, `surface`, `certify`, `strict_basin`,
+        folder: of a `basinscope.landscape`, `surface`, `check`, `certify`, `strict_basin`,
             `certify_tokens`, `attack`, `finetune` or `widen`.
 
     Returns:

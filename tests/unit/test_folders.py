@@ -24,8 +24,8 @@ from basinscope.runs.spec import RunSpec, sha256
 from basinscope.widening import loop
 
 GOOD = {
-    "landscape": 3, "surface": 2, "certificate": 61, "strict-basin": 46, "token-certificate": 7,
-    "finetune": 3, "widen": 1,
+    "landscape": 3, "surface": 2, "check": 2, "certificate": 61, "strict-basin": 46,
+    "token-certificate": 7, "finetune": 3, "widen": 1,
 }  # fmt: skip
 
 
@@ -267,7 +267,8 @@ def test_verify_finds_damage(kind, file, made, copy, run_cli):
 
 
 SAID = {
-    "landscape": "report.html", "surface": "surface.png", "certificate": "p >= ",
+    "landscape": "report.html", "surface": "surface.png", "check": "lost: against",
+    "certificate": "p >= ",
     "strict-basin": "true up to 0.01", "token-certificate": "position-wise noise",
     "attack": "Collapse radius at level 0.5", "finetune": "direction: to:", "widen": "table.md",
 }  # fmt: skip
@@ -282,7 +283,7 @@ def test_report_says_what_the_run_said(kind, copy, run_cli):
 
 
 @pytest.mark.parametrize(
-    "kind", ["strict-basin", "token-certificate", "attack", "finetune", "widen"]
+    "kind", ["check", "strict-basin", "token-certificate", "attack", "finetune", "widen"]
 )
 @pytest.mark.parametrize("option", ["--figure=x.png", "--rms"])
 def test_report_refuses_options_that_would_do_nothing(kind, option, made, run_cli):

@@ -41,7 +41,7 @@ def test_a_measuring_function_loads_neither_transformers_nor_the_compiler():
     assert run(code) == "[]"
 
 
-@pytest.mark.parametrize("name", ["attack", "certify", "landscape", "tasks"])
+@pytest.mark.parametrize("name", ["attack", "certify", "check", "landscape", "tasks"])
 @pytest.mark.parametrize("order", ["room first", "name first"])
 def test_functions_keep_their_names_beside_rooms_of_the_same_name(name, order):
     lines = [f"from basinscope.{name} import *", f"f = basinscope.{name}"]

@@ -2,6 +2,7 @@
 
 from basinscope.cli import attack as _attack  # noqa: F401  (registers its command)
 from basinscope.cli import certify as _certify  # noqa: F401  (registers its command)
+from basinscope.cli import check as _check  # noqa: F401  (registers its commands)
 from basinscope.cli import compare as _compare  # noqa: F401  (registers its command)
 from basinscope.cli import finetune as _finetune  # noqa: F401  (registers its command)
 from basinscope.cli import landscape as _landscape  # noqa: F401  (registers its commands)

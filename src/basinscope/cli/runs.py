@@ -74,6 +74,7 @@ def _print(record: object, run: Path, level: float) -> None:
     """Say what a record says, and write its page."""
     from basinscope.attack import Attack
     from basinscope.certify import Certificate
+    from basinscope.check import Check
     from basinscope.cli import attack, finetune, landscape
     from basinscope.comparison import Comparison
     from basinscope.finetuning import FineTune
@@ -98,6 +99,8 @@ def _print(record: object, run: Path, level: float) -> None:
         say(record)
         if isinstance(record, Certificate):
             page = partial(pages.certificate_page, record, run)
+        elif isinstance(record, Check):
+            page = partial(pages.check_page, record, run)
     if page and (path := drawn("the page", lambda: page().write(run / pages.PAGE))):
         say(f"report:  {path}")
 
@@ -110,6 +113,7 @@ def status(run: Path, /, *, json: bool = False) -> None:
         run: run folder.
         json: print one JSON object.
     """
+    from basinscope.check.run import read_check
     from basinscope.folders import progress
     from basinscope.landscape import Landscape
     from basinscope.landscape.surface import read_surface
@@ -124,6 +128,8 @@ def status(run: Path, /, *, json: bool = False) -> None:
         _count(Store(run))
     elif kind == "surface":
         print_json(surface_summary(read_surface(run)))
+    elif kind == "check":
+        print_json(read_check(run).to_json())
     else:
         store = Store(run)
         trials = Landscape(store.spec, store.trials(), store.set_aside)

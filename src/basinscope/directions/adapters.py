@@ -15,9 +15,9 @@ import torch
 from basinscope.directions.compressed import by_rows
 from basinscope.directions.displaced import Displaced, Moves
 from basinscope.directions.toward import difference
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, listed
 from basinscope.files import read_json
-from basinscope.weights.checkpoints import Shelf, listed
+from basinscope.weights.checkpoints import Shelf
 from basinscope.weights.parts import Device, Parts, Weights
 
 # settings of peft's LoraConfig under which the merged weights are not theta0 + scale BA

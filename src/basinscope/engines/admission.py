@@ -11,9 +11,9 @@ import psutil
 import torch
 from torch import nn
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, listed
 from basinscope.files import entries
-from basinscope.weights.checkpoints import computed, listed
+from basinscope.weights.checkpoints import computed
 
 LANGUAGE_MODELS = "causal language models of transformers, of text, in 16 or 32 bits"
 _WIDEST = 4  # bytes of a parameter that was stored in one byte at least

@@ -19,10 +19,9 @@ from basinscope.engines.dtypes import DTYPES, resolved
 from basinscope.engines.memory import LEAST, TOKEN_BUDGET, out_of_memory
 from basinscope.engines.sources import ALIASES, ALLOWED, first_line, located, quiet, save
 from basinscope.engines.transformers import TransformersEngine
-from basinscope.errors import BasinscopeError, nearest, typed
+from basinscope.errors import BasinscopeError, listed, nearest, typed
 from basinscope.files import describe, entries
 from basinscope.weights import selection
-from basinscope.weights.checkpoints import listed
 from basinscope.weights.surroundings import fixed
 
 

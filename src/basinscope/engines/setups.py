@@ -64,7 +64,8 @@ def check_setup(
         raise BasinscopeError(
             f"{label} answers in another way than the model: {difference}",
             "the model's own config, tokenizer, chat template and end tokens: both use them",
-            "load it as a model of its own, or give its weights in a folder without those files",
+            "load it as a model of its own (basinscope check --logs compares the answers of any "
+            "two), or give its weights in a folder without those files",
         )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from basinscope.attack import Attack
     from basinscope.certify import Certificate
+    from basinscope.check import Check
     from basinscope.comparison import Comparison
     from basinscope.finetuning import FineTune
     from basinscope.landscape import Landscape, Surface
@@ -55,6 +56,11 @@ THRESHOLDS = (
     "items (betting bounds, wide for few draws)."
 )
 KINDS = "Shares of all answers, every draw together: a description, without an interval."
+CHECKED = (
+    "For items like these: with confidence {0:g} no row says lost that is not, and with the same "
+    "none says kept that is not. Each end of a change holds by itself. McNemar's test is of any "
+    "change, for items asked in one look."
+)
 CHANGED = (
     "What the model answered at zero and what it mostly answers there now, as the task read it; "
     "the items that most draws lost come first."
@@ -216,6 +222,37 @@ def certificate_page(cert: Certificate, folder: Path) -> Page:
             Section("The bound", sheets=(sheet(bound.iloc[::3], {
                 "distance r": "r", "smoothed score at least": "bound"}),), folded=True),
         ], missing, _again(folder),
+    )  # fmt: skip
+
+
+def check_page(gate: Check, folder: Path) -> Page:
+    """Page of a gate."""
+    from basinscope.check.formats import headline, standing
+
+    table = gate.to_pandas()
+    items = [
+        (c.tuned, c.task, kind, item)
+        for c in gate.changes
+        for kind, ids in (("lost", c.lost), ("gained", c.gained))
+        for item in ids[:SHOWN]
+    ]
+    tuned = _and(dict.fromkeys(c.tuned for c in gate.changes))
+    return Page(
+        f"A check of {gate.base}",
+        f"Did {tuned} lose more than is allowed of {_and(dict.fromkeys(table.task))}?",
+        f"{headline(gate)}.",
+        "The same items before and after, in a random order, until each verdict was decided.",
+        [
+            Section("Before and after", CHECKED.format(gate.confidence), sheets=(sheet(table, {
+                "model": "tuned", "task": "task", "before": "before", "after": "after",
+                "change": "difference", "low": "low", "high": "high", "allowed loss": "allow",
+                "verdict": "verdict", "items asked": "n", "of": "whole",
+                "items that would decide (an estimate)": "needed", "McNemar's p": "p_value",
+            }),)),
+            Section("Where the models stand", notes=standing(gate)),
+            Section("Items lost and gained", sheets=(
+                Sheet(("model", "task", "", "item"), items),), folded=True),
+        ], (), _again(folder),
     )  # fmt: skip
 
 

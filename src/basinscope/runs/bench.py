@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256 as sha
 
@@ -86,17 +86,14 @@ class Bench:
     def chosen(self, unit: Unit, task: int) -> tuple[str, ...] | None:
         """Ids of the items of a task that a unit asks, those of a part in its order; None for all.
 
-        The order of a draw is that of the SHA-256 of (draw, id): no generator is touched, it is the
-        same at every step, and every part of it is a sample without replacement.
+        The order of a draw, that of `shuffled`, is the same at every step, and every part of it is
+        a sample without replacement.
         """
         if unit.part is None:
             return dict(unit.items).get(task)
         order = self._orders.get((task, unit.draw))
         if order is None:
-            key = f"edges/1 {unit.draw}".encode()
-            ids = self._ids(task)
-            order = tuple(sorted(ids, key=lambda i: sha(key + b"\0" + i.encode()).digest()))
-            self._orders[task, unit.draw] = order
+            self._orders[task, unit.draw] = order = shuffled(self._ids(task), unit.draw)
         chosen = order[slice(*unit.part)]
         return None if len(chosen) == len(order) else chosen
 
@@ -145,6 +142,12 @@ class Bench:
             tokens=tokens if any(tokens) else (),
             failed=tuple(i for i, o in enumerate(outcomes) if o.failed),
         )
+
+
+def shuffled(items: Iterable[str], draw: int) -> tuple[str, ...]:
+    """Ids in the order of the SHA-256 of (draw, id): random, and no generator is touched."""
+    key = f"edges/1 {draw}".encode()
+    return tuple(sorted(items, key=lambda item: sha(key + b"\0" + item.encode()).digest()))
 
 
 @fixed()

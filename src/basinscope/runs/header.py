@@ -29,6 +29,7 @@ class Kind(NamedTuple):
 KINDS = {
     "landscape": Kind("run.json", "a landscape"),
     "surface": Kind("run.json", "a surface"),
+    "check": Kind("run.json", "a gate"),
     "certificate": Kind("run.json", "a certificate"),
     "strict-basin": Kind("run.json", "a strict-basin test"),
     "token-certificate": Kind("run.json", "a certificate against replaced tokens"),

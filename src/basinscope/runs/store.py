@@ -22,7 +22,8 @@ from basinscope.files import disk_error, entries, ordinary, write
 from basinscope.runs import header
 from basinscope.runs.spec import MODEL, Frozen, RunSpec, canonical, conflicts, merged, sha256
 
-OWN = ("trials", "figures", "report.html", "replacements.json")  # beside run.json
+MOVED = "moved.json"  # of a gate: how far each kind of tensor moved
+OWN = ("trials", "figures", "report.html", "replacements.json", MOVED)  # beside run.json
 
 
 class Trial(Frozen):

@@ -21,6 +21,7 @@ from basinscope.stats.intervals import (
     paired_difference_over_draws,
     upper_proportion,
 )
+from basinscope.stats.losses import exceeds, hochberg, items_to_decide, loss_bounds
 from basinscope.stats.ranks import auc
 from basinscope.stats.ratios import paired_ratio
 from basinscope.stats.spread import median_interval, relative_spread, share_between_extremes
@@ -39,9 +40,13 @@ __all__ = [
     "band_over_draws",
     "band_over_items",
     "clopper_pearson",
+    "exceeds",
+    "hochberg",
+    "items_to_decide",
     "log_capital",
     "log_capital_without_replacement",
     "log_capitals",
+    "loss_bounds",
     "lower_mean",
     "lower_proportion",
     "mean_over_draws",

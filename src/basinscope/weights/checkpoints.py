@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, listed
 from basinscope.files import describe, entries, ordinary, read_json
 from basinscope.weights import selection
 from basinscope.weights.parts import Weights, chunks
@@ -228,13 +228,6 @@ def match(
 def computed(key: str) -> bool:
     """Whether a checkpoint's tensor is a mask or a table that modules compute by now."""
     return _COMPUTED.search(key) is not None
-
-
-def listed(text: str, names: Sequence[str], most: int = 3) -> str:
-    """Text and the first few of the names; nothing for none."""
-    if not names:
-        return ""
-    return f"{text} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def _foreign(engine: Weights, key: str) -> bool:

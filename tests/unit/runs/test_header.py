@@ -20,6 +20,7 @@ def write(folder, name, body):
 BEFORE = {
     "landscape": ("run.json", {"format": 1, "spec": {"kind": "landscape"}}),
     "surface": ("run.json", {"format": 1, "spec": {"kind": "surface"}}),
+    "check": ("run.json", {"format": 1, "spec": {"kind": "check"}}),
     "certificate": ("run.json", {"format": 1, "spec": {"kind": "certificate"}}),
     "strict-basin": ("run.json", {"format": 1, "spec": {"kind": "strict-basin"}}),
     "token-certificate": ("run.json", {"format": 1, "spec": {"kind": "token-certificate"}}),

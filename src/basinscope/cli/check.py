@@ -1,0 +1,176 @@
+"""The gate and the fingerprints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from basinscope.cli.app import app, print_json, progress, say
+from basinscope.cli.options import (
+    LOAD_ONLY,
+    MODEL,
+    RUN,
+    TASKS,
+    LoadOptions,
+    ModelOptions,
+    RunOptions,
+    TaskOptions,
+)
+from basinscope.cli.plan import forecast_of, line_of, show
+from basinscope.errors import BasinscopeError
+from basinscope.files import write
+
+if TYPE_CHECKING:
+    from basinscope.check.record import Check
+
+
+@app.command
+def check(
+    base: str,
+    /,
+    *tuned: str,
+    allow: float = 0.02,
+    on: list[str] | None = None,
+    confidence: float = 0.95,
+    logs: bool = False,
+    metric: str | None = None,
+    junit: Path | None = None,
+    markdown: Path | None = None,
+    card: Path | None = None,
+    scored: TaskOptions = TASKS,
+    loaded: ModelOptions = MODEL,
+    output: RunOptions = RUN,
+) -> None:
+    """Say whether a fine-tune, merge or quantised copy lost something that must be kept.
+
+    The same items before and after, in a random order, until every verdict is decided. Exit code 0
+    if all is kept, 1 if a task surely lost more than is allowed, 3 if that is undecided, 2 for an
+    error.
+
+    Args:
+        base: smollm2, a hub id, a folder, or a .gguf file; with --logs a folder.
+        tuned: what was made of it, one or several: a model, an adapter's folder, or a direction as
+            in landscape that a model is behind (quantised:4, merge:A+B); with --logs folders.
+        allow: loss of a task's score that is allowed.
+        on: TASK=LOSS, the same for one task; repeats.
+        confidence: of the whole gate: a false lost anywhere has at most the rest as probability,
+            and so has a false kept.
+        logs: read logs of lm-eval (--log_samples) or Inspect in place of models; -t are names
+            there, by default all.
+        metric: of --logs; default the first that is 0 or 1 for each document.
+        junit: write JUnit's XML here.
+        markdown: write a comment for a pull request here.
+        card: write the scores into this model card (README.md): its model-index and a section.
+    """
+    allowed = _allowed(on)
+    if not tuned:
+        raise BasinscopeError(
+            f"{base} alone", "a base and one or more that were made of it", f"{base} quantised:8"
+        )
+    if metric and not logs:
+        raise BasinscopeError(f"--metric {metric} without --logs", "with logs", "-t lm-eval:NAME")
+    if logs:
+        from basinscope.check.logs import check_logs
+
+        names = None if scored.tasks == TASKS.tasks else scored.tasks.split(",")
+        gate = check_logs(base, tuned, names, allow=allow, on=allowed, confidence=confidence,
+                          metric=metric)  # fmt: skip
+        folder = None
+    else:
+        import basinscope as bs
+        from basinscope.directions.words import direction_of
+
+        lines, tasks = [direction_of(word) for word in tuned], scored.read()
+        name = Path(base).resolve().name.removesuffix(".gguf")
+        others = "+".join(Path(word).name.replace(":", "-") for word in tuned)
+        folder = output.run or Path("runs") / f"{name}-check-{others}"
+        engine = loaded.engine(base, folder, "check")
+        settings = [(line, 0, line.sits_at(engine) or 0.0) for line in lines]
+        forecast = forecast_of(
+            engine, tasks, settings, workers=output.workers, dry_run=output.dry_run
+        )
+        if output.dry_run:
+            return show(forecast, as_json=output.json)
+        plan = f"at most {line_of(forecast)}"
+        with progress(plan, note=loaded.note(engine, *lines)) as report:
+            gate = bs.check(
+                engine, lines, tasks, allow=allow, on=allowed, confidence=confidence,
+                run=folder, workers=output.workers, progress=report,
+            )  # fmt: skip
+    _write(gate, junit, markdown, card)
+    if output.json:
+        print_json(gate.to_json() | {"run": None if folder is None else str(folder)})
+    else:
+        say(gate)
+    if gate.exit_code:
+        sys.stdout.flush()
+        sys.exit(gate.exit_code)
+
+
+@app.command
+def fingerprint(
+    model: str,
+    other: str | None = None,
+    /,
+    *,
+    dtype: str = "bfloat16",
+    json: bool = False,
+    loaded: LoadOptions = LOAD_ONLY,
+) -> None:
+    """Print the sha256 of a model's weights; with a second model, say which tensors differ.
+
+    Exit code 1 if they differ, as of cmp.
+
+    Args:
+        model: smollm2, a hub id, a folder, or a .gguf file.
+        other: a second one.
+        dtype: that both are loaded in: bfloat16, float32 or float16.
+        json: print one JSON object.
+    """
+    import basinscope as bs
+    from basinscope.check.guards import differences
+    from basinscope.weights import selection
+
+    engines = [bs.load(word, dtype=dtype, **loaded.arguments) for word in (model, other) if word]
+    prints = {e.source: e.fingerprint() for e in engines}
+    apart = differences(*(selection.tensors(e.module) for e in engines)) if other else []
+    if json:
+        rows = [{"tensor": d.name, "elements": d.elements, "size": d.size} for d in apart]
+        print_json({"dtype": dtype, "fingerprints": prints, "different": rows})
+    else:
+        lines = [f"{digest}  {source}" for source, digest in prints.items()]
+        lines += [f"- {d}" for d in apart]
+        lines += ["the same, bit for bit"] if other and not apart else []
+        say(*lines, sep="\n")
+    if apart:
+        sys.stdout.flush()
+        sys.exit(1)
+
+
+def _allowed(on: list[str] | None) -> dict[str, float]:
+    """Losses of single tasks, given as TASK=LOSS."""
+    losses = {}
+    for word in on or ():
+        task, _, text = word.rpartition("=")
+        try:
+            losses[task] = float(text)
+        except ValueError:
+            task = ""
+        if not task:
+            raise BasinscopeError(f"--on {word}", "TASK=LOSS", "--on advbench=0.01")
+    return losses
+
+
+def _write(gate: Check, junit: Path | None, markdown: Path | None, card: Path | None) -> None:
+    from basinscope.check import formats
+
+    makers: Mapping[Path | None, Callable[[Check], str]] = {
+        junit: formats.junit, markdown: formats.markdown,
+    }  # fmt: skip
+    for path, make in makers.items():
+        if path is not None:
+            write(path, make(gate))
+    if card is not None:
+        formats.write_card(gate, card)
