@@ -13,7 +13,7 @@ import basinscope
 from basinscope.errors import BasinscopeError, nearest
 
 SOURCE = Path(basinscope.__file__).parent
-ERRORS = {"BasinscopeError", "DivergedError"}
+ERRORS = {"BasinscopeError", "DivergedError", "LaterVersionError"}
 
 
 def calls(tree: ast.AST) -> Iterator[ast.Call]:

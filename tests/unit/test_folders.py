@@ -267,10 +267,10 @@ def test_verify_finds_damage(kind, file, made, copy, run_cli):
 
 
 SAID = {
-    "landscape": "report.html", "surface": "surface.png", "check": "lost: against",
+    "landscape": "report.html", "surface": "report.html", "check": "lost: against",
     "certificate": "p >= ",
     "strict-basin": "true up to 0.01", "token-certificate": "position-wise noise",
-    "attack": "Collapse radius at level 0.5", "finetune": "direction: to:", "widen": "table.md",
+    "attack": "Collapse radius at level 0.5", "finetune": "direction: to:", "widen": "report.html",
 }  # fmt: skip
 
 
