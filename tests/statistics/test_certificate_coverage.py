@@ -12,8 +12,9 @@ import math
 
 import numpy as np
 import pytest
+from misses import limit
 from scipy import stats as scipy_stats
-from scipy.stats import binom, norm
+from scipy.stats import norm
 
 from basinscope import stats
 from basinscope.stats import smoothing as formulas
@@ -24,8 +25,7 @@ ERROR = 0.2
 
 
 def most(runs, error=ERROR):
-    """Misses that an honest bound exceeds with probability at most 1e-6."""
-    return int(binom.isf(FALSE_ALARM, runs, error))
+    return limit(runs, error)
 
 
 class TestOneItemPerDraw:

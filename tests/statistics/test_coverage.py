@@ -18,6 +18,7 @@ import functools
 
 import numpy as np
 import pytest
+from misses import FALSE_ALARM, limit
 from scipy.optimize import brentq
 from scipy.stats import binom, norm, t
 
@@ -34,13 +35,6 @@ from basinscope.stats import (
     width_over_draws,
     width_over_items,
 )
-
-FALSE_ALARM = 1e-6
-
-
-def limit(runs: int, error: float) -> int:
-    """Return the most misses allowed: exceeded with probability at most 1e-6 under the null."""
-    return int(binom.isf(FALSE_ALARM, runs, error))
 
 
 def power(runs: int, error: float, rate: float) -> float:

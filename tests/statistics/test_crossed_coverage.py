@@ -12,6 +12,7 @@ import math
 import numpy as np
 import pytest
 from benchmarks import edges as bench
+from misses import limit
 from scipy.stats import binom, ttest_1samp
 
 from basinscope.landscape import Landscape
@@ -29,11 +30,6 @@ CASES = {
     "outside": (2.0, 0.25, 0.2),
 }
 RUNS, ITEMS, DRAWS, EACH = 2000, 100, 96, 3
-
-
-def limit(runs: int, error: float) -> int:
-    """Return the most misses allowed: exceeded with probability at most 1e-6 under the null."""
-    return int(binom.isf(1e-6, runs, error))
 
 
 class Point:

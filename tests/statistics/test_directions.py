@@ -6,7 +6,8 @@ stands a named bug that the same limit must catch.
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binom, norm
+from misses import FALSE_ALARM, limit
+from scipy.stats import beta, norm
 
 from basinscope.stats import (
     band_over_draws,
@@ -18,13 +19,6 @@ from basinscope.stats import (
     share_between_extremes,
     split_variance,
 )
-
-FALSE_ALARM = 1e-6
-
-
-def limit(runs: int, error: float) -> int:
-    """Return the most misses allowed: exceeded with probability at most 1e-6 under the null."""
-    return int(binom.isf(FALSE_ALARM, runs, error))
 
 
 class TestBands:

@@ -11,15 +11,11 @@ import math
 import numpy as np
 import pytest
 from benchmarks import edges as bench
+from misses import limit
 from scipy.stats import binom
 
 from basinscope.landscape import edges
 from basinscope.stats import verdict, width_over_items
-
-
-def limit(runs: int, error: float) -> int:
-    """Return the most misses allowed: exceeded with probability at most 1e-6 under the null."""
-    return int(binom.isf(1e-6, runs, error))
 
 
 def bracket(land) -> tuple[float, float]:

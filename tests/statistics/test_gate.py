@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from misses import limit
 
 from basinscope import stats
 from basinscope.check.record import Pairs, looks, verdicts
@@ -44,35 +45,36 @@ def twenty_prompts(n, seed, *, first=(0.02, 0.02), others=(0.02, 0.02)):
         yield ["lost" if lost - gained > 2 else "kept" for lost, gained, _ in counts]
 
 
-def share(verdicts_of_gates, is_so):
-    return float(np.mean([is_so(rows) for rows in verdicts_of_gates]))
+def count(verdicts_of_gates, is_so):
+    return sum(is_so(rows) for rows in verdicts_of_gates)
 
 
 def test_false_alarms_without_a_change():
     noisy = {"first": (0.05, 0.05), "others": (0.05, 0.05)}
-    alarms = share(gates(2000, 1, **noisy), lambda rows: "lost" in rows)
-    rule = share(twenty_prompts(2000, 1, **noisy), lambda rows: "lost" in rows)
-    assert alarms <= 0.05
-    assert rule > 0.2  # one such gate in four raises a false alarm
+    alarms = count(gates(2000, 1, **noisy), lambda rows: "lost" in rows)
+    rule = count(twenty_prompts(2000, 1, **noisy), lambda rows: "lost" in rows)
+    assert alarms <= 0.05 * 2000
+    assert alarms <= limit(2000, 0.05)
+    assert rule > limit(2000, 0.05)  # one such gate in four raises a false alarm
 
 
 @pytest.mark.parametrize("chances", [(0.02, 0.0), (0.06, 0.04)])
 def test_false_alarms_where_all_tasks_lost_just_what_is_allowed(chances):
-    alarms = share(gates(300, 2, first=chances, others=chances), lambda rows: "lost" in rows)
-    assert alarms <= 0.05 + 4.8 * np.sqrt(0.05 * 0.95 / 300)
+    alarms = count(gates(300, 2, first=chances, others=chances), lambda rows: "lost" in rows)
+    assert alarms <= limit(300, 0.05)
 
 
 def test_a_loss_of_ten_points_over_the_allowed_is_found():
     loss = {"first": (0.13, 0.01), "others": (0.01, 0.01)}
-    assert share(gates(300, 3, **loss), lambda rows: rows[0] == "lost") >= 0.8
-    assert share(twenty_prompts(2000, 3, **loss), lambda rows: rows[0] == "lost") < 0.5
+    assert count(gates(300, 3, **loss), lambda rows: rows[0] == "lost") >= 0.8 * 300
+    assert count(twenty_prompts(2000, 3, **loss), lambda rows: rows[0] == "lost") < 0.5 * 2000
 
 
 def test_a_false_kept_is_as_rare():
     """All nine lost just more than is allowed; any *kept* is false."""
     chances = (0.0201, 0.0)
-    false = share(gates(300, 4, first=chances, others=chances), lambda rows: "kept" in rows)
-    assert false <= 0.05 + 4.8 * np.sqrt(0.05 * 0.95 / 300)
+    false = count(gates(300, 4, first=chances, others=chances), lambda rows: "kept" in rows)
+    assert false <= limit(300, 0.05)
 
 
 def test_all_tasks_that_pass_by_themselves_pass_together():

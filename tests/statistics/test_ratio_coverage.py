@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from misses import limit
 from scipy.stats import binom, norm, t
 
 from basinscope.stats import paired_ratio
 
 RUNS, ERROR = 10_000, 0.05
-LIMIT = int(binom.isf(1e-6, RUNS, ERROR))
+LIMIT = limit(RUNS, ERROR)
 
 
 def simulated(n, cv, shared, seed):
