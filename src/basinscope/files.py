@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from safetensors import SafetensorError
 
 from basinscope.errors import BasinscopeError
 
+SEAL = "sha256.json"
+"""Hashes of a checkpoint's files: a damaged one would train on in silence."""
 DRAFT = ".draft-"
 """How the names of drafts begin; one is left behind where a process was killed."""
 
@@ -155,6 +158,34 @@ def write(path: Path, content: str | bytes) -> None:
         draft.write_bytes(
             content.encode(errors="backslashreplace") if isinstance(content, str) else content
         )
+
+
+def seal(folder: Path) -> None:
+    """Write down the hash of every file in a folder, for `check_seal`."""
+    (folder / SEAL).write_text(json.dumps(_hashes(folder)), encoding="utf-8")
+
+
+def check_seal(folder: Path) -> None:
+    """Read a folder's files against the hashes of its `seal`; one without a seal passes.
+
+    Raises:
+        OSError: as `ordinary`.
+        ValueError: the first file that is missing, or not what it was.
+    """
+    if not (folder / SEAL).exists():
+        return
+    sealed, now = read_json(folder / SEAL), _hashes(folder)
+    if name := next((name for name in sealed if now.get(name) != sealed[name]), None):
+        raise ValueError(f"{name} is {'damaged' if name in now else 'missing'}")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    hashes = {}
+    for path in entries(folder):
+        if path.name != SEAL and not path.is_dir():
+            with ordinary(path, None).open("rb") as file:
+                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 @contextmanager

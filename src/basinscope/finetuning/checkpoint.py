@@ -59,6 +59,7 @@ def write(target: Path, module: nn.Module, tokenizer: Any, state: dict[str, Any]
         save_file(tensors, draft / TENSORS)
         (draft / REST).write_text(json.dumps(plain), encoding="utf-8")
         (draft / TRAINER).write_text(json.dumps(state["trainer"]), encoding="utf-8")
+        files.seal(draft)
     for other in target.parent.glob(f"{_PREFIX}*"):
         if other != target:
             forget(other)
@@ -69,7 +70,7 @@ def forget(checkpoint: Path) -> None:
 
     A file that the disk does not let go of is left: the next run of the same line asks again.
     """
-    for name in (REST, TRAINER, TENSORS):
+    for name in (REST, TRAINER, TENSORS, files.SEAL):
         with suppress(OSError):
             (checkpoint / name).unlink(missing_ok=True)
 
@@ -118,6 +119,7 @@ def read(checkpoint: Path) -> dict[str, Any]:
     with resuming(checkpoint):
         plain = files.read_json(checkpoint / REST)
         header.check_format(checkpoint / REST, plain)
+        files.check_seal(checkpoint)
         state: dict[str, Any] = _unpacked(plain, _tensors(checkpoint / TENSORS))
         # which transformers reads again by itself
         assert json.dumps(files.read_json(checkpoint / TRAINER)) == json.dumps(state["trainer"])

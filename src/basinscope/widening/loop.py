@@ -246,6 +246,7 @@ def save(folder: Path, module: nn.Module, method: Method, done: Progressed) -> N
     with files.whole_folder(target) as draft:
         save_file(tensors, draft / TENSORS)
         (draft / REST).write_text(json.dumps(rest), encoding="utf-8")
+        files.seal(draft)
     for older in _checkpoints(folder):
         if older != target:
             shutil.rmtree(older, ignore_errors=True)
@@ -262,6 +263,7 @@ def _resumed(folder: Path, module: nn.Module, method: Method) -> Progressed | No
     try:
         rest = files.read_json(checkpoints[-1] / REST)
         header.check_format(checkpoints[-1] / REST, rest)
+        files.check_seal(checkpoints[-1])
         tensors = load_file(files.ordinary(checkpoints[-1] / TENSORS, None))
         live = selection.tensors(module)
         with torch.no_grad():

@@ -274,11 +274,13 @@ def test_nothing_in_the_folder_is_pickled(tune, tmp_path):
             json.loads(path.read_text())
 
 
-def test_a_checkpoint_that_is_cut_short_is_refused(tune, tmp_path):
+@pytest.mark.parametrize("name", ["state.safetensors", "model.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", [lambda b: b[:1000], lambda b: b[:-9] + b"9" + b[-8:]])
+def test_a_damaged_checkpoint_is_refused(name, damage, tune, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(save_every=3, progress=Stop(8))
-    state = tmp_path / "out" / "checkpoints" / "step-000006" / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:1000])
+    state = tmp_path / "out" / "checkpoints" / "step-000006" / name
+    state.write_bytes(damage(state.read_bytes()))
     with pytest.raises(bs.BasinscopeError, match=r"step-000006 cannot be resumed.*--no-resume"):
         tune(save_every=3)
     assert tune(save_every=3, resume=False).steps == 12

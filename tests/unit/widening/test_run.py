@@ -419,7 +419,8 @@ def test_a_corrupt_record_is_told(study, folder, tiny, texts, tmp_path):
 
 
 @pytest.mark.parametrize("cut", ["state.json", "state.safetensors"])
-def test_a_corrupt_checkpoint_is_told(cut, tiny, texts, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:-9] + b"9" + b[-8:]])
+def test_a_corrupt_checkpoint_is_told(cut, damage, tiny, texts, tmp_path, monkeypatch):
     real = loop.save
 
     def save(*args):
@@ -431,7 +432,7 @@ def test_a_corrupt_checkpoint_is_told(cut, tiny, texts, tmp_path, monkeypatch):
         bs.widen(tiny(methods=["adamw"]), run=tmp_path / "x", data_dir=texts)
     monkeypatch.undo()
     (path,) = (tmp_path / "x").rglob(cut)
-    path.write_bytes(path.read_bytes()[:100])
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(bs.BasinscopeError, match=r"step-00000010 cannot be resumed from"):
         bs.widen(tiny(methods=["adamw"]), run=tmp_path / "x", data_dir=texts)
 
