@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -280,6 +281,25 @@ def test_report_says_what_the_run_said(kind, copy, run_cli):
     code, out, err = run_cli("report", copy(kind))
     assert (code, err) == (0, "")
     assert SAID[kind] in out
+
+
+TITLES = {
+    "landscape": "Capability basins of", "surface": "A surface of", "check": "",
+    "certificate": "A certificate of", "attack": "An attack on", "finetune": "A fine-tune of",
+    "widen": "A study of training methods",
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_figure")
+@pytest.mark.parametrize("kind", TITLES)
+def test_every_kind_that_has_more_to_show_than_lines_has_a_page(kind, copy, run_cli):
+    run = copy(kind)
+    assert run_cli("report", run)[0] == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert TITLES[kind] in page
+    assert "could not be made" not in page
+    assert "nan" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL).split()
+    assert "measures nothing twice" in page
 
 
 @pytest.mark.parametrize(

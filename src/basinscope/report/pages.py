@@ -317,7 +317,7 @@ def study_page(made: Comparison, folder: Path, files: Iterable[Path]) -> Page:
     shown = [c for c in table if f"{c}_low" in table and table[c].notna().any()]
     ends = {c: f"{c}[{c}_low,{c}_high]" for c in shown}
     return Page(
-        f"A study of {len(table)} training methods",
+        "A study of training methods",
         "Which way of training leaves wider basins, and forgets less?",
         "Means over seeds with 95% intervals, below; missing numbers are dashes, with the reason "
         "in the last column.",
