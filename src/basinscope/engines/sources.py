@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from basinscope import files
 from basinscope.engines.admission import check_report
 from basinscope.engines.dtypes import DTYPES
-from basinscope.errors import BasinscopeError
+from basinscope.errors import BasinscopeError, printable
 from basinscope.files import at_path
 from basinscope.weights import selection
 
@@ -145,6 +145,8 @@ def _converted(gguf: Path, dtype: str) -> Path:
         return target
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    size = f"{gguf.stat().st_size / 1e6:.0f} MB"
+    sys.stderr.write(f"converting {printable(gguf.name)} ({size}) to safetensors in {dtype}, once\n")
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         with quiet():
@@ -211,16 +213,14 @@ def _state(module: Any) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and notices while it loads."""
+    """Silence transformers' bars and notices while it loads; a conversion's bar is shown."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        # the conversion of GGUF files has a bar of its own that no switch reaches
-        with redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
         logging.set_verbosity(level)
         if bars:
