@@ -146,7 +146,7 @@ def _converted(gguf: Path, dtype: str) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     size = f"{gguf.stat().st_size / 1e6:.0f} MB"
-    sys.stderr.write(f"converting {printable(gguf.name)} ({size}) to safetensors in {dtype}, once\n")
+    sys.stderr.write(f"converting {printable(gguf.name)} ({size}) to {dtype} safetensors, once\n")
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         with quiet():
