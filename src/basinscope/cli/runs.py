@@ -73,20 +73,25 @@ def report(
 def _print(record: object, run: Path, level: float) -> None:
     """Say what a record says, and write its page."""
     from basinscope.attack import Attack
+    from basinscope.attack.record import COLLAPSE
     from basinscope.certify import Certificate
     from basinscope.check import Check
     from basinscope.cli import attack, finetune, landscape
     from basinscope.comparison import Comparison
     from basinscope.finetuning import FineTune
     from basinscope.landscape import Landscape, Surface
+    from basinscope.landscape.record import read_landscape
     from basinscope.report import pages
+    from basinscope.runs.header import exists
 
     if isinstance(record, Landscape):
         return landscape.show_landscape(record, run, level, as_json=False)
     page: Callable[[], Page] | None = None
     if isinstance(record, Attack):
         attack.show(record)
-        page = partial(pages.attack_page, record, run)
+        trials = run / COLLAPSE
+        measured = read_landscape(trials) if exists(trials / "run.json") else None
+        page = partial(pages.attack_page, record, run, measured)
     elif isinstance(record, FineTune):
         finetune.show(record)
         page = partial(pages.finetune_page, record, run)

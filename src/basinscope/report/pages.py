@@ -15,6 +15,7 @@ from basinscope.report.page import Page, Picture, Section, Sheet, cell, curves, 
 from basinscope.report.sections import attempt
 from basinscope.report.spread import plot_spread
 from basinscope.report.text import notes, side
+from basinscope.stats.rounded import at_least, radius_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,15 +213,16 @@ def certificate_page(cert: Certificate, folder: Path) -> Page:
         f"A certificate of {cert.model.source}",
         f"How much of {cert.task.name!r} is surely left under noise of σ = {cert.sigma:g}, and of "
         "how large a displacement does that hold?",
-        f"At least {cert.p_lower:.4g} with confidence {cert.confidence:g} "
-        f"({cert.draws} draws); down to {cert.target:.3g} for a displacement up to "
-        f"{cert.radius():.4g} ({cert.decision}).",
+        f"At least {at_least(cert.p_lower, 3)} with confidence {cert.confidence:g} ({cert.draws} "
+        f"draws); for a displacement up to {radius_text(cert.radius())} still {cert.target:.3g}.",
         f"Weights {cert.fingerprint}.",
         [
             Section("", cert.covers, (Picture(picture, "Bound against the distance", (live,)),)),
             Section("What it does not cover", notes=cert.does_not_cover),
-            Section("The bound", sheets=(sheet(bound.iloc[::3], {
-                "distance r": "r", "smoothed score at least": "bound"}),), folded=True),
+            Section("The bound", sheets=(Sheet(
+                ("distance r", "smoothed score at least"),
+                [(float(x), at_least(y, 3)) for x, y in bound.iloc[::3].to_numpy()]),),
+                folded=True),
         ], missing, _again(folder),
     )  # fmt: skip
 
@@ -256,9 +258,28 @@ def check_page(gate: Check, folder: Path) -> Page:
     )  # fmt: skip
 
 
-def attack_page(worst: Attack, folder: Path) -> Page:
-    """Page of an attack: along what it found, how far each task holds."""
+def attack_page(worst: Attack, folder: Path, measured: Landscape | None) -> Page:
+    """Page of an attack: along what it found, how far each task holds.
+
+    Args:
+        worst: the attack.
+        folder: of the run.
+        measured: the points that its radii are read off, where there are any.
+    """
+    missing: list[str] = []
     edges = worst.summary()["collapse"]
+    picture = live = None
+    if measured is not None:
+        points = measured.means()
+        picture = attempt(
+            "the picture",
+            lambda: plot_landscapes(
+                folder / "figures" / "worst.png", [measured], level=worst.level
+            ),
+            missing,
+        )
+        live = attempt("the figures", lambda: _panels(
+            measured, points, None, worst.level), missing)  # fmt: skip
     starts = [(s.start, s.loss, s.radius, s.ended or "–") for s in worst.starts]
     return Page(
         f"An attack on {worst.objective}",
@@ -267,6 +288,7 @@ def attack_page(worst: Attack, folder: Path) -> Page:
         f"{worst.radius:.4g}. A local maximum: the worst direction may be worse, so the radii are "
         "upper bounds.",
         sections=[
+            Section("", pictures=(Picture(picture, "Scores along the direction", live or ()),)),
             Section(f"Collapse radius at level {worst.level:g}", sheets=(Sheet(
                 ("task", "side", "score at zero", "items", "α", "norm", "α/RMS(θ₀)"),
                 [(e["task"], side(e["sign"]), e["score"], e["n_items"],
@@ -275,7 +297,7 @@ def attack_page(worst: Attack, folder: Path) -> Page:
                 notes=[f"{row.task} {row.sign:+d}: {row.reason}"
                        for row in worst.collapse if row.reason]),
             Section("Starts", sheets=(Sheet(("start", "loss", "norm", "ended"), starts),)),
-        ], again=_again(folder),
+        ], missing=missing, again=_again(folder),
     )  # fmt: skip
 
 
