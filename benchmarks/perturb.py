@@ -2,9 +2,9 @@
 
 The loop (`benchmarks.baselines.reseeded`) seeds the generator, draws normals tensor by tensor and
 adds them; then the same again to subtract, since it keeps no pristine copy. Both sides are timed
-per weight *set and restored*, in bfloat16, alternating; the medians and their ratio are printed.
+per weight *set and restored*, alternating; the medians and their ratio are printed.
 
-Run: python -m benchmarks.perturb [--threads N] [--repeats N]
+    python -m benchmarks.perturb [--dtype auto] [--threads N] [--repeats N]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 import basinscope as bs
 from benchmarks.baselines.reseeded import add_and_subtract
+from benchmarks.meter import machine
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -30,12 +31,13 @@ def timed(work: Callable[[], object]) -> float:
 def main() -> None:
     """Print millions of weights a second for both, and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dtype", default="auto", help="of the weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    engine = bs.load("smollm2")
+    engine = bs.load("smollm2", dtype=options.dtype)
     direction = bs.Random(seed=0)
 
     def set_and_restore() -> None:
@@ -51,7 +53,10 @@ def main() -> None:
             ours.append(timed(set_and_restore))
             theirs.append(timed(lambda: add_and_subtract(copies, 0.01)))
     mine, other = statistics.median(ours), statistics.median(theirs)
-    print(f"{engine.d:,} bfloat16 weights, {options.threads} threads, {options.repeats} repeats")
+    print(*(f"{word}: {value}" for word, value in machine().items()), sep="\n")
+    print(
+        f"{engine.d:,} {engine.dtype} weights, {options.threads} threads, {options.repeats} repeats"
+    )
     print(f"basinscope, set and restore:       {mine:6.3f} s  {engine.d / mine / 1e6:6.0f} M/s")
     print(f"torch, generate-add-subtract:      {other:6.3f} s  {engine.d / other / 1e6:6.0f} M/s")
     print(f"ratio: {other / mine:.1f}")
