@@ -125,7 +125,7 @@ def _tokenizer_differs(tokenizer: Any, ends: frozenset[int], folder: Path) -> st
     from transformers import AutoTokenizer, GenerationConfig
 
     with quiet():
-        other = AutoTokenizer.from_pretrained(str(folder))
+        other = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         generation = (
             GenerationConfig.from_pretrained(str(folder))
             if (folder / "generation_config.json").is_file()

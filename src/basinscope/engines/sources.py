@@ -147,7 +147,8 @@ def _converted(gguf: Path, dtype: str) -> Path:
 
     size = f"{gguf.stat().st_size / 1e6:.0f} MB"
     sys.stderr.write(f"converting {printable(gguf.name)} ({size}) to {dtype} safetensors, once\n")
-    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name,
+             "trust_remote_code": False}  # fmt: skip
     try:
         with quiet():
             module, report = AutoModelForCausalLM.from_pretrained(

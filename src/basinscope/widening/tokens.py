@@ -59,7 +59,7 @@ def tokenizer_of(choice: int | str, text: Parts) -> Any:
         folder = _kept(f"bpe\0{choice}\0{text.digest}", lambda to: _train(choice, text, to))
         return AutoTokenizer.from_pretrained(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(choice)
+        tokenizer = AutoTokenizer.from_pretrained(choice, trust_remote_code=False)
     except Exception as error:
         raise BasinscopeError(
             f"cannot load the tokenizer {choice!r} ({' '.join(str(error).split())[:120]})",

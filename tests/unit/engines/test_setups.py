@@ -121,3 +121,15 @@ def test_a_malformed_config_is_one_line(base, other):
     (other / "config.json").write_text("[1]")
     with pytest.raises(bs.BasinscopeError, match=r"config\.json is no JSON object"):
         bs.Toward(other).fit(bs.load(base, dtype="float32"))
+
+
+def test_code_of_another_folder_is_refused_without_a_question(base, other, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "yes")
+    (other / "config.json").unlink()
+    (other / "own.py").write_text("raise SystemExit('it was run')\n")
+    code = {"AutoTokenizer": ["own.Own", None]}
+    change(other, "tokenizer_config.json", tokenizer_class="Own", auto_map=code)
+    with pytest.raises(bs.BasinscopeError, match="its tokenizer cannot be read"):
+        bs.Toward(other).fit(bs.load(base, dtype="float32"))
+    assert asked == []

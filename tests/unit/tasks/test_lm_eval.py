@@ -253,6 +253,11 @@ def test_tasks_that_run_what_a_model_writes_are_refused(folder):
     refuses("'toy' runs the code", f"lm-eval:{folder}/toy", allow_code_execution=True)
 
 
+def test_data_in_a_pickle_are_refused(folder):
+    write(folder, "toy", WRITE | {"dataset_path": "pandas"})
+    refuses("pandas reads a pickle.*try: dataset_path: json", f"lm-eval:{folder}/toy")
+
+
 def test_pictures_are_refused(folder):
     write(folder, "toy", WRITE | {"doc_to_image": "q"})
     refuses("shows pictures or sounds", f"lm-eval:{folder}/toy")

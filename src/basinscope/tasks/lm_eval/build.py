@@ -99,6 +99,12 @@ def _refuse(source: Source, allow_code_execution: bool) -> None:
                 "tasks that only read it",
                 "the task humaneval, which has one",
             )
+        if settings.get("dataset_path") == "pandas":
+            raise BasinscopeError(
+                f"{file}: dataset_path pandas reads a pickle, which can run code when it is opened",
+                "data in CSV, JSON or Parquet",
+                "dataset_path: json",
+            )
         if settings.get("doc_to_image") or settings.get("doc_to_audio"):
             raise BasinscopeError(
                 f"lm-eval task {leaf!r} shows pictures or sounds", "text alone", "another task"
