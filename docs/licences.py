@@ -18,11 +18,12 @@ LOCK = Path(__file__).parents[1] / "requirements.lock"
 HEAD = """\
 # Licences of dependencies
 
-Made by `python docs/licences.py --write` from what the packages themselves declare; `make lint` refuses a
-package without a licence, and one that is not on the list in that file. A **run** dependency comes with
-`pip install basinscope`, one of an **extra** with that extra alone; the others are for **development**.
-basinscope itself is under Apache-2.0 and ships none of them. PyTorch's CUDA builds bring NVIDIA's libraries
-under NVIDIA's own licences: they are not in this table.
+Made by `python docs/licences.py --write` from what the packages themselves declare; `make lint`
+refuses a package without a licence, and one that is not on the list in that file. A **run**
+dependency comes with `pip install basinscope`, one of an **extra** with that extra alone; the
+others are for **development**. basinscope itself is under Apache-2.0 and ships none of them.
+PyTorch's CUDA builds bring NVIDIA's libraries under licences of NVIDIA's: they are not in this
+table.
 
 | package | licence | for |
 |---|---|---|

@@ -37,6 +37,8 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages to those that lie in the folder (a hook of MkDocs)."""
     rooms = {m.name for m in pkgutil.iter_modules(basinscope.__path__) if m.ispkg}
     files.append(File.generated(config, f"{FOLDER}/basinscope.md", content=_page(basinscope)))
+    security = (Path(__file__).parents[1] / "SECURITY.md").read_text(encoding="utf-8")
+    files.append(File.generated(config, "security.md", content=security))
     for name in rooms - {"cli"}:  # its names are commands
         room = importlib.import_module(f"basinscope.{name}")
         files.append(File.generated(config, f"{FOLDER}/{name}.md", content=_page(room)))

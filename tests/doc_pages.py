@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MADE = ROOT / "docs" / "reference" / "commands.md"  # from the commands themselves
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "results/README.md")),
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if page != MADE),
 ]
 _BLOCK = re.compile(

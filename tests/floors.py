@@ -13,13 +13,16 @@ import sys
 import tomllib
 from pathlib import Path
 
+OUT = ("dev", "inspect")  # extras that the suite does not install, or not as a floor
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def floors() -> dict[str, str]:
     """Lowest version of every package that an installation may need."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
-    extras = {k: v for k, v in project["optional-dependencies"].items() if k not in ("dev", "inspect")}
+    extras = {
+        k: v for k, v in project["optional-dependencies"].items() if k not in ("dev", "inspect")
+    }
     wanted = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
     return dict(re.fullmatch(r"([\w-]+)>=([\w.]+)", line).groups() for line in wanted)
 

@@ -57,7 +57,7 @@ def tokenizer_of(choice: int | str, text: Parts) -> Any:
         if choice < LEAST_BPE:
             raise BasinscopeError(f"tokenizer: {choice}", f"{LEAST_BPE} or more", f"{LEAST_BPE}")
         folder = _kept(f"bpe\0{choice}\0{text.digest}", lambda to: _train(choice, text, to))
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(choice, trust_remote_code=False)
     except Exception as error:

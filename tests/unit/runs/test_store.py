@@ -17,8 +17,6 @@ import basinscope as bs
 from basinscope.runs.spec import canonical, sha256
 from basinscope.runs.store import Store, _parse
 
-SOURCE = Path(bs.__file__).parent
-
 
 def records(folder: Path) -> list[Path]:
     return sorted((folder / "trials").glob("*.json"))
@@ -440,16 +438,3 @@ def test_a_record_that_vanishes_while_it_is_set_aside(run):
         patch.setattr(Path, "rename", lose)
         assert store.get(bad.stem) is None
     assert len(store.set_aside) == 1
-
-
-# --- house rules --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "word",
-    ["import pickle", "pickle.", "torch.load", "torch.save", "allow_pickle", "joblib", "dill",
-     "shelve", "marshal", "multiprocessing"],
-)  # fmt: skip
-def test_nothing_is_pickled(word):
-    found = [p.name for p in SOURCE.rglob("*.py") if word in p.read_text(encoding="utf-8")]
-    assert not found
