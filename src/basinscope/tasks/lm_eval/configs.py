@@ -279,7 +279,7 @@ def functions(file: Path) -> list[str]:
         seen.add(path)
         root = yaml.compose(ordinary(path).read_text("utf-8"), Loader=_Text)
         names += _tagged(root)
-        for key, value in getattr(root, "value", ()):
+        for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
             if key.value == "include":
                 values = value.value if isinstance(value.value, list) else [value]
                 waiting += [(path.parent / node.value).resolve() for node in values]
