@@ -109,6 +109,10 @@ TASKS = {
         "num_fewshot": 1, "fewshot_split": "train", "metric_list": metrics("exact_match"),
         "generation_kwargs": {"until": ["e", " "], "max_gen_toks": 6},
     },
+    "choice_after_a_word": CHOICE | {
+        "doc_to_text": "Q: {{q}}", "gen_prefix": "I say: ", "num_fewshot": 1,
+        "fewshot_split": "train", "metric_list": ALL,
+    },
     "written_with_filters": {
         "doc_to_text": "{{q}}", "doc_to_target": "{{greedy[:2]|trim}}",
         "metric_list": [{**metrics("exact_match")[0], "ignore_case": True}],
@@ -225,6 +229,115 @@ def test_the_comparison_has_right_and_wrong_documents(folder):
             continue  # a choice that greedy decoding would write is too much to ask of this model
         found = {float(x[metric]) for x in expected(kind, folder[kind], name, how)}
         assert found == {0.0, 1.0}, (name, metric)
+
+
+# --- chat templates ----------------------------------------------------------------------------
+
+TEXT = "Be brief, a/b@c: 100%."
+SYSTEM = "@system=" + TEXT.replace(",", "%2C")
+BRACKETS = toys.tiny_tokenizer().chat_template
+LINES = BRACKETS.replace("]", "]\n")  # the model speaks on a line of its own
+# template, whether the tokenizer begins a text, the word's end, lm-eval's options
+CHATS = {
+    "turns": (BRACKETS, False, "@chat", {}),
+    "one message": (BRACKETS, True, "@chat@multiturn=false", {"fewshot_as_multiturn": False}),
+    "on a line": (LINES, False, "@chat@multiturn" + SYSTEM, {"system_instruction": TEXT}),
+    "begun": ("<s>" + BRACKETS, True, "@chat" + SYSTEM, {"system_instruction": TEXT}),
+    "no chat": (
+        BRACKETS, False, SYSTEM, {"system_instruction": TEXT, "apply_chat_template": False}
+    ),
+}  # fmt: skip
+CHATTED = (
+    "shots", "drawn_shots", "mutual_information", "several_contexts", "last_word", "written",
+    "written_after_a_word", "choice_after_a_word",
+)  # fmt: skip
+DOCUMENTS = 6
+
+
+@functools.cache
+def chat_engine(chat):
+    template, begins, _, _ = CHATS[chat]
+    tokenizer = toys.tiny_tokenizer()
+    tokenizer.chat_template = template
+    if begins:
+        from tokenizers.processors import TemplateProcessing
+
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    assert (tokenizer.encode("a")[0] == 0) == begins
+    return bs.load(toys.tiny_model("llama"), tokenizer=tokenizer)
+
+
+@functools.cache
+def chat_samples(chat, folder):
+    """lm-eval's samples of the first documents, by task and number, and the tokens it read."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    read = {}
+
+    class Reading(HFLM):
+        def _loglikelihood_tokens(self, requests, **options):
+            read.update({texts: (begin, end) for texts, begin, end in requests})
+            return super()._loglikelihood_tokens(requests, **options)
+
+        def tok_batch_encode(self, strings, **options):
+            tokens, mask = super().tok_batch_encode(strings, **options)
+            read[strings[0]] = tokens[0].tolist()
+            return tokens, mask
+
+    module, tokenizer = chat_engine(chat).module, chat_engine(chat).tokenizer
+    options = {"apply_chat_template": True, **CHATS[chat][3]}
+    result = simple_evaluate(
+        model=Reading(pretrained=module, tokenizer=tokenizer, batch_size=1, device="cpu"),
+        tasks=list(CHATTED),
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        limit=DOCUMENTS, bootstrap_iters=0, **options,
+    )  # fmt: skip
+    by_task = result["samples"].items()
+    return {(name, s["doc_id"]): s for name, samples in by_task for s in samples}, read
+
+
+@pytest.mark.parametrize("chat", CHATS)
+@pytest.mark.parametrize("name", CHATTED)
+def test_chats_are_those_of_lm_eval(folder, chat, name):
+    """Tokens read and scored, likelihoods, texts and every metric."""
+    samples, read = chat_samples(chat, folder["llama"])
+    engine = chat_engine(chat)
+    for metric in (entry["metric"] for entry in TASKS[name]["metric_list"]):
+        task = bs.tasks([f"lm-eval:{folder['llama']}/{name}@{metric}{CHATS[chat][2]}"])[0]
+        for number, item in enumerate(task.items[:DOCUMENTS]):
+            theirs = samples[name, number]
+            answers = engine.answer(item.requests)
+            assert task.oracle(item, answers).correct == bool(theirs[metric])
+            rows = [engine._tokens.row(request) for request in item.requests]
+            if isinstance(item.requests[0], Generate):
+                assert [answer.text for answer in answers] == theirs["resps"][0]
+                assert [*rows[0].head, *rows[0].body] == read[theirs["arguments"][0][0]]
+                continue
+            pairs = [
+                ([*row.head, *row.body, *tail[:skip]], list(tail[skip:]))
+                for row in rows
+                for tail, skip in zip(row.tails, row.skips, strict=True)
+            ]
+            assert pairs == [read[tuple(texts)] for texts in theirs["arguments"]][: len(pairs)]
+            said = [pair for (pair,) in theirs["resps"]][: len(pairs)]
+            loglik = [x for answer in answers for x in answer.loglik]
+            assert loglik == pytest.approx([x for x, _ in said], rel=1e-4)
+            assert [x for answer in answers for x in answer.greedy] == [x for _, x in said]
+
+
+def test_the_comparison_of_chats_has_right_and_wrong_documents(folder):
+    values = {
+        (metric, samples[name, number][metric])
+        for chat in CHATS
+        for samples in [chat_samples(chat, folder["llama"])[0]]
+        for name, number in samples
+        for metric in (entry["metric"] for entry in TASKS[name]["metric_list"])
+    }
+    assert values >= {(m, x) for m in ("acc", "acc_norm", "acc_bytes") for x in (0.0, 1.0)}
 
 
 # --- SmolLM2 -----------------------------------------------------------------------------------

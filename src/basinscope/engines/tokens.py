@@ -7,7 +7,7 @@ request takes the same path through the model in any company. Nothing here depen
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -15,7 +15,7 @@ from typing import Any
 
 from basinscope.engines.sources import first_line
 from basinscope.errors import BasinscopeError
-from basinscope.tasks.base import Choices, Corpus, Generate, Turns
+from basinscope.tasks.base import LIKE_LM_EVAL, OPENING, Chat, Choices, Corpus, Generate, Turns
 
 MIN_HEAD = 16  # a shorter common start is not worth a pass of its own
 KEPT_TOKENS = 1 << 22  # of rows that are kept for the next setting of the weights: 16 MB
@@ -68,7 +68,7 @@ class Tokens:
         self._anew: dict[int, bool] = {}
         self._rows: dict[Choices | Generate, Row] = {}
         self._kept = 0
-        self._starts: dict[tuple[str, Turns | None], list[int]] = {}
+        self._starts: dict[tuple[str, Turns, Chat], list[int]] = {}
         self._heads: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     @property
@@ -98,7 +98,7 @@ class Tokens:
         if not self._in_chat(request):
             return self.row(Choices(request.prompt, (request.reference,), request.prefix))
         prompt = self.row(request)
-        said = self._said(request.turns, request.prefix + request.prompt)
+        said, _ = self._asked(request, request.prefix + request.prompt)
         _, tail = self.answered(said, request.reference, chat=True)
         return Row(prompt.head, prompt.body, (array("i", tail),), (0,))
 
@@ -239,11 +239,9 @@ class Tokens:
         A continuation may change the context's last tokens; what all continuations have in common
         is run once, and only tokens past the context's own count are scored.
         """
-        context, encode = request.prefix + request.context, self.encode
-        if self._in_chat(request):
-            context, encode = self._said(request.turns, context), self.encode_bare
-        own = encode(context)
+        context, encode = self._asked(request, request.prefix + request.context)
         rows = [encode(context + c) for c in request.continuations]
+        own = encode(context.rstrip() if request.chat == LIKE_LM_EVAL else context)
         if not own or not _common(rows) or min(map(len, rows)) < 2:
             # the rows share no token that the first scored one could follow: there is no context,
             # or the tokenizer merged it with a continuation. So each row gets the start token,
@@ -262,12 +260,8 @@ class Tokens:
         return Row(head, body, tuple(array("i", row[common:]) for row in rows), skips)
 
     def _prompt(self, request: Generate) -> Row:
-        text = request.prefix + request.prompt
-        if self._in_chat(request):
-            tokens = self.encode_bare(self._said(request.turns, text))
-        else:
-            tokens = self.encode(text) or self.checked([self._start()])
-        return Row(*self._split(request, tokens))
+        text, encode = self._asked(request, request.prefix + request.prompt)
+        return Row(*self._split(request, encode(text) or self.checked([self._start()])))
 
     def _in_chat(self, request: Choices | Generate) -> bool:
         """Whether the template stands around the prompt; the user's error where it must and cannot.
@@ -276,25 +270,36 @@ class Tokens:
             BasinscopeError: If the request asks for a chat and the model has no template.
         """
         has = bool(getattr(self.tokenizer, "chat_template", None))
-        if request.chat is True and not has:
+        if request.chat in (True, LIKE_LM_EVAL) and not has:
             raise BasinscopeError(
                 f"{getattr(self.tokenizer, 'name_or_path', '') or 'this model'!r} has no chat "
                 "template, and a task asks for one",
                 "a model that was trained to chat",
-                "leave out the tasks with -chat or -instruct in their names, or set "
+                "leave out the tasks with @chat, or -chat or -instruct in their names, or set "
                 "engine.tokenizer.chat_template",
             )
         return has and bool(request.chat)
 
-    def _said(self, turns: Turns, prompt: str) -> str:
-        """Text of a chat, up to where the model speaks."""
-        return rendered(self.tokenizer, (*turns, ("user", prompt)), ask=True)
+    def _asked(
+        self, request: Choices | Generate, prompt: str
+    ) -> tuple[str, Callable[[str], list[int]]]:
+        """Text up to where the model speaks, of a chat where it is one, and what encodes it."""
+        if not self._in_chat(request):
+            return prompt, self.encode
+        turns = request.turns
+        at = len(turns) - (turns[-1:] != () and turns[-1][0] == OPENING)
+        said = rendered(
+            self.tokenizer, (*turns[:at], ("user", prompt), *turns[at:]), ask=at == len(turns)
+        )
+        start = self.tokenizer.bos_token
+        begun = request.chat != LIKE_LM_EVAL or bool(start and said.startswith(start))
+        return said, self.encode_bare if begun else self.encode
 
     def _split(
         self, request: Choices | Generate, tokens: list[int]
     ) -> tuple[tuple[int, ...], Sequence[int]]:
         """Head that rows of this prefix and turns share, and the rest; no head if it were short."""
-        start = self._start_of(request.prefix, request.turns if self._in_chat(request) else None)
+        start = self._start_of(request)
         cut = min(_common([start, tokens]), len(tokens) - 1)
         if cut < MIN_HEAD:
             return (), array("i", tokens)
@@ -303,23 +308,23 @@ class Tokens:
             self._heads = {}
         return self._heads.setdefault(head, head), array("i", tokens[cut:])
 
-    def _start_of(self, prefix: str, turns: Turns | None) -> list[int]:
-        """Tokens that texts of this prefix begin with, but for what may merge with their own.
+    def _start_of(self, request: Choices | Generate) -> list[int]:
+        """Tokens that texts of a request's prefix and turns begin with, in plain text or a chat.
 
-        Args:
-            prefix: what the texts have in common.
-            turns: of a chat; None for plain text.
+        But for what may merge with their own.
         """
-        if (prefix, turns) not in self._starts:
-            if turns is not None:
-                pair = [self.encode_bare(self._said(turns, prefix + own)) for own in "ab"]
+        key = (request.prefix, request.turns, self._in_chat(request) and request.chat)
+        if key not in self._starts:
+            if key[-1]:
+                asked = [self._asked(request, request.prefix + own) for own in "ab"]
+                pair = [encode(text) for text, encode in asked]
                 tokens = pair[0][: _common(pair)]
             else:
-                tokens = self.encode(prefix)
+                tokens = self.encode(request.prefix)
             if len(self._starts) > KEPT_STARTS:
                 self._starts = {}
-            self._starts[prefix, turns] = tokens
-        return self._starts[prefix, turns]
+            self._starts[key] = tokens
+        return self._starts[key]
 
     def _start(self) -> int:
         """Token to begin with where there is no text: the model must see one."""
@@ -334,26 +339,28 @@ def rendered(tokenizer: Any, messages: Turns, *, ask: bool, where: str = "") -> 
 
     Args:
         tokenizer: with a chat template.
-        messages: role and text of each.
+        messages: role and text of each; behind one of the role `OPENING` the model goes on.
         ask: up to where the model speaks.
         where: the chat stands, for the message.
 
     Raises:
         BasinscopeError: a template that refuses the messages, fails, or writes nothing.
     """
+    roles = ["assistant" if role == OPENING else role for role, _ in messages]
     try:
         text = tokenizer.apply_chat_template(
-            [{"role": role, "content": text} for role, text in messages],
+            [{"role": role, "content": m[1]} for role, m in zip(roles, messages, strict=True)],
             tokenize=False,
             add_generation_prompt=ask,
+            continue_final_message=messages[-1:] != () and messages[-1][0] == OPENING,
         )
         reason = "it writes nothing" if not text.strip() else ""
     except Exception as error:  # a template may raise anything
         reason = first_line(error)
     if reason:
-        roles = ", ".join(dict.fromkeys(role for role, _ in messages))
         raise BasinscopeError(
-            f"{where}{': ' if where else ''}the chat template refuses a chat of {roles} ({reason})",
+            f"{where}{': ' if where else ''}the chat template refuses a chat of "
+            f"{', '.join(dict.fromkeys(roles))} ({reason})",
             "what the model's template can render, such as user and assistant in turn",
             "take other tasks or data, or set another engine.tokenizer.chat_template",
         )

@@ -13,18 +13,26 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from basinscope.errors import BasinscopeError
 
 Turns = tuple[tuple[str, str], ...]
-"""What was said in a chat: role ("system", "user" or "assistant") and text of each message."""
+"""What was said in a chat: role ("system", "user" or "assistant") and text of each message.
 
-Chat = bool | Literal["if any"]
+A last one of the role `OPENING` is what the model's message behind the prompt begins with.
+"""
+
+OPENING: Final = "opening"
+LIKE_LM_EVAL: Final = "like lm-eval"
+
+Chat = bool | Literal["if any", "like lm-eval"]
 """Whether the model's own chat template stands around a prompt.
 
 True: it must, and a model without one is the user's error. "if any": a model without one gets the
-plain text.
+plain text. "like lm-eval": as True, read as lm-eval's models read it: blanks that end the chat are
+scored with a continuation, and the tokenizer puts its special tokens before a chat that does not
+begin with the start token.
 """
 
 
@@ -289,7 +297,7 @@ class CallableTask:
 
 def check_turns(chat: Chat, turns: Turns) -> None:
     """Raise if there are turns without a chat, or one that plain text could not show."""
-    if turns and chat is not True:
+    if turns and chat not in (True, LIKE_LM_EVAL):
         raise BasinscopeError(
             f"{len(turns)} turns with chat={chat!r}", "turns in chats", "chat=True"
         )

@@ -305,6 +305,11 @@ class TestGenerate:
         texts = [greedy(engine, f"{said}[user]{p}\n[assistant]", 8) for p in prompts]
         assert [a.text for a in engine.answer(chats)] == texts
 
+    def test_an_opening_is_what_the_model_goes_on_with(self, engine):
+        asked = Generate("Hi", 8, chat=True, turns=(("system", "A"), ("opening", "So")))
+        text = greedy(engine, "[system]A\n[user]Hi\n[assistant]So", 8)
+        assert [a.text for a in engine.answer([asked])] == [text]
+
     @pytest.mark.parametrize(
         "request_", [Generate("Hi", 8, chat=True), Choices("Hi", ("a", "b"), chat=True)]
     )

@@ -81,10 +81,29 @@ def refuses(match, word, **options):
 @pytest.mark.parametrize(
     "word",
     ["lm-eval:", "lm-eval:@acc", "lm-eval:x@", "lm-eval:x@acc@f1", "lm-eval:x@metric=acc@acc",
-     "lm-eval:x@shots=many", "lm-eval:x@shots=-1", "lm-eval:x@filter=", "lm-eval:x@seed=1"],
+     "lm-eval:x@shots=many", "lm-eval:x@shots=-1", "lm-eval:x@filter=", "lm-eval:x@seed=1",
+     "lm-eval:x@chat=chatml", "lm-eval:x@chat@chat", "lm-eval:x@chat@multiturn=perhaps",
+     "lm-eval:x@chat@system=", "lm-eval:x@system", "lm-eval:x@filter"],
 )  # fmt: skip
 def test_a_word_of_no_sense_is_refused(word):
     refuses(r"allowed: .*lm-eval:NAME\[@METRIC\]", word)
+
+
+def test_examples_as_turns_need_a_chat_as_with_lm_eval():
+    for part in ("@multiturn", "@multiturn=false@system=Be brief."):
+        said = refuses("@multiturn without @chat in task 'lm-eval:x", f"lm-eval:x{part}")
+        assert "try: lm-eval:x@chat, " in said
+    config = importlib.import_module("lm_eval.config.evaluate_config").EvaluatorConfig
+    with pytest.raises(ValueError, match="`apply_chat_template` must be set"):
+        config(fewshot_as_multiturn=True)._validate_arguments()
+    theirs = config(apply_chat_template=True)._validate_arguments()
+    assert theirs.fewshot_as_multiturn == configs.parse("lm-eval:x@chat").multiturn
+
+
+def test_a_comma_of_the_system_message_is_written_otherwise():
+    refuses("task 'please'; allowed", "basic,lm-eval:x@system=Be brief, please")
+    word = configs.parse("lm-eval:x@system=Be brief%2C a@b/c:%0A100% or 50%25")
+    assert (word.name, word.instruction) == ("x", "Be brief, a@b/c:\n100% or 50%")
 
 
 def test_an_unknown_name_is_refused_with_near_ones():
@@ -511,6 +530,73 @@ def test_tasks_of_a_group_share_metric_and_filter(folder):
     write(folder, "south", WRITE)
     (folder / "all.yaml").write_text(json.dumps({"group": "both", "task": ["north", "south"]}))
     refuses("are scored differently", f"lm-eval:{folder}/both")
+
+
+# --- chats -------------------------------------------------------------------------------------
+
+
+def test_a_chat_has_turns_and_the_users_message(folder):
+    settings = CHOICE | {"description": "Numbers."}
+    (request,) = made(folder, settings, "@shots=1@chat@system=Be brief.").items[2].requests
+    system, question, answer = request.turns
+    assert system == ("system", "Be brief.\n\nNumbers.")
+    assert (question[0], question[1][:8], answer[0]) == ("user", "Which is", "assistant")
+    asked = Choices("2?", ("one", "three", "five"), "Which is ", "like lm-eval", request.turns)
+    assert request == asked
+    (request,) = made(folder, settings, "@shots=1@chat@multiturn=false").items[2].requests
+    assert request.turns == (("system", "Numbers."),)
+    text = request.prefix + request.context
+    assert text.startswith("Which is")
+    assert text.endswith("\n\nWhich is 2?")
+    (request,) = made(folder, WRITE | {"gen_prefix": "So"}, "@chat").items[2].requests
+    assert (request.prompt, request.turns) == ("Which is 2?", (("opening", "So"),))
+
+
+def test_each_way_to_chat_is_a_task_of_its_own(folder):
+    ways = ("", "@chat", "@chat@multiturn=false", "@chat@system=A", "@chat@system=B", "@system=A")
+    tasks = [made(folder, CHOICE, f"@shots=1{way}") for way in ways]
+    assert len({items_hash(task) for task in tasks}) == len(ways)
+    assert len({str(task.items) for task in tasks}) == len(ways)
+    for task in tasks:
+        assert items_hash(from_recipe(recipe(task))) == items_hash(task)
+    (name,) = (t.name for t in bs.tasks(f"lm-eval:{folder}/@shots=1@chat@multiturn=false@system=A"))
+    assert name == f"lm-eval:{folder}/toy@shots=1@chat@multiturn=false@system=A"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["f'{super().fewshot_context(*rest, **options)}!'",
+     "options['chat_template']([{'role': 'assistant', 'content': 'x'}])"],
+    ids=["text behind a chat", "no user"],
+)  # fmt: skip
+def test_a_task_whose_code_writes_past_the_template_is_refused(folder, code):
+    own = f"    def fewshot_context(self, *rest, **options):\n        return {code}\n"
+    (folder / "own.py").write_text(CLASS.replace("FILE", repr(str(folder / "rows.jsonl"))) + own)
+    (folder / "toy.yaml").write_text("task: toy\nclass: !function own.Own\n")
+    reason = "'toy' writes its prompts by code of its own, without the chat template; allowed: "
+    refuses(reason, f"lm-eval:{folder}/toy@chat", allow_code_execution=True)
+
+
+def test_a_task_whose_code_leaves_out_the_system_message_is_refused(folder):
+    own = "    def fewshot_context(self, *rest, **options):\n        return 'x'\n"
+    (folder / "own.py").write_text(CLASS.replace("FILE", repr(str(folder / "rows.jsonl"))) + own)
+    (folder / "toy.yaml").write_text("task: toy\nclass: !function own.Own\n")
+    assert one(f"lm-eval:{folder}/toy", allow_code_execution=True).items[0].requests[0].prompt
+    refuses("system message", f"lm-eval:{folder}/toy@system=A", allow_code_execution=True)
+
+
+def test_a_template_that_cannot_is_the_users_error(folder, language_model, tokenizer):
+    task = made(folder, CHOICE, "@chat@system=A")
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ 1 / 0 }}{% endif %}x"
+    engine = bs.load(language_model, tokenizer=tokenizer)
+    with pytest.raises(bs.BasinscopeError, match=r"refuses a chat of system, user .*; allowed: "):
+        score(engine, task)
+    tokenizer.chat_template = None
+    with pytest.raises(bs.BasinscopeError, match=r"has no chat template, .*; try: .*@chat"):
+        score(engine, made(folder, CHOICE, "@chat"))
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(bs.BasinscopeError, match="refuses a chat of user, assistant"):
+        score(engine, made(folder, WRITE | {"gen_prefix": "So"}, "@chat"))
 
 
 # --- oracle ------------------------------------------------------------------------------------

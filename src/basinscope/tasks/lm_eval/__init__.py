@@ -11,6 +11,9 @@ task is built once, without a model; answers of our engine go through the task's
     ...@METRIC                          default: the first metric that is 0 or 1 for each document
     ...@filter=NAME                     default: the first
     ...@shots=N                         worked examples; default: the task's own, else none
+    ...@chat                            in the model's chat template, worked examples as turns
+    ...@chat@multiturn=false            the same, with them in the user's message
+    ...@system=TEXT                     system's message, with or without @chat; it stands last
 
 A group's items are those of all its tasks, with ids ``task/document``.
 """

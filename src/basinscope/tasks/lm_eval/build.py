@@ -15,7 +15,7 @@ from basinscope.tasks.lm_eval.configs import Source, Word, find, functions, malf
 from basinscope.tasks.lm_eval.documents import Document, LmEval, Response
 from basinscope.tasks.lm_eval.library import OTHER_SEED, library, undisturbed
 from basinscope.tasks.lm_eval.metrics import BINARY, chosen, judged
-from basinscope.tasks.lm_eval.requests import common_prefix, requests_of
+from basinscope.tasks.lm_eval.requests import Written, common_prefix, requests_of, written
 
 _OF_THE_PLACE: Final = ("metadata", "dataset_path", "dataset_name", "dataset_kwargs")
 _PROBED: Final = 8  # documents on which a metric is tried with made-up answers
@@ -25,7 +25,7 @@ def load(name: str, *, allow_code_execution: bool = False) -> LmEval:
     """Task of a word.
 
     Args:
-        name: ``lm-eval:NAME``, ``lm-eval:PATH``, with ``@METRIC``, ``@filter=NAME``, ``@shots=N``.
+        name: ``lm-eval:NAME`` or ``lm-eval:PATH``, with options (`basinscope.tasks.lm_eval`).
         allow_code_execution: let YAML files of the user's own import the Python functions that
             they name (``!function``). That code runs in this process, not in a sandbox.
 
@@ -139,7 +139,13 @@ def _built(word: Word, source: Source, metrics: Mapping[str, str]) -> list[Any]:
             _set_shots(task, word.shots)
             _leave_out(task, metrics.get(task.task_name, ""))
             task.set_fewshot_seed(OTHER_SEED)
-            task.build_all_requests()
+            task.build_all_requests(
+                system_instruction=word.instruction,
+                apply_chat_template=word.chat,
+                fewshot_as_multiturn=word.multiturn,
+                chat_template=written if word.chat else None,
+            )
+            _check_contexts(task, word)
     finally:
         library().task.get_metric = known
     if not tasks:
@@ -147,6 +153,22 @@ def _built(word: Word, source: Source, metrics: Mapping[str, str]) -> list[Any]:
             f"lm-eval group {word.name!r} holds no task", "a group of tasks", "another name"
         )
     return tasks
+
+
+def _check_contexts(task: Any, word: Word) -> None:
+    """Raise where a task's own code leaves out the chat template or the system's message."""
+    contexts = [instance.arguments[0] for instance in task.instances if instance.arguments[0]]
+    if word.chat:
+        past = not all(isinstance(context, Written) for context in contexts)
+    else:
+        past = any((word.instruction or "") not in context for context in contexts)
+    if past:
+        raise BasinscopeError(
+            f"lm-eval task {task.task_name!r} writes its prompts by code of its own, without "
+            f"{'the chat template' if word.chat else 'the system message'}",
+            "with @chat and @system, tasks whose prompts lm-eval itself writes",
+            "leave out @chat and @system",
+        )
 
 
 def _known_metric(name: str, hf_evaluate_metric: bool = False) -> Any:

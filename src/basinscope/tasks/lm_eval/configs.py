@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import yaml
 
@@ -16,8 +17,12 @@ from basinscope.files import entries, ordinary
 from basinscope.tasks.lm_eval.library import library
 
 PREFIX: Final = "lm-eval:"
-_OPTIONS: Final = ("metric", "filter", "shots")
-_GRAMMAR: Final = f"{PREFIX}NAME[@METRIC][@filter=NAME][@shots=N], NAME a task or a path"
+_OPTIONS: Final = ("metric", "filter", "shots", "chat", "multiturn", "system")
+_BARE: Final = {"chat": "true", "multiturn": "true"}  # what they are without a value
+_GRAMMAR: Final = (
+    f"{PREFIX}NAME[@METRIC][@filter=NAME][@shots=N][@chat][@multiturn[=false]][@system=TEXT], "
+    "NAME a task or a path, @system last"
+)
 
 # the keys that say what a YAML file defines: reading only them takes a quarter of the time
 _KEY: Final = re.compile(
@@ -28,20 +33,33 @@ _PLAIN: Final = re.compile(r"""\s*["']?([A-Za-z_][\w.()/-]*)["']?\s*""")
 
 @dataclass(frozen=True)
 class Word:
-    """A word's parts: a name or path, and what of the task is asked for."""
+    """A word's parts: a name or path, and what of the task is asked for.
+
+    ``chat``, ``multiturn`` and ``system`` are lm-eval's ``--apply_chat_template``,
+    ``--fewshot_as_multiturn`` (true unless told otherwise, as there) and ``--system_instruction``;
+    of the last, ``%2C`` stands for a comma, ``%0A`` for a new line.
+    """
 
     name: str
     metric: str = ""
     filter: str = ""
     shots: int | None = None
+    chat: bool = False
+    multiturn: bool = True
+    system: str = ""
 
     @property
     def options(self) -> str:
         """The word's part after the name."""
         options = {"metric": self.metric, "filter": self.filter, "shots": self.shots}
-        return "".join(
-            f"@{key}={value}" for key, value in options.items() if value not in ("", None)
-        )
+        parts = [f"@{key}={value}" for key, value in options.items() if value not in ("", None)]
+        parts += ["@chat"] * self.chat + ["@multiturn=false"] * (not self.multiturn)
+        return "".join([*parts, f"@system={self.system}" if self.system else ""])
+
+    @property
+    def instruction(self) -> str | None:
+        """Text of the system's message; None if there is none."""
+        return unquote(self.system) or None
 
     @property
     def is_path(self) -> bool:
@@ -52,26 +70,40 @@ class Word:
 def parse(word: str) -> Word:
     """Parts of a word.
 
-    >>> parse("lm-eval:gsm8k@filter=flexible-extract")
-    Word(name='gsm8k', metric='', filter='flexible-extract', shots=None)
-    >>> parse("lm-eval:./my@home/arc.yaml@acc_norm@shots=25")
-    Word(name='./my@home/arc.yaml', metric='acc_norm', filter='', shots=25)
+    >>> word = parse("lm-eval:./my@home/arc.yaml@acc_norm@shots=25@chat@system=Yes/No?")
+    >>> word.name, word.options
+    ('./my@home/arc.yaml', '@metric=acc_norm@shots=25@chat@system=Yes/No?')
+
+    Raises:
+        BasinscopeError: For a part that is unknown, empty, there twice or of no sense.
     """
-    folder, slash, last = word.removeprefix(PREFIX).rpartition("/")
+    front, mark, system = word.removeprefix(PREFIX).partition("@system=")
+    folder, slash, last = front.rpartition("/")
     last, *options = last.split("@")
     name, values = folder + slash + last, dict.fromkeys(_OPTIONS, "")
-    for option in options:
+    for option in options + [mark[1:] + system] * bool(mark):
         key, equals, value = option.partition("=")
-        key, value = (key, value) if equals else ("metric", key)
+        if not equals:
+            key, value = (key, _BARE.get(key, "")) if key in _OPTIONS else ("metric", key)
         if not value or values.get(key, "?"):
             raise BasinscopeError(
                 f"{option!r} in task {word!r}", f"each part once: {_GRAMMAR}", "mend or drop it"
             )
         values[key] = value
-    if not name or not (values["shots"].isdecimal() or not values["shots"]):
+    shots, chat, multiturn = values["shots"], values["chat"], values["multiturn"]
+    flags = chat in ("", "true") and multiturn in ("", "true", "false")
+    if not name or not flags or not (shots.isdecimal() or not shots):
         raise BasinscopeError(f"task {word!r}", _GRAMMAR, "lm-eval:gsm8k")
-    shots = int(values["shots"]) if values["shots"] else None
-    return Word(name, values["metric"], values["filter"], shots)
+    if multiturn and not chat:
+        raise BasinscopeError(
+            f"@multiturn without @chat in task {word!r}",
+            "worked examples as turns of a chat, as with lm-eval",
+            f"{PREFIX}{name}@chat, which makes them turns, or {PREFIX}{name}@chat@multiturn=false",
+        )
+    return Word(
+        name, values["metric"], values["filter"], int(shots) if shots else None, bool(chat),
+        multiturn != "false", values["system"],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -279,7 +311,7 @@ def functions(file: Path) -> list[str]:
         seen.add(path)
         root = yaml.compose(ordinary(path).read_text("utf-8"), Loader=_Text)
         names += _tagged(root)
-        for key, value in getattr(root, "value", ()):
+        for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
             if key.value == "include":
                 values = value.value if isinstance(value.value, list) else [value]
                 waiting += [(path.parent / node.value).resolve() for node in values]
