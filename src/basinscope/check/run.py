@@ -131,7 +131,7 @@ def check(
     )  # fmt: skip
     engine = engine_of(base, run, kind=KIND, dtype=wanted.dtype)
     bench = Bench.of(engine, lines, many)
-    wanted.check_model(bench.model)
+    wanted.check_model(bench)
     begun = None if run is None else check_folder(run, KIND)
     models = _models(bench, begun.plan["models"] if begun else {})
     steps = [models[line.label]["step"] for line in lines]

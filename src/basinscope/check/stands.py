@@ -61,8 +61,9 @@ class Asked:
         """Dtype that the base must have, for the runs given; else ``auto``."""
         return next((model.dtype for model in self.models.values()), "auto")
 
-    def check_model(self, model: ModelSpec) -> None:
-        """Refuse runs of another model than the base."""
+    def check_model(self, bench: Bench) -> None:
+        """Refuse runs of another model than the base, and texts that it cannot read."""
+        model = bench.model
         for folder, measured in self.models.items():
             for field in ("fingerprint", "selection"):
                 old, new = getattr(measured, field), getattr(model, field)
@@ -72,6 +73,8 @@ class Asked:
                         f"a run of {model.source}, loaded as it is here",
                         f"the one that it was made with ({measured.source}, {measured.dtype})",
                     )
+        for text in self.texts:
+            bench.engine.log_probabilities(_blocks(text)[0])
 
 
 def asked(
@@ -144,7 +147,7 @@ def _text(word: Text) -> Task:
         text: Task = corpus.load(corpus.PREFIX + str(word).removeprefix(corpus.PREFIX))
     else:
         text = word
-    if not all(isinstance(r, Corpus) for item in text.items for r in item.requests):
+    if not all(isinstance(r, Corpus) for item in text.items for r in item.requests or (None,)):
         raise BasinscopeError(
             f"{text.name}, a task, as a text", "a text file in UTF-8, or wikitext2", "a file"
         )
@@ -244,7 +247,7 @@ def _margin(label: str, task: str, at: float, width: stats.Width, confidence: fl
         least = f"at no less than {low:.3g} times that" if low > 0 else "nowhere that was found"
         says = f"{here}{least}: {width.reason}"
     else:
-        where = "inside" if low > 1 else "outside" if high < 1 else "at the edge, or near it"
+        where = "inside" if low >= 1 else "outside" if high <= 1 else "at the edge, or near it"
         says = (
             f"{here}at {_interval(low, estimate, high)} times that ({width.n_units} {width.unit}): "
             f"it is {where}"
@@ -283,9 +286,7 @@ def _sums(
 ) -> dict[str, list[tuple[float, int]]]:
     """Sum of KL(base || tuned) over the places of each block, and how many places there are."""
     sums: dict[str, list[tuple[float, int]]] = {line.label: [] for line in lines}
-    ids = chosen(text)
-    blocks = [r.text for item in text.items if item.id in ids
-              for r in item.requests if isinstance(r, Corpus)]  # fmt: skip
+    blocks = _blocks(text)
     engine = bench.engine
     for a in range(0, len(blocks) if lines else 0, AT_ONCE):
         part = blocks[a : a + AT_ONCE]
@@ -300,9 +301,11 @@ def _sums(
     return sums
 
 
-def chosen(text: Task) -> set[str]:
-    """Ids of the blocks of a text that are read."""
-    return set(shuffled((item.id for item in text.items), 0)[:BLOCKS])
+def _blocks(text: Task) -> list[str]:
+    """Blocks of a text that are read."""
+    ids = set(shuffled((item.id for item in text.items), 0)[:BLOCKS])
+    return [r.text for item in text.items if item.id in ids
+            for r in item.requests if isinstance(r, Corpus)]  # fmt: skip
 
 
 def _diverged(

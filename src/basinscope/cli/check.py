@@ -97,7 +97,7 @@ def check(
         folder = None
     else:
         import basinscope as bs
-        from basinscope.check.stands import asked, chosen
+        from basinscope.check.stands import BLOCKS, asked
         from basinscope.directions.words import direction_of
         from basinscope.landscape.edges import OUTCOMES
         from basinscope.landscape.run import planned
@@ -126,7 +126,8 @@ def check(
             return show(forecast, searched=margin, as_json=output.json)
         plan = line_of(forecast, searched=margin) if margin else f"at most {line_of(forecast)}"
         if texts:
-            plan += f"; KL on {sum(len(chosen(one)) for one in texts)} blocks of text"
+            blocks = sum(min(len(one.items), BLOCKS) for one in texts)
+            plan += f"; KL on {blocks} blocks of text"
         with progress(plan, note=loaded.note(engine, *lines)) as report:
             gate = bs.check(
                 engine, lines, tasks, allow=allow, on=allowed, confidence=confidence,

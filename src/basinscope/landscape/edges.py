@@ -219,7 +219,7 @@ def search(
             t: _doubling(FEWEST, crossed[t][0]) if many else ladder(own, outcomes)
             for t in range(len(bench.tasks))
         }
-        begin = _rounded(abs(starts[d])) if starts else first
+        begin = abs(starts[d]) if starts else first
         sides += [
             _Side(d, sign, begin, own, looks, {t: {} for t in thresholds}, many)
             for sign in ([math.copysign(1.0, starts[d])] if starts else (1.0, -1.0))
