@@ -194,14 +194,13 @@ def _beside(
     label: str, task: str, ends: Sequence[float], width: stats.Width, confidence: float
 ) -> Standing:
     low, estimate, high = ends
-    means = f"from 1 on, noise as large loses {HALF}"
     if not width.unresolved:
         says = f"{_interval(low, estimate, high)} of the random basin's half-width "
-        says += f"({width.n_units} {width.unit}): {means}"
+        says += f"({width.n_units} {width.unit}): from 1 on, noise as large loses {HALF}"
     else:
         estimate = math.nan
         most = f"at most {high:.3g} of" if math.isfinite(high) else "not compared with"
-        says = f"{most} the random basin's half-width ({width.reason}): {means}"
+        says = f"{most} the random basin's half-width: {width.reason}"
     says = f"{label}, {task}: its displacement is {says}"
     return Standing("random", label, task, low, estimate, high, confidence, says)
 

@@ -120,7 +120,9 @@ def test_the_exit_code_is_of_the_verdict_alone():
 def noise(tmp_path_factory):
     run = tmp_path_factory.mktemp("random") / "run"
     steps = [0.5, 1.0, 1.3, 1.6, 2.0, 3.0]
-    bs.landscape(layer(), [near(), positive()], directions=["random"], steps=steps, draws=12, run=run)
+    bs.landscape(
+        layer(), [near(), positive()], directions=["random"], steps=steps, draws=12, run=run
+    )
     return run
 
 
