@@ -90,7 +90,7 @@ def check(
         random: run folder of a landscape of the base along ``random`` with the same items: each
             displacement is compared with its half-widths (at level 0.5).
         texts: files or words (``wikitext2``) of texts for KL(base || model) in nats a token, on at
-            most 64 blocks of each; Student's t interval over blocks.
+            most 32 blocks of each; Student's t interval over blocks.
         certificate: run folder of a certificate of the base, which judges each displacement.
         run: run folder. What was planned (models, tasks, losses allowed, confidence) is written
             there before the first answer and stays as it is. The same call resumes it.

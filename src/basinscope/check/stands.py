@@ -30,7 +30,7 @@ from basinscope.runs.store import MARGIN, STANDS, Store
 from basinscope.tasks import corpus
 from basinscope.tasks.base import Corpus, Task
 
-BLOCKS = 64  # of a text at most
+BLOCKS = 32  # of a text at most
 AT_ONCE = 8  # blocks whose distributions under the base are held: 25 MB each, of 49,152 tokens
 LEVEL, HALF = 0.5, "half of the base's score above chance"
 
@@ -197,6 +197,7 @@ def _beside(
     if not width.unresolved:
         says = f"{_interval(low, estimate, high)} of the random basin's half-width "
         says += f"({width.n_units} {width.unit}): from 1 on, noise as large loses {HALF}"
+        says += f" ({width.reason})" if width.reason else ""
     else:
         estimate = math.nan
         most = f"at most {high:.3g} of" if math.isfinite(high) else "not compared with"
@@ -251,6 +252,7 @@ def _margin(label: str, task: str, at: float, width: stats.Width, confidence: fl
             f"{here}at {_interval(low, estimate, high)} times that ({width.n_units} {width.unit}): "
             f"it is {where}"
         )
+        says += f" ({width.reason})" if width.reason else ""
     return Standing("margin", label, task, low, estimate, high, confidence, says)
 
 
@@ -264,24 +266,22 @@ def divergences(
     rows: list[Standing] = []
     there = dict(_rows(store).values())
     with restored(bench.engine, bench.model.fingerprint):
-        for n, text in enumerate(wanted.texts):
+        for text in wanted.texts:
             # the plan of the run folder fixes the models
             keys = {
                 label: sha256(["kl/1", label, task_spec(text).model_dump(), confidence, BLOCKS])
                 for label in (line.label for line in bench.directions)
             }
             missing = [line for line in bench.directions if keys[line.label] not in there]
-            for label, sums in _sums(bench, missing, text).items():
+            for label, sums in _sums(bench, missing, text, progress).items():
                 there[keys[label]] = row = _diverged(bench, label, text, sums, confidence)
                 keep(store, [row], keys[label])
             rows += [there[key] for key in keys.values()]
-            if progress is not None:
-                progress(n + 1, len(wanted.texts), f"KL on {text.name}")
     return rows
 
 
 def _sums(
-    bench: Bench, lines: Sequence[Direction], text: Task
+    bench: Bench, lines: Sequence[Direction], text: Task, progress: Progress | None
 ) -> dict[str, list[tuple[float, int]]]:
     """Sum of KL(base || tuned) over the places of each block, and how many places there are."""
     sums: dict[str, list[tuple[float, int]]] = {line.label: [] for line in lines}
@@ -297,6 +297,8 @@ def _sums(
                 for block, old in zip(part, before, strict=True):
                     each = (old.exp() * (old - engine.log_probabilities(block))).sum(-1)
                     sums[line.label].append((float(each.double().sum()), len(each)))
+        if progress is not None:
+            progress(a + len(part), len(blocks), f"KL on {text.name}")
     return sums
 
 
