@@ -24,7 +24,7 @@ from basinscope.finetuning.run import FineTune, read_finetune
 from basinscope.landscape.record import Landscape, read_landscape
 from basinscope.landscape.surface import Surface, read_surface
 from basinscope.runs import header
-from basinscope.runs.store import Store
+from basinscope.runs.store import MARGIN, Store
 from basinscope.widening import record as studies
 from basinscope.widening.run import Widening, read_widening
 
@@ -81,7 +81,7 @@ def verify(folder: str | Path) -> tuple[int, list[str]]:
     path = Path(folder)
     kind = header.kind_of(path)
     good, bad = 0, []
-    for trials in (path, path / attacks.COLLAPSE):
+    for trials in (path, path / attacks.COLLAPSE, path / MARGIN):
         if header.exists(trials / "run.json"):
             store = Store(trials)
             good += sum(1 for _ in store.trials())

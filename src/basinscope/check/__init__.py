@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from basinscope.check.guards import unchanged
     from basinscope.check.logs import check_logs
-    from basinscope.check.record import Change, Check
+    from basinscope.check.record import Change, Check, Standing
     from basinscope.check.run import check
 
-__all__ = ["Change", "Check", "check", "check_logs", "unchanged"]
+__all__ = ["Change", "Check", "Standing", "check", "check_logs", "unchanged"]
 
 _FILES = {
-    "Change": "record", "Check": "record", "check": "run", "check_logs": "logs",
-    "unchanged": "guards",
+    "Change": "record", "Check": "record", "Standing": "record", "check": "run",
+    "check_logs": "logs", "unchanged": "guards",
 }  # fmt: skip
 
 

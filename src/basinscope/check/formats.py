@@ -74,7 +74,7 @@ def standing(check: Check) -> list[str]:
                 f"{c.tuned}, {c.task}: the reference answers are {abs(c.nll):.3f} nats "
                 f"{'less' if c.nll > 0 else 'more'} likely than before, in the mean"
             )
-    return lines
+    return lines + [row.says for row in check.stands]
 
 
 def markdown(check: Check) -> str:

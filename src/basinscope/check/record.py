@@ -106,6 +106,33 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where one model stands in one respect, for reading: it decides no verdict.
+
+    Attributes:
+        kind: *margin*: where half of the base's score above chance is lost along the model's own
+            slice, in units of its displacement. *random*: its displacement in units of the random
+            basin's half-width. *kl*: KL(base || model) in nats a token. *certificate*: the bound.
+        tuned: the model.
+        of: task or text.
+        low: end of the interval, or a bound; NaN where there is none, as for the two below.
+        estimate: the number.
+        high: the other end.
+        confidence: of the interval, this one by itself.
+        says: all of it as a line, and what it means.
+    """
+
+    kind: Literal["margin", "random", "kl", "certificate"]
+    tuned: str
+    of: str
+    low: float
+    estimate: float
+    high: float
+    confidence: float
+    says: str
+
+
+@dataclass(frozen=True)
 class Check:
     """A gate: did any of the models lose more of any of the tasks than is allowed?
 
@@ -125,6 +152,7 @@ class Check:
         changes: a row for each model and task.
         displacements: ||theta' - theta0|| by model; empty where logs were read.
         moved: the same by model and kind of tensor, over the norm of theta0 in that kind.
+        stands: margins, widths beside, divergences and certificates, as far as they were asked for.
     """
 
     base: str
@@ -132,6 +160,7 @@ class Check:
     changes: tuple[Change, ...]
     displacements: dict[str, float] = field(default_factory=dict)
     moved: dict[str, dict[str, float]] = field(default_factory=dict)
+    stands: tuple[Standing, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -152,9 +181,13 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON has it: what is not finite is null."""
-        rows = [{k: finite(v) for k, v in asdict(change).items()} for change in self.changes]
+        changes, stands = (
+            [{k: finite(v) for k, v in asdict(row).items()} for row in rows]
+            for rows in (self.changes, self.stands)
+        )
         return asdict(self) | {
-            "verdict": self.verdict, "exit_code": self.exit_code, "changes": rows,
+            "verdict": self.verdict, "exit_code": self.exit_code, "changes": changes,
+            "stands": stands,
         }  # fmt: skip
 
     def __str__(self) -> str:

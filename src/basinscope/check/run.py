@@ -14,11 +14,21 @@ import torch
 from basinscope.check.record import (
     Check,
     Pairs,
+    Standing,
     allowances,
     check_confidence,
     judged,
     looks,
     verdicts,
+)
+from basinscope.check.stands import (
+    Text,
+    asked,
+    at_once,
+    divergences,
+    keep,
+    margins,
+    read_standings,
 )
 from basinscope.directions.base import Direction
 from basinscope.directions.words import direction_of
@@ -51,6 +61,10 @@ def check(
     on: Mapping[str, float] | None = None,
     confidence: float = 0.95,
     limit: int | None = None,
+    margin: bool = False,
+    random: str | Path | None = None,
+    texts: Text | Sequence[Text] = (),
+    certificate: str | Path | None = None,
     run: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -70,6 +84,14 @@ def check(
         on: the same for single tasks, by name.
         confidence: of the whole gate; see `Check` for what it promises.
         limit: most items of each task.
+        margin: search how far each model could go on along its own slice, on that side of the base,
+            before half of each task's score above chance is lost. Its records are a landscape's, in
+            the folder ``margin`` of the run folder.
+        random: run folder of a landscape of the base along ``random`` with the same items: each
+            displacement is compared with its half-widths (at level 0.5).
+        texts: files or words (``wikitext2``) of texts for KL(base || model) in nats a token, on at
+            most 32 blocks of each; Student's t interval over blocks.
+        certificate: run folder of a certificate of the base, which judges each displacement.
         run: run folder. What was planned (models, tasks, losses allowed, confidence) is written
             there before the first answer and stays as it is. The same call resumes it.
         workers: as in `basinscope.landscape`.
@@ -81,12 +103,14 @@ def check(
     Raises:
         BasinscopeError: a model that does not fit the base, has its weights, or answers in another
             way (tokenizer, chat template); no model behind a direction; numbers out of range; a run
-            folder with another plan.
+            folder with another plan; runs of another model or kind, or a text of one block.
 
     Guarantee: see `Check`. Every answer is kept under the fingerprint of the weights that gave it
     and is never taken for another's. The tuned weights are theta0 + (theta' - theta0) in the dtype
     of the base: bit for bit theta' in bfloat16 unless a weight shrank a thousandfold.
-    Cost: at most one evaluation of every item for the base and for each model.
+    Cost: at most one evaluation of every item for the base and for each model. A margin takes a
+    search on one side (some nine points), a text two passes over its blocks for the first model and
+    one for each other; the rest reads the displacements.
 
     Example:
         >>> import torch, basinscope as bs
@@ -101,8 +125,13 @@ def check(
     check_plan(many, lines, None, 1, 0.5, workers)
     allowed = allowances([task.name for task in many], allow, on)
     check_confidence(confidence)
-    engine = engine_of(base, run, kind=KIND)
+    wanted = asked(
+        many, margin=margin, random=random, certificate=certificate, confidence=confidence,
+        texts=[texts] if isinstance(texts, str | Path | Task) else texts,
+    )  # fmt: skip
+    engine = engine_of(base, run, kind=KIND, dtype=wanted.dtype)
     bench = Bench.of(engine, lines, many)
+    wanted.check_model(bench)
     begun = None if run is None else check_folder(run, KIND)
     models = _models(bench, begun.plan["models"] if begun else {})
     steps = [models[line.label]["step"] for line in lines]
@@ -112,6 +141,8 @@ def check(
         displacements={line.label: line.displacement or 0.0 for line in lines},
         plan={"allow": allowed, "confidence": confidence, "models": models},
     )  # fmt: skip
+    places = {line.label: step for line, step in zip(lines, steps, strict=True)}
+    stands = at_once(wanted, bench, places, confidence)
     plans = [looks(len(task.items)) for task in many]
     with open_session(
         bench, spec, run, workers=workers, units=len(lines) + 1, progress=progress,
@@ -134,7 +165,13 @@ def check(
             }
             if not undecided:
                 break
-    return _check(session.store, moved)
+    keep(session.store, stands)
+    if margin:
+        rows = margins(bench, places, run, confidence, workers=workers, progress=progress)
+        keep(session.store, rows)
+        stands += rows
+    stands += divergences(wanted, bench, session.store, confidence, progress)
+    return _check(session.store, moved, read_standings(session.store) if run else tuple(stands))
 
 
 def read_check(run: str | Path) -> Check:
@@ -144,7 +181,7 @@ def read_check(run: str | Path) -> Check:
         BasinscopeError: no gate there, or one of which nothing was judged yet.
     """
     store = Store(run).of_kind(KIND)
-    return _check(store, _read_moved(store))
+    return _check(store, _read_moved(store), read_standings(store))
 
 
 def tuned_lines(
@@ -228,7 +265,7 @@ def _pair(task: TaskSpec, label: str, before: Answers, after: Answers, allow: fl
     )  # fmt: skip
 
 
-def _check(store: Store, moved: dict[str, dict[str, float]]) -> Check:
+def _check(store: Store, moved: dict[str, dict[str, float]], stands: tuple[Standing, ...]) -> Check:
     spec, pairs = store.spec, _pairs(store)
     for pair in pairs:
         if len(pair.items) < pair.looks[0]:
@@ -240,7 +277,7 @@ def _check(store: Store, moved: dict[str, dict[str, float]]) -> Check:
             )
     changes = judged(pairs, spec.plan["confidence"])
     return Check(
-        spec.model.source, spec.plan["confidence"], changes, dict(spec.displacements), moved
+        spec.model.source, spec.plan["confidence"], changes, dict(spec.displacements), moved, stands
     )
 
 

@@ -34,6 +34,10 @@ def check(
     allow: float = 0.02,
     on: list[str] | None = None,
     confidence: float = 0.95,
+    margin: bool = False,
+    random: Path | None = None,
+    text: list[str] | None = None,
+    certificate: Path | None = None,
     logs: bool = False,
     metric: str | None = None,
     junit: Path | None = None,
@@ -57,6 +61,13 @@ def check(
         on: TASK=LOSS, the same for one task; repeats.
         confidence: of the whole gate: a false lost anywhere has at most the rest as probability,
             and so has a false kept.
+        margin: say how much further each model could go on along its own way from the base before
+            half of a task's score above chance is lost; a search, which takes as long again.
+        random: run folder of landscape BASE -d random of the same tasks: say how far each model has
+            gone of the width of that basin.
+        text: a text file, or wikitext2; repeats: say by how many nats a token (KL) each model's
+            distributions of the next token differ from the base's there.
+        certificate: run folder of a certificate of the base: say what it promises for each model.
         logs: read logs of lm-eval (--log_samples) or Inspect in place of models; -t are names
             there, by default all.
         metric: of --logs; default the first that is 0 or 1 for each document.
@@ -71,6 +82,12 @@ def check(
         )
     if metric and not logs:
         raise BasinscopeError(f"--metric {metric} without --logs", "with logs", "-t lm-eval:NAME")
+    beside = {
+        "--margin": margin, "--random": random, "--text": text, "--certificate": certificate,
+    }  # fmt: skip
+    if logs and any(beside.values()):
+        options = ", ".join(option for option, value in beside.items() if value)
+        raise BasinscopeError(f"{options} with --logs", "with models", "leave out --logs")
     if logs:
         from basinscope.check.logs import check_logs
 
@@ -80,24 +97,42 @@ def check(
         folder = None
     else:
         import basinscope as bs
+        from basinscope.check.stands import BLOCKS, asked
         from basinscope.directions.words import direction_of
+        from basinscope.landscape.edges import OUTCOMES
+        from basinscope.landscape.run import planned
+        from basinscope.tasks import corpus
 
         lines, tasks = [direction_of(word) for word in tuned], scored.read()
+        texts = [corpus.load(f"{corpus.PREFIX}{word.removeprefix(corpus.PREFIX)}", scored.data_dir)
+                 for word in text or ()]  # fmt: skip
+        wanted = asked(tasks, margin=margin, random=random, texts=texts, certificate=certificate,
+                       confidence=confidence)  # fmt: skip
         name = Path(base).resolve().name.removesuffix(".gguf")
         others = "+".join(Path(word).name.replace(":", "-") for word in tuned)
         folder = output.run or Path("runs") / f"{name}-check-{others}"
-        engine = loaded.engine(base, folder, "check")
+        engine = loaded.engine(base, folder, "check", wanted.dtype)
         settings = [(line, 0, line.sits_at(engine) or 0.0) for line in lines]
+        points = answers = None
+        if margin:
+            points, answers = planned(tasks, [1] * len(lines), OUTCOMES, False, sides=1)
+            points += 1 + len(lines)
+            answers += (1 + len(lines)) * sum(len(task.items) for task in tasks)
         forecast = forecast_of(
-            engine, tasks, settings, workers=output.workers, dry_run=output.dry_run
-        )
+            engine, tasks, settings, points=points, answers=answers, workers=output.workers,
+            dry_run=output.dry_run,
+        )  # fmt: skip
         if output.dry_run:
-            return show(forecast, as_json=output.json)
-        plan = f"at most {line_of(forecast)}"
+            return show(forecast, searched=margin, as_json=output.json)
+        plan = line_of(forecast, searched=margin) if margin else f"at most {line_of(forecast)}"
+        if texts:
+            blocks = sum(min(len(one.items), BLOCKS) for one in texts)
+            plan += f"; KL on {blocks} blocks of text"
         with progress(plan, note=loaded.note(engine, *lines)) as report:
             gate = bs.check(
                 engine, lines, tasks, allow=allow, on=allowed, confidence=confidence,
-                run=folder, workers=output.workers, progress=report,
+                margin=margin, random=random, texts=texts, certificate=certificate, run=folder,
+                workers=output.workers, progress=report,
             )  # fmt: skip
     _write(gate, junit, markdown, card)
     if output.json:

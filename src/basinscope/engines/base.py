@@ -277,10 +277,17 @@ class Engine:
                 digest.update(flat.view(torch.uint8).cpu().numpy().data)
         return digest.hexdigest()
 
+    def log_probabilities(self, text: str) -> torch.Tensor:
+        """Log-probabilities of all tokens at each place of a text; see `TransformersEngine`."""
+        raise self._no_tokenizer("a text")
+
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer text requests under the live weights, in the order given."""
-        raise BasinscopeError(
-            f"{len(requests)} text requests to {self.source!r}, which has no tokenizer",
+        raise self._no_tokenizer(f"{len(requests)} text requests")
+
+    def _no_tokenizer(self, given: str) -> BasinscopeError:
+        return BasinscopeError(
+            f"{given} to {self.source!r}, which has no tokenizer",
             "a CallableTask, for a plain module",
             "load a checkpoint with a tokenizer, or pass tokenizer= to bs.load",
         )

@@ -70,6 +70,19 @@ def read(forward: Forward, texts: Sequence[Sequence[Row]], budget: int) -> list[
     return [_joined(own) for own in parts]
 
 
+def distributions(forward: Forward, row: Row) -> torch.Tensor:
+    """Log-probabilities (T, V) of all tokens in the place of each token of a row's one tail."""
+    full, n = [*row.head, *row.body, *row.tails[0]], len(row.tails[0])
+    if not forward.fits_cache(row.longest):
+        logits_NV, _ = forward.alone.read(full, last=n + 1, keep=False)
+        forward.alone.settle()
+        return logits_NV[:-1].float().log_softmax(-1)
+    hidden_BLD, _ = forward.extend(None, [full[:-1]])
+    states_ND = hidden_BLD[0, len(full) - 1 - n : len(full) - 1]
+    parts = [forward.logits(states_ND[a : a + STATES]) for a in range(0, n, STATES)]
+    return torch.cat([part.log_softmax(-1) for part in parts])
+
+
 def _joined(windows: list[Scored]) -> Likelihood:
     """One text from its windows."""
     if not windows:

@@ -162,6 +162,7 @@ class _Side:
 
     direction: int
     sign: float
+    first: float
     draws: int
     looks: dict[int, list[int]]
     seen: dict[int, dict[float, Seen]]
@@ -181,6 +182,7 @@ def search(
     outcomes: int = OUTCOMES,
     crossed: Sequence[tuple[int, int]] = (),
     late: Callable[[], bool] = lambda: False,
+    starts: Sequence[float] = (),
 ) -> float:
     """Find where each task's mean curve crosses its threshold, on both sides of zero.
 
@@ -192,6 +194,8 @@ def search(
         crossed: of each task the most draws at one point, and how many items a draw answers;
             empty where the draws are fixed.
         late: asked before each batch whether time is over.
+        starts: of each direction where to begin, on that side of zero alone; empty for both sides,
+            begun at a twentieth of RMS(theta0).
 
     Returns:
         The widest edge that was found, as a distance; the furthest point if there is none.
@@ -215,18 +219,21 @@ def search(
             t: _doubling(FEWEST, crossed[t][0]) if many else ladder(own, outcomes)
             for t in range(len(bench.tasks))
         }
+        begin = abs(starts[d]) if starts else first
         sides += [
-            _Side(d, sign, own, looks, {t: {} for t in thresholds}, many) for sign in (1.0, -1.0)
+            _Side(d, sign, begin, own, looks, {t: {} for t in thresholds}, many)
+            for sign in ([math.copysign(1.0, starts[d])] if starts else (1.0, -1.0))
         ]
     # of a task without an edge the curve has a point at least
     rest = tuple(t for t in range(len(bench.tasks)) if t not in thresholds)
-    session.measure([u for side in sides if rest for u in _batch(side, first, rest, 0)])
+    session.measure([u for side in sides if rest for u in _batch(side, side.first, rest, 0)])
     while True:
         wanted = [
             (side, t, step)
             for side in sides
             for t in thresholds
-            if (step := next_step(side.seen[t], first, least, furthest, side.flanks)) is not None
+            if (step := next_step(side.seen[t], side.first, least, furthest, side.flanks))
+            is not None
         ]
         if not wanted or late():
             return _widest(sides, first)

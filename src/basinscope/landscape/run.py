@@ -243,7 +243,7 @@ def full_curve(edge: float, points: int) -> list[float]:
 
 
 def planned(
-    tasks: Sequence[Task], draws: Sequence[int], outcomes: int, grid: bool
+    tasks: Sequence[Task], draws: Sequence[int], outcomes: int, grid: bool, sides: int = 2
 ) -> tuple[int, int]:
     """Settings of the weights and evaluations that a search will take, roughly.
 
@@ -252,13 +252,14 @@ def planned(
         draws: how many draws each direction has.
         outcomes: as in `landscape`.
         grid: as in `landscape`.
+        sides: of zero that are searched.
     """
     sizes = [len(task.items) for task in tasks]
-    settings, answers = 1 + 2 * POINTS * sum(draws), sum(sizes)
+    settings, answers = 1 + sides * POINTS * sum(draws), sum(sizes)
     for own in draws:
         # as simulated (benchmarks/edges.py): draws that are the units need more answers to decide
         each = outcomes * (0.25 if own < 8 else 0.6)
-        answers += sum(round(2 * POINTS * min(each, own * n)) for n in sizes)
+        answers += sum(round(sides * POINTS * min(each, own * n)) for n in sizes)
     if grid:
         settings += (GRID_POINTS - 1) * sum(draws)
         answers += (GRID_POINTS - 1) * sum(draws) * sum(sizes)

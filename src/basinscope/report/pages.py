@@ -62,6 +62,16 @@ CHECKED = (
     "none says kept that is not. Each end of a change holds by itself. McNemar's test is of any "
     "change, for items asked in one look."
 )
+STOOD = (
+    "None of it decides the verdict; each interval holds by itself. What was not asked for is not "
+    "there."
+)
+STANDS = {
+    "margin": "half is lost at, in its own displacements",
+    "random": "displacement over the random half-width",
+    "kl": "KL from the base, nats a token",
+    "certificate": "certified mean score under noise",
+}
 CHANGED = (
     "What the model answered at zero and what it mostly answers there now, as the task read it; "
     "the items that most draws lost come first."
@@ -251,7 +261,10 @@ def check_page(gate: Check, folder: Path) -> Page:
                 "verdict": "verdict", "items asked": "n", "of": "whole",
                 "items that would decide (an estimate)": "needed", "McNemar's p": "p_value",
             }),)),
-            Section("Where the models stand", notes=standing(gate)),
+            Section("Where the models stand", STOOD, notes=standing(gate), sheets=(Sheet(
+                ("model", "of", "what", "low", "estimate", "high", "confidence"),
+                [(row.tuned, row.of, STANDS[row.kind], *map(cell, (row.low, row.estimate, row.high,
+                  row.confidence))) for row in gate.stands]),)),
             Section("Items lost and gained", sheets=(
                 Sheet(("model", "task", "", "item"), items),), folded=True),
         ], (), _again(folder),

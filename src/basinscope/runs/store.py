@@ -23,7 +23,8 @@ from basinscope.runs import header
 from basinscope.runs.spec import MODEL, Frozen, RunSpec, canonical, conflicts, merged, sha256
 
 MOVED = "moved.json"  # of a gate: how far each kind of tensor moved
-OWN = ("trials", "figures", "report.html", "replacements.json", MOVED)  # beside run.json
+STANDS, MARGIN = "stands.json", "margin"  # where its models stand; the landscape along their slices
+OWN = ("trials", "figures", "report.html", "replacements.json", MOVED, STANDS, MARGIN)
 
 
 class Trial(Frozen):

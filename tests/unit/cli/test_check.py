@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -51,6 +53,33 @@ def test_a_gate_is_measured_printed_and_written(run_cli, checkpoint, tuned, tmp_
     assert run_cli(*line, "--allow", 0.9, "--run", "runs/other").code == 0
 
 
+def test_where_the_models_stand_is_printed_and_written(run_cli, checkpoint, tuned, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("Where does it stand? " * 60)
+    scored = ["-t", "basic", "--limit", 8, "--dtype", "bfloat16"]
+    engine, (basic,) = bs.load(checkpoint, dtype="bfloat16"), bs.tasks("basic", limit=8)
+    bs.landscape(engine, basic, steps=[0.1], draws=2, run="random")
+    bs.certify(engine, basic, sigma=0.01, draws=4, items_per_draw=2, run="cert")
+    line = ["check", checkpoint, tuned, *scored, "--margin", "--random", "random",
+            "--text", text, "--certificate", "cert", "--markdown", "gate.md"]  # fmt: skip
+    ended = run_cli(*line)
+    assert ended.code == 3
+    assert "the edges are searched: roughly 12 settings of the weights" in ended.err
+    assert "KL on 2 blocks of text" in ended.err
+    body = json.loads(run_cli(*line, "--json").out)
+    assert body["exit_code"] == 3
+    assert {row["kind"] for row in body["stands"]} == {"margin", "random", "kl", "certificate"}
+    run = Path(body["run"])
+    assert run_cli("report", run).code == 0
+    page = html.unescape((run / "report.html").read_text())
+    for row in body["stands"]:
+        assert row["says"] in ended.out
+        assert row["says"] in page
+    assert "KL from the base, nats a token" in page
+    assert "nats a token (2 blocks of text)" in Path("gate.md").read_text()
+    assert run_cli("verify", run).code == 0
+
+
 def test_a_dry_run_measures_nothing(run_cli, checkpoint, tuned, tmp_path):
     ended = run_cli("check", checkpoint, tuned, "-t", "basic", "--limit", 4, "--dry-run", "--json")
     assert (ended.code, json.loads(ended.out)["settings"]) == (0, 2)
@@ -66,6 +95,10 @@ def test_a_dry_run_measures_nothing(run_cli, checkpoint, tuned, tmp_path):
         (["quantised:8", "-t", "nonsense"], "task 'nonsense'"),
         (["random", "-t", "basic"], "no model is behind random"),
         (["/no/such", "-t", "basic"], "no model at '/no/such'"),
+        (["quantised:8", "--logs", "--margin"], "--margin with --logs"),
+        (["quantised:8", "--random", "/no/run"], "/no/run is not a run folder"),
+        (["quantised:8", "--certificate", "/no/run"], "/no/run is not a run folder"),
+        (["quantised:8", "--text", "/no/text"], "no text '/no/text'"),
         ([], "alone; allowed: a base and one or more that were made of it"),
     ],
 )
