@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,7 +175,7 @@ def write_card(check: Check, path: Path) -> Path:
             "a README.md with YAML between --- at its head, or none yet",
             "mend the head of the card, or name another file",
         ) from None
-    data.model_name = data.model_name or path.resolve().parent.name
+    data.model_name = data.model_name or os.path.basename(os.path.dirname(os.path.realpath(path)))
     data.eval_results = others + [
         EvalResult(
             task_type="text-generation", dataset_type=c.task, dataset_name=c.task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -108,7 +109,7 @@ def check(
                  for word in text or ()]  # fmt: skip
         wanted = asked(tasks, margin=margin, random=random, texts=texts, certificate=certificate,
                        confidence=confidence)  # fmt: skip
-        name = Path(base).resolve().name.removesuffix(".gguf")
+        name = os.path.basename(os.path.realpath(base)).removesuffix(".gguf")
         others = "+".join(Path(word).name.replace(":", "-") for word in tuned)
         folder = output.run or Path("runs") / f"{name}-check-{others}"
         engine = loaded.engine(base, folder, "check", wanted.dtype)
@@ -168,9 +169,12 @@ def fingerprint(
     from basinscope.check.guards import differences
     from basinscope.weights import selection
 
-    engines = [bs.load(word, dtype=dtype, **loaded.arguments) for word in (model, other) if word]
+    words = [model] if other is None else [model, other]
+    engines = [bs.load(word, dtype=dtype, **loaded.arguments) for word in words]
     prints = {e.source: e.fingerprint() for e in engines}
-    apart = differences(*(selection.tensors(e.module) for e in engines)) if other else []
+    apart = (
+        differences(*(selection.tensors(e.module) for e in engines)) if other is not None else []
+    )
     if json:
         rows = [{"tensor": d.name, "elements": d.elements, "size": d.size} for d in apart]
         print_json({"dtype": dtype, "fingerprints": prints, "different": rows})

@@ -185,7 +185,7 @@ def renamed(folder: Path, model_class: Any, dtype: torch.dtype) -> Path | None:
     """
     files_there = (*files.entries(folder, "*.safetensors*"), folder / "config.json")
     described = sorted(
-        (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+        (os.path.realpath(file), file.stat().st_size, file.stat().st_mtime_ns)
         for file in files_there
         if file.is_file()
     )

@@ -284,7 +284,7 @@ def read(word: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | 
     if isinstance(word, Mapping):
         return _validated(dict(word), "the recipe"), None
     own = OWN_RECIPES / f"{word}.yaml"
-    path = own if own.is_file() and own.parent == OWN_RECIPES else Path(word).expanduser()
+    path = own if str(word) in shipped() else Path(word).expanduser()
     try:
         content = yaml.safe_load(ordinary(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
