@@ -148,7 +148,7 @@ class TestBadInput:
             one(f"nll:{tmp_path}/gone.txt")
 
     def test_a_folder(self, tmp_path):
-        with pytest.raises(BasinscopeError, match=r"no text .*\(Is a directory\)"):
+        with pytest.raises(BasinscopeError, match=r"no text .*\(it is a folder\)"):
             one(f"nll:{tmp_path}")
 
     def test_no_word(self):
