@@ -47,7 +47,6 @@ def check_logs(
     allow: float = 0.02,
     on: Mapping[str, float] | None = None,
     confidence: float = 0.95,
-    metric: str | None = None,
 ) -> Check:
     """The gate of `basinscope.check` on answers that another harness has logged.
 
@@ -56,12 +55,12 @@ def check_logs(
             lm-eval's ``--log_samples``, or ``.eval`` and ``.json`` of Inspect; or one such file of
             Inspect. Of several runs of a task the latest counts.
         tuned: the same of one or several other models.
-        tasks: names of tasks; default all that the logs of base have.
+        tasks: names of tasks; default all that the logs of base have. ``NAME@METRIC`` takes that
+            metric of lm-eval, or scorer of Inspect, in place of the first that is 0 or 1 for each
+            document.
         allow: loss of a task's score that is allowed.
         on: the same for single tasks, by name.
         confidence: of the whole gate; see `Check`.
-        metric: of lm-eval, or scorer of Inspect; default the first that is 0 or 1 for each
-            document.
 
     Returns:
         The gate; all documents are one look.
@@ -81,7 +80,11 @@ def check_logs(
     if not labels or len(set(labels)) < len(labels):
         raise BasinscopeError(f"logs of {labels}", "one or more, each once", "name each once")
     before = read_logs(Path(base))
-    wanted = list(before) if tasks is None else list(tasks)
+    metrics: dict[str, str] = {}  # of each task; empty where none was named
+    for word in before if tasks is None else tasks:
+        task, _, metric = (word, "", "") if word in before else word.rpartition("@")
+        metrics[task or metric] = metric if task else ""
+    wanted = list(metrics)
     for task in wanted:
         if task not in before:
             raise BasinscopeError(
@@ -100,7 +103,7 @@ def check_logs(
                 "the same tasks on both sides",
                 f"-t {','.join(t for t in wanted if t in after) or 'a task that both have'}",
             )
-        pairs += [_pair(before[t], after[t], label, allowed[t], metric) for t in wanted]
+        pairs += [_pair(before[t], after[t], label, allowed[t], metrics[t]) for t in wanted]
     return Check(str(base), confidence, judged(pairs, confidence))
 
 
@@ -131,7 +134,7 @@ def read_logs(place: Path) -> dict[str, Log]:
     return _inspect(files)
 
 
-def _pair(before: Log, after: Log, label: str, allow: float, metric: str | None) -> Pairs:
+def _pair(before: Log, after: Log, label: str, allow: float, metric: str) -> Pairs:
     """Answers to the same documents; refuses logs that say they are not comparable."""
     for name in sorted(before.settings.keys() | after.settings.keys()):
         was, now = before.settings.get(name), after.settings.get(name)
@@ -165,16 +168,16 @@ def _pair(before: Log, after: Log, label: str, allow: float, metric: str | None)
     )  # fmt: skip
 
 
-def _metric(before: Log, after: Log, wanted: str | None) -> str:
+def _metric(before: Log, after: Log, wanted: str) -> str:
     """The metric asked for, or the first that is 0 or 1 for each document of both logs."""
     good = [m for m, values in before.answers.items() if values and after.answers.get(m)]
-    if wanted in good or (wanted is None and good):
+    if wanted in good or (good and not wanted):
         return wanted or good[0]
     raise BasinscopeError(
         f"{before.task}: {f'metric {wanted!r}' if wanted else 'no metric'} is 0 or 1 for each "
         f"document (of {', '.join(before.answers) or 'none'})",
         ", ".join(good) or "a task that is scored right or wrong",
-        f"--metric {good[0]}" if good else "-t with other tasks",
+        f"-t {before.task}@{good[0]}" if good else "-t with other tasks",
     )
 
 

@@ -40,7 +40,6 @@ def check(
     text: list[str] | None = None,
     certificate: Path | None = None,
     logs: bool = False,
-    metric: str | None = None,
     junit: Path | None = None,
     markdown: Path | None = None,
     card: Path | None = None,
@@ -69,9 +68,8 @@ def check(
         text: a text file, or wikitext2; repeats: say by how many nats a token (KL) each model's
             distributions of the next token differ from the base's there.
         certificate: run folder of a certificate of the base: say what it promises for each model.
-        logs: read logs of lm-eval (--log_samples) or Inspect in place of models; -t are names
-            there, by default all.
-        metric: of --logs; default the first that is 0 or 1 for each document.
+        logs: read logs of lm-eval (--log_samples) or Inspect in place of models; -t names them as
+            NAME or NAME@METRIC, by default all.
         junit: write JUnit's XML here.
         markdown: write a comment for a pull request here.
         card: write the scores into this model card (README.md): its model-index and a section.
@@ -81,8 +79,6 @@ def check(
         raise BasinscopeError(
             f"{base} alone", "a base and one or more that were made of it", f"{base} quantised:8"
         )
-    if metric and not logs:
-        raise BasinscopeError(f"--metric {metric} without --logs", "with logs", "-t lm-eval:NAME")
     beside = {
         "--margin": margin, "--random": random, "--text": text, "--certificate": certificate,
     }  # fmt: skip
@@ -93,8 +89,7 @@ def check(
         from basinscope.check.logs import check_logs
 
         names = None if scored.tasks == TASKS.tasks else scored.tasks.split(",")
-        gate = check_logs(base, tuned, names, allow=allow, on=allowed, confidence=confidence,
-                          metric=metric)  # fmt: skip
+        gate = check_logs(base, tuned, names, allow=allow, on=allowed, confidence=confidence)
         folder = None
     else:
         import basinscope as bs

@@ -171,7 +171,7 @@ def test_bad_logs_are_refused_in_one_line(damage, copies, run_cli):
         (["--on", "dice=0.1"], "a loss that is allowed on 'dice', which is not asked"),
         (["--on", "coins"], "--on coins; allowed: TASK=LOSS"),
         (["--allow", "1.5"], "allow=1.5; allowed: a loss of the score"),
-        (["--metric", "f1"], "coins: metric 'f1' is 0 or 1 for each document"),
+        (["-t", "coins@f1"], "coins: metric 'f1' is 0 or 1 for each document"),
         (["--confidence", "95"], "confidence=95"),
     ],
 )

@@ -91,7 +91,6 @@ def test_a_dry_run_measures_nothing(run_cli, checkpoint, tuned, tmp_path):
     [
         (["quantised:8", "--on", "basic"], "--on basic; allowed: TASK=LOSS"),
         (["quantised:8", "--on", "=0.1"], "--on =0.1; allowed: TASK=LOSS"),
-        (["quantised:8", "--metric", "acc"], "--metric acc without --logs"),
         (["quantised:8", "-t", "nonsense"], "task 'nonsense'"),
         (["random", "-t", "basic"], "no model is behind random"),
         (["/no/such", "-t", "basic"], "no model at '/no/such'"),
