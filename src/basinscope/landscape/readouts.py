@@ -120,7 +120,7 @@ def _nll(trial: Trial, places: Sequence[int]) -> float:
 def _crossing(curve: Sequence[tuple[float, float]], limit: float) -> tuple[float, float, float]:
     """Last step before a curve reaches a limit, where it does by interpolation, first step after.
 
-    >>> _crossing([(0.0, 1.0), (1.0, 1.2), (2.0, 1.6)], 1.4)
+    >>> _crossing([(0.0, 1.0), (1.0, 1.25), (2.0, 1.75)], 1.5)
     (1.0, 1.5, 2.0)
     """
     for (a, before), (b, after) in pairwise(curve):

@@ -152,8 +152,8 @@ def items_to_decide(
         Items, more than n; infinite where the loss seen is the one allowed.
 
     Example:
-        >>> round(items_to_decide(0, 0, 100, 0.02, 0.05), -1)
-        150.0
+        >>> items_to_decide(0, 0, 100, 0.02, 0.05)
+        155
     """
     check_confidence(1 - error)
     loss = (lost - gained) / n

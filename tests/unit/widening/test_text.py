@@ -155,7 +155,9 @@ def test_a_bad_tokenizer(choice, message, texts, monkeypatch):
         tokenizer = toys.tiny_tokenizer()
         tokenizer.eos_token = None
         monkeypatch.setattr(type(tokenizer), "is_fast", choice == "endless")
-        monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda _: tokenizer)
+        monkeypatch.setattr(
+            "transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer
+        )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = text.parts(Text(files=("new.txt",), hold_out=0.2), texts, None)
     with pytest.raises(bs.BasinscopeError, match=message):
