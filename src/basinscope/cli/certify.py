@@ -87,7 +87,9 @@ def certify(
         cert = bs.certify(engine, task, geometry=geometry, run=folder, progress=report, **plan)
     page = drawn("the page", lambda: certificate_page(cert, folder).write(folder / PAGE))
     if output.json:
-        return print_json({**cert.to_json(), "run": str(folder), "page": page and str(page)})
+        figure = folder / "figures" / "certificate.png"
+        places = {"figure": str(figure) if figure.exists() else None, "page": page and str(page)}
+        return print_json({**cert.to_json(), "run": str(folder), **places})
     say(cert)
     if page:
         say(f"report:  {page}")
