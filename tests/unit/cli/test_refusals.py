@@ -72,7 +72,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "method": ("attack m --method x", r"--method.*x"),
     "direction": (
         "landscape m -d sideways",
-        r"direction 'sideways'; allowed: random\[:INTEGER\], to",
+        r"direction 'sideways'; allowed: random\[:INTEGER\], layerwise\[:INTEGER\], to",
     ),
     "near direction": ("landscape m -d rndom:1", r"direction 'rndom:1'; .*try: random"),
     "no model of a direction": ("landscape m -d to:", r"direction 'to:'; allowed: .*to:MODEL"),
@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "fraction": ("landscape m -d pruned:2", r"fraction=2.0"),
     "direction of a plane": (
         "surface m -x nosuch",
-        r"direction 'nosuch'; allowed: random\[:INTEGER\], to",
+        r"direction 'nosuch'; allowed: random\[:INTEGER\], layerwise\[:INTEGER\], to",
     ),
     "one direction twice": (
         "surface m -x random:1",
