@@ -12,7 +12,7 @@ import torch
 import basinscope as bs
 from basinscope.directions import Direction
 from basinscope.landscape.design import Design, Share
-from basinscope.report.page import _labels
+from basinscope.report.pages import _labels
 
 
 def plan(draws: int, items: int, *, budget=None, precision=None, searched=False, began=0.0):
@@ -157,7 +157,7 @@ def test_what_no_weights_change_is_the_same_at_every_step(engine) -> None:
     task = Speaker("half-spaces", lambda module: [], 100)
     land = bs.landscape(engine, task, steps=[0.001], plan=plan(400, 3))
     (labels,) = _labels(land)
-    shares = {row[1]: dict(zip(labels["names"], row[2:], strict=True)) for row in labels["rows"]}
+    shares = {row[1]: dict(zip(labels.header[2:], row[2:], strict=True)) for row in labels.rows}
     assert shares[0.0]["complies"] == pytest.approx(0.01)
     assert shares[0.001]["complies"] == pytest.approx(0.01)
     nll = land.likelihood().set_index("step")
