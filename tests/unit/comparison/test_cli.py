@@ -38,7 +38,8 @@ def test_report_of_a_widening_run_draws_the_comparison(run_cli, study):
     code, out, _ = run_cli("report", study)
     assert code == 0
     assert (study / "figures" / "frontier.png").is_file()
-    assert "figures/numbers.csv" in out
+    assert (study / "figures" / "numbers.csv").is_file()
+    assert "report.html" in out
     code, _, err = run_cli("report", study, "--rms")
     assert code == 2
     assert err.count("\n") == 1
