@@ -29,7 +29,7 @@ def imports(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
-        # which only takes addresses apart
+        # urllib.parse only takes addresses apart
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module != "urllib.parse":
             yield (node.module or "").partition(".")[0]
 

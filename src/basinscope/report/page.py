@@ -12,7 +12,7 @@ import html
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +84,7 @@ class Page:
     facts: str = ""
     sections: Sequence[Section] = ()
     missing: Sequence[str] = ()
-    again: Sequence[str] = field(default_factory=tuple)
+    again: Sequence[str] = ()
 
     def write(self, path: Path) -> Path:
         """Write the page; whatever comes from a model or a file is escaped.
@@ -160,7 +160,6 @@ def curves(
     axes: tuple[str, str],
     levels: dict[str, float] | None = None,
     marks: Iterable[tuple[str, float, float, float, float]] = (),
-    log: bool = False,
 ) -> dict[str, Any]:
     """Lines with bands as a figure of Plotly.
 
@@ -172,8 +171,7 @@ def curves(
         ends: columns of the band.
         axes: what is written along them.
         levels: horizontal lines by name.
-        marks: name, x, its ends and y of intervals along x.
-        log: whether the vertical axis is logarithmic.
+        marks: intervals along x: name, x, its left and right end, y.
     """
     data: list[dict[str, Any]] = []
     for n, (name, table) in enumerate(lines):
@@ -196,14 +194,16 @@ def curves(
             "line": {"color": colour, "width": 2, "dash": DASHES[STYLES[n % len(STYLES)]]},
             "hovertemplate": "%{x:.4g}: %{y:.3f} %{text}",
         })  # fmt: skip
-    for name, middle, near, far, height in marks:
+    for name, middle, left, right, height in marks:
         data.append({
             "x": [middle], "y": [height], "name": html.escape(name), "type": "scatter",
             "mode": "markers", "showlegend": False,
             "marker": {"size": 9, "color": "#333333", "symbol": "line-ns-open"},
-            "error_x": {"type": "data", "symmetric": False, "color": "#333333",
-                        "array": [max(0.0, far - middle)], "arrayminus": [max(0.0, middle - near)]},
-            "hovertemplate": f"{middle:.4g} [{min(near, far):.4g}, {max(near, far):.4g}]",
+            "error_x": {
+                "type": "data", "symmetric": False, "color": "#333333",
+                "array": [max(0.0, right - middle)], "arrayminus": [max(0.0, middle - left)],
+            },
+            "hovertemplate": f"{middle:.4g} [{left:.4g}, {right:.4g}]",
         })  # fmt: skip
     shapes = [
         {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value,
@@ -219,7 +219,7 @@ def curves(
         "title": {"text": html.escape(title), "font": {"size": 15}}, "shapes": shapes,
         "annotations": notes, "height": 380, "margin": {"l": 55, "r": 15, "t": 45, "b": 50},
         "xaxis": {"title": {"text": axes[0]}, "zeroline": True},
-        "yaxis": {"title": {"text": axes[1]}, "type": "log" if log else "linear"},
+        "yaxis": {"title": {"text": axes[1]}},
         "legend": {"orientation": "h", "y": -0.22}, "plot_bgcolor": "white",
         "hoverlabel": {"namelength": -1},
     }}  # fmt: skip

@@ -283,7 +283,6 @@ def attack_page(worst: Attack, folder: Path, measured: Landscape | None) -> Page
     edges = worst.summary()["collapse"]
     picture = live = None
     if measured is not None:
-        points = measured.means()
         picture = attempt(
             "the picture",
             lambda: plot_landscapes(
@@ -292,7 +291,7 @@ def attack_page(worst: Attack, folder: Path, measured: Landscape | None) -> Page
             missing,
         )
         live = attempt("the figures", lambda: _panels(
-            measured, points, None, worst.level), missing)  # fmt: skip
+            measured, measured.means(), None, worst.level), missing)  # fmt: skip
     starts = [(s.start, s.loss, s.radius, s.ended or "–") for s in worst.starts]
     return Page(
         f"An attack on {worst.objective}",
