@@ -31,13 +31,14 @@ table.
 EXTRAS = ("html", "lm-eval", "optim", "peft")
 ALLOWED = {
     "0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
-    "CNRI-Python", "ISC", "LGPL", "LLVM-exception", "MIT", "MIT-CMU", "MPL-2.0", "PSF", "Zlib",
+    "CNRI-Python", "ISC", "LGPL", "LLVM-exception", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF",
+    "Zlib",
 }  # fmt: skip
 """Names of licences under which a package may be a dependency: permissive, or copyleft by file or
 library (MPL, LGPL), since none of them is shipped or changed."""
 
 NAMES = (
-    (r"Apache\b.*", "Apache-2.0"), (r"BSD 3-Clause.*", "BSD-3-Clause"),
+    (r"Apache\b.*", "Apache-2.0"), (r"(BSD 3-Clause|3-Clause BSD).*", "BSD-3-Clause"),
     (r"(BSD 2-Clause|2-clause BSD).*", "BSD-2-Clause"), (r"BSD License|BSD", "BSD"),
     (r"(The )?MIT\b( License.*)?", "MIT"), (r"ISC\b.*", "ISC"), (r".*\bMPL[ -]2\.0.*", "MPL-2.0"),
     (r"(GNU Lesser|LGPL).*", "LGPL"), (r"(Python Software Foundation|PSF).*", "PSF"),

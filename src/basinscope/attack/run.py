@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from basinscope import stats
+from basinscope import points, stats
 from basinscope.attack.ascent import Rules, State, Terrain, begin, climb
 from basinscope.attack.collapse import Collapse, collapse_radius, read_collapse
 from basinscope.attack.objective import Loss, Objective, Value, check, of, target
@@ -396,8 +396,9 @@ class _Teller:
         self.progress, self.total = progress, total
 
     def __call__(self, state: State, before: int) -> None:
+        _, size, loss, _ = state.trace[-1]
+        points.send({"radius": size, "loss": loss}, before + state.steps)
         if self.progress is not None:
-            _, size, loss, _ = state.trace[-1]
             what = f"radius {size:.3g}: loss {loss:.3f}"
             self.progress(before + state.steps, self.total, what)
 

@@ -62,9 +62,8 @@ def check(
     confidence: float = 0.95,
     limit: int | None = None,
     margin: bool = False,
-    random: str | Path | None = None,
+    beside: str | Path | Sequence[str | Path] = (),
     texts: Text | Sequence[Text] = (),
-    certificate: str | Path | None = None,
     run: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -87,11 +86,11 @@ def check(
         margin: search how far each model could go on along its own slice, on that side of the base,
             before half of each task's score above chance is lost. Its records are a landscape's, in
             the folder ``margin`` of the run folder.
-        random: run folder of a landscape of the base along ``random`` with the same items: each
-            displacement is compared with its half-widths (at level 0.5).
+        beside: run folders of the base: of a landscape along ``random`` with the same items, with
+            whose half-widths (at level 0.5) each displacement is compared, and of a certificate,
+            which judges each displacement.
         texts: files or words (``wikitext2``) of texts for KL(base || model) in nats a token, on at
             most 32 blocks of each; Student's t interval over blocks.
-        certificate: run folder of a certificate of the base, which judges each displacement.
         run: run folder. What was planned (models, tasks, losses allowed, confidence) is written
             there before the first answer and stays as it is. The same call resumes it.
         workers: as in `basinscope.landscape`.
@@ -126,7 +125,8 @@ def check(
     allowed = allowances([task.name for task in many], allow, on)
     check_confidence(confidence)
     wanted = asked(
-        many, margin=margin, random=random, certificate=certificate, confidence=confidence,
+        many, margin=margin, confidence=confidence,
+        beside=[beside] if isinstance(beside, str | Path) else beside,
         texts=[texts] if isinstance(texts, str | Path | Task) else texts,
     )  # fmt: skip
     engine = engine_of(base, run, kind=KIND, dtype=wanted.dtype)

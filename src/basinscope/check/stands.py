@@ -23,6 +23,7 @@ from basinscope.errors import BasinscopeError
 from basinscope.files import read_json, write
 from basinscope.landscape.edges import search
 from basinscope.landscape.record import Landscape, read_landscape
+from basinscope.runs import header
 from basinscope.runs.bench import Bench, shuffled
 from basinscope.runs.session import Progress, open_session, restored
 from basinscope.runs.spec import ModelSpec, RunSpec, sha256, task_spec
@@ -81,9 +82,8 @@ def asked(
     tasks: Sequence[Task],
     *,
     margin: bool = False,
-    random: str | Path | None = None,
+    beside: Sequence[str | Path] = (),
     texts: Sequence[Text] = (),
-    certificate: str | Path | None = None,
     confidence: float = 0.95,
 ) -> Asked:
     """Read and check what stands beside a gate, before a model is loaded.
@@ -91,30 +91,36 @@ def asked(
     Args:
         tasks: of the gate.
         margin: as in `basinscope.check`; so are the others.
-        random: see there.
+        beside: see there.
         texts: see there.
-        certificate: see there.
         confidence: of each interval.
 
     Raises:
-        BasinscopeError: a run of another kind or without these tasks, a text too short for an
-            interval, runs of models in two dtypes.
+        BasinscopeError: a run of another kind or without these tasks, two of one kind, a text too
+            short for an interval, runs of models in two dtypes.
     """
+    kinds = [header.kind_of(Path(folder)) for folder in beside]
+    for folder, kind in zip(beside, kinds, strict=True):
+        if kind not in ("landscape", "certificate") or kinds.count(kind) > 1:
+            raise BasinscopeError(
+                f"{folder}, {header.KINDS[kind].noun}, among {len(kinds)} runs",
+                "a landscape along random and a certificate, one of each",
+                "leave it out",
+            )
     models: dict[str, ModelSpec] = {}
     widths: dict[str, stats.Width] = {}
     cert = None
-    if random is not None:
-        land = read_landscape(random)
-        widths = {task.name: _random_width(land, task, random, confidence) for task in tasks}
-        models[str(random)] = land.spec.model
-    if certificate is not None:
-        cert = read_certificate(certificate)
-        models[str(certificate)] = cert.model
+    for folder, kind in zip(beside, kinds, strict=True):
+        if kind == "landscape":
+            land = read_landscape(folder)
+            widths = {task.name: _random_width(land, task, folder, confidence) for task in tasks}
+            models[str(folder)] = land.spec.model
+        else:
+            cert = read_certificate(folder)
+            models[str(folder)] = cert.model
     if len({(m.fingerprint, m.dtype) for m in models.values()}) > 1:
         raise BasinscopeError(
-            f"{random} and {certificate}, of two models or dtypes",
-            "both of the base",
-            "one of them",
+            f"{' and '.join(models)}, of two models or dtypes", "both of the base", "one of them"
         )
     return Asked(margin, widths, cert, tuple(map(_text, texts)), models)
 

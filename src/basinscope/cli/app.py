@@ -10,8 +10,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cyclopts
@@ -21,9 +21,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from basinscope import points
 from basinscope.errors import BasinscopeError, printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from basinscope.runs.session import Progress as Report
 
 
@@ -51,6 +54,8 @@ app = cyclopts.App(
 )
 screen = Console(stderr=True)
 LOG_EVERY_S = 30.0
+_until_end = ExitStack()
+"""What `main` closes when a command ends."""
 
 
 MOST_STEPS = 10_000
@@ -95,7 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what it cannot write is escaped, not lost
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(words, exit_on_error=False, print_error=False)
+        with _until_end:
+            app(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except BasinscopeError as error:
         _fail(error)
@@ -129,14 +135,27 @@ def _fail(message: BasinscopeError) -> None:
 
 
 @contextmanager
-def progress(plan: str = "", unit: str = "trials", note: str = "") -> Iterator[Report]:
+def progress(
+    plan: str = "",
+    unit: str = "trials",
+    note: str = "",
+    tracker: str | None = None,
+    run: Path | str = "",
+) -> Iterator[Report]:
     """Print the plan and show a bar, as soon as the run has passed its checks.
 
     Args:
         plan: default what the first report says.
         unit: what is counted.
         note: a line before the plan.
+        tracker: word of one that is told all figures until the command ends.
+        run: its name there.
     """
+    if tracker is not None:
+        from basinscope.tracking import track
+
+        command = printable(shlex.join(["basinscope", *sys.argv[1:]]))
+        _until_end.enter_context(track(tracker, str(run), {"command": command}))
     bar = Progress(
         TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
@@ -186,6 +205,22 @@ def drawn(name: str, make: Callable[[], T]) -> T | None:
 def say(*values: object, sep: str = " ") -> None:
     """Print to standard output what people read, which may hold any model's or user's text."""
     print(printable(sep.join(map(str, values))))
+
+
+def answer(make: Callable[[], Mapping[str, Any]], as_json: bool) -> bool:
+    """Send a command's results to whoever follows it, and print them if ``--json`` asks for that.
+
+    Returns:
+        Whether they are printed: else the command has its own text.
+    """
+    if points.are_heard():
+        from basinscope.tracking import rows
+
+        for row in rows(make()):
+            points.send(row)
+    if as_json:
+        print_json(make())
+    return as_json
 
 
 def print_json(value: object) -> None:

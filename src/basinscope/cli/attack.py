@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from basinscope.cli.app import app, print_json, progress, say, screen
+from basinscope.cli.app import answer, app, progress, say, screen
 from basinscope.cli.options import ATTACKED, MODEL, OUTPUT, Attacked, ModelOptions, Output
 from basinscope.errors import BasinscopeError
 
@@ -84,14 +84,15 @@ def attack(
     folder = output.folder(model, "attack")
     engine = loaded.engine(model, folder, "attack", dtype="float32")
     line = f"{method} attack on {scored.tasks}, in {folder}"
-    with progress(line, unit="steps", note=loaded.note(engine)) as report:
+    with progress(line, "steps", loaded.note(engine), output.track, folder) as report:
         worst = bs.attack(
             engine, target, measure=further, inside=inside, proxy=proxy, run=folder,
             progress=report, **plan,
         )  # fmt: skip
     file = folder / "worst.safetensors"
-    if output.json:
-        return print_json({**worst.summary(), "run": str(folder), "direction": str(file)})
+    places = {"run": str(folder), "direction": str(file)}
+    if answer(lambda: worst.summary() | places, output.json):
+        return
     show(worst)
     say(f"direction: {file}")
     say(f"to draw it: basinscope landscape {model} -d saved:{file} --dtype float32")

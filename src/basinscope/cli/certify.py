@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from basinscope.cli.app import app, drawn, parse_steps, print_json, progress, say
+from basinscope.cli.app import answer, app, drawn, parse_steps, print_json, progress, say
 from basinscope.cli.options import (
     LOAD_ONLY,
     MODEL,
@@ -83,13 +83,16 @@ def certify(
     forecast = _forecast(engine, task, [sigma], draws * (2 if antithetic else 1), each, output)
     if output.dry_run:
         return show(forecast, as_json=output.json)
-    with progress(_at_most(forecast), note=loaded.note(engine)) as report:
+    with progress(
+        _at_most(forecast), "trials", loaded.note(engine), output.track, folder
+    ) as report:
         cert = bs.certify(engine, task, geometry=geometry, run=folder, progress=report, **plan)
     page = drawn("the page", lambda: certificate_page(cert, folder).write(folder / PAGE))
-    if output.json:
-        figure = folder / "figures" / "certificate.png"
-        places = {"figure": str(figure) if figure.exists() else None, "page": page and str(page)}
-        return print_json({**cert.to_json(), "run": str(folder), **places})
+    figure = folder / "figures" / "certificate.png"
+    drawing = str(figure) if figure.exists() else None
+    places = {"run": str(folder), "figure": drawing, "page": page and str(page)}
+    if answer(lambda: cert.to_json() | places, output.json):
+        return
     say(cert)
     if page:
         say(f"report:  {page}")
@@ -143,11 +146,14 @@ def strict_basin(
     forecast = _forecast(engine, task, grid, len(grid) * planned, None, output)
     if output.dry_run:
         return show(forecast, as_json=output.json)
-    with progress(_at_most(forecast), note=loaded.note(engine)) as report:
+    with progress(
+        _at_most(forecast), "trials", loaded.note(engine), output.track, folder
+    ) as report:
         basin = bs.strict_basin(
             engine, task, sigmas=grid, geometry=geometry, run=folder, progress=report, **plan
         )
-    print_json({**basin.to_json(), "run": str(folder)}) if output.json else say(basin)
+    if not answer(lambda: basin.to_json() | {"run": str(folder)}, output.json):
+        say(basin)
 
 
 @app.command
@@ -191,11 +197,14 @@ def certify_tokens(
     forecast = _forecast(engine, task, [0.0], draws, None, output, workers=1)
     if output.dry_run:
         return show(forecast, as_json=output.json)
-    with progress(_at_most(forecast), note=loaded.note(engine)) as report:
+    with progress(
+        _at_most(forecast), "trials", loaded.note(engine), output.track, folder
+    ) as report:
         bounds = certify_tokens(
             untied(engine) if mode == "row" else engine, task, run=folder, progress=report, **plan
         )
-    print_json({**bounds.to_json(), "run": str(folder)}) if output.json else say(bounds)
+    if not answer(lambda: bounds.to_json() | {"run": str(folder)}, output.json):
+        say(bounds)
 
 
 @app.command

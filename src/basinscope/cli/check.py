@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from basinscope.cli.app import app, print_json, progress, say
+from basinscope.cli.app import answer, app, print_json, progress, say
 from basinscope.cli.options import (
     LOAD_ONLY,
     MODEL,
@@ -36,9 +36,8 @@ def check(
     on: list[str] | None = None,
     confidence: float = 0.95,
     margin: bool = False,
-    random: Path | None = None,
+    beside: list[Path] | None = None,
     text: list[str] | None = None,
-    certificate: Path | None = None,
     logs: bool = False,
     junit: Path | None = None,
     markdown: Path | None = None,
@@ -63,11 +62,11 @@ def check(
             and so has a false kept.
         margin: say how much further each model could go on along its own way from the base before
             half of a task's score above chance is lost; a search, which takes as long again.
-        random: run folder of landscape BASE -d random of the same tasks: say how far each model has
-            gone of the width of that basin.
+        beside: run folder of the base; repeats: of landscape BASE -d random of the same tasks, to
+            say how far each model has gone of the width of that basin, or of certify, to say what
+            the certificate promises for each.
         text: a text file, or wikitext2; repeats: say by how many nats a token (KL) each model's
             distributions of the next token differ from the base's there.
-        certificate: run folder of a certificate of the base: say what it promises for each model.
         logs: read logs of lm-eval (--log_samples) or Inspect in place of models; -t names them as
             NAME or NAME@METRIC, by default all.
         junit: write JUnit's XML here.
@@ -79,11 +78,9 @@ def check(
         raise BasinscopeError(
             f"{base} alone", "a base and one or more that were made of it", f"{base} quantised:8"
         )
-    beside = {
-        "--margin": margin, "--random": random, "--text": text, "--certificate": certificate,
-    }  # fmt: skip
-    if logs and any(beside.values()):
-        options = ", ".join(option for option, value in beside.items() if value)
+    further = {"--margin": margin, "--beside": beside, "--text": text}
+    if logs and any(further.values()):
+        options = ", ".join(option for option, value in further.items() if value)
         raise BasinscopeError(f"{options} with --logs", "with models", "leave out --logs")
     if logs:
         from basinscope.check.logs import check_logs
@@ -102,8 +99,8 @@ def check(
         lines, tasks = [direction_of(word) for word in tuned], scored.read()
         texts = [corpus.load(f"{corpus.PREFIX}{word.removeprefix(corpus.PREFIX)}", scored.data_dir)
                  for word in text or ()]  # fmt: skip
-        wanted = asked(tasks, margin=margin, random=random, texts=texts, certificate=certificate,
-                       confidence=confidence)  # fmt: skip
+        runs = beside or ()
+        wanted = asked(tasks, margin=margin, beside=runs, texts=texts, confidence=confidence)
         name = os.path.basename(os.path.realpath(base)).removesuffix(".gguf")
         others = "+".join(Path(word).name.replace(":", "-") for word in tuned)
         folder = output.run or Path("runs") / f"{name}-check-{others}"
@@ -124,16 +121,15 @@ def check(
         if texts:
             blocks = sum(min(len(one.items), BLOCKS) for one in texts)
             plan += f"; KL on {blocks} blocks of text"
-        with progress(plan, note=loaded.note(engine, *lines)) as report:
+        with progress(plan, "trials", loaded.note(engine, *lines), output.track, folder) as report:
             gate = bs.check(
                 engine, lines, tasks, allow=allow, on=allowed, confidence=confidence,
-                margin=margin, random=random, texts=texts, certificate=certificate, run=folder,
-                workers=output.workers, progress=report,
+                margin=margin, beside=runs, texts=texts, run=folder, workers=output.workers,
+                progress=report,
             )  # fmt: skip
     _write(gate, junit, markdown, card)
-    if output.json:
-        print_json(gate.to_json() | {"run": None if folder is None else str(folder)})
-    else:
+    place = {"run": None if folder is None else str(folder)}
+    if not answer(lambda: gate.to_json() | place, output.json):
         say(gate)
     if gate.exit_code:
         sys.stdout.flush()

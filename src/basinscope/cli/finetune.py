@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from basinscope.cli.app import app, print_json, progress, say
+from basinscope.cli.app import answer, app, progress, say
 from basinscope.cli.options import MODEL, OUTPUT, ModelOptions, Output, pairs
 from basinscope.errors import BasinscopeError
 
@@ -100,13 +100,12 @@ def finetune(
     }  # fmt: skip
     checked(data, run=folder, **settings)
     engine = loaded.engine(model, dtype=dtype_of(folder) or "")
-    with progress(unit="steps", note=loaded.note(engine)) as report:
+    with progress("", "steps", loaded.note(engine), output.track, folder) as report:
         tuned = bs.finetune(
             engine, data, run=folder, data_dir=data_dir, resume=resume, progress=report, **settings
         )
-    if output.json:
-        return print_json(tuned.summary())
-    show(tuned)
+    if not answer(tuned.summary, output.json):
+        show(tuned)
 
 
 def show(tuned: FineTune) -> None:

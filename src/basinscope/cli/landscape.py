@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from basinscope.cli.app import app, parse_steps, print_json, progress, say, screen
+from basinscope.cli.app import answer, app, parse_steps, print_json, progress, say, screen
 from basinscope.cli.options import MODEL, RUN, TASKS, ModelOptions, RunOptions, TaskOptions
 from basinscope.cli.plan import forecast_of, line_of, show
 from basinscope.errors import BasinscopeError
@@ -131,7 +131,7 @@ def landscape(
     if output.dry_run and forecast is not None:
         return show(forecast, searched=searched, as_json=output.json)
     plan += _without_template(engine, tasks)
-    with progress(plan, note=loaded.note(engine, *lines)) as report:
+    with progress(plan, "trials", loaded.note(engine, *lines), output.track, folder) as report:
         land = bs.landscape(
             engine, tasks, directions=lines, steps=points, draws=draws, grid=grid, outcomes=most,
             level=level, plan=design, run=folder, workers=output.workers, progress=report,
@@ -188,13 +188,13 @@ def show_landscape(land: Landscape, folder: Path, level: float, as_json: bool) -
         "the page", lambda: landscape_page(land, folder, level).write(folder / PAGE), missing
     )
     figure = folder / "figures" / "landscape.png"
-    if as_json:
+
+    def result() -> dict[str, object]:
         summed = summary(land, level)
         summed["missing"] += missing
-        print_json(
-            {**summed, "run": str(folder), "figure": str(figure) if figure.exists() else None}
-        )
-    else:
+        return {**summed, "run": str(folder), "figure": str(figure) if figure.exists() else None}
+
+    if not answer(result, as_json):
         table = attempt("the table of widths", lambda: widths_table(land, level), missing)
         if table is not None:
             Console(width=max(screen.width, 120)).print(table)

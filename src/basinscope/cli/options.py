@@ -176,6 +176,15 @@ class Output:
     with the command's name behind it."""
     json: bool = False
     """print one JSON object instead of text."""
+    track: str | None = None
+    """send what is measured, point by point, and the results to trackio, wandb or mlflow."""
+
+    def __post_init__(self) -> None:
+        """Refuse a tracker before anything is loaded."""
+        if self.track is not None:
+            from basinscope.tracking import check_tracker
+
+            check_tracker(self.track)
 
     def folder(self, model: str, command: str = "") -> Path:
         """The run folder."""

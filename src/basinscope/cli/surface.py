@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from basinscope.cli.app import app, drawn, parse_steps, print_json, progress, say
+from basinscope.cli.app import answer, app, drawn, parse_steps, print_json, progress, say
 from basinscope.cli.options import MODEL, RUN, TASKS, ModelOptions, RunOptions, TaskOptions
 from basinscope.cli.plan import forecast_of, line_of, show
 
@@ -67,7 +67,7 @@ def surface(
     if output.dry_run:
         return show(forecast, as_json=output.json)
     plan = line_of(forecast).replace("settings of the weights", "points of the plane")
-    with progress(plan, note=loaded.note(engine, a, b)) as report:
+    with progress(plan, "trials", loaded.note(engine, a, b), output.track, folder) as report:
         measured = bs.surface(
             engine, tasks, a, b, **grid, orthogonal=orthogonal, run=folder,
             workers=output.workers, progress=report,
@@ -75,13 +75,13 @@ def surface(
     page = drawn("the page", lambda: surface_page(measured, folder, path).write(folder / PAGE))
     figure = folder / "figures" / "surface.png"
     table = measured.to_pandas()
-    if output.json:
-        rows = {"points": table.to_dict(orient="records")}
-        if path is not None:
-            rows["trajectory"] = path.to_dict(orient="records")
-        drawing = str(figure) if figure.exists() else None
-        places = {"figure": drawing, "page": page and str(page)}
-        return print_json({"cosine": measured.plane.cosine, **rows, "run": str(folder), **places})
+    rows = {"points": table.to_dict(orient="records")}
+    if path is not None:
+        rows["trajectory"] = path.to_dict(orient="records")
+    drawing = str(figure) if figure.exists() else None
+    places = {"run": str(folder), "figure": drawing, "page": page and str(page)}
+    if answer(lambda: {"cosine": measured.plane.cosine, **rows, **places}, output.json):
+        return
     for task, part in table.groupby("task", sort=False):
         best, worst = part["score"].max(), part["score"].min()
         say(f"{task}: {worst:.3f} to {best:.3f} over {len(part)} points of one plane")

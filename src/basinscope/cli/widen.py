@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from basinscope.cli.app import app, print_json, progress, say
+from basinscope.cli.app import answer, app, print_json, progress, say
 
 
 @app.command
@@ -18,6 +18,7 @@ def widen(
     run: Path | None = None,
     dry_run: bool = False,
     json: bool = False,
+    track: str | None = None,
 ) -> None:
     """Train a model by several methods; measure its basins and what fine-tuning makes it forget.
 
@@ -31,20 +32,25 @@ def widen(
         run: folder of the study; default runs/widen-RECIPE.
         dry_run: say what it takes (parameters, tokens, steps, memory, time), and train nothing.
         json: print one JSON object instead of the table.
+        track: as in landscape.
     """
     import basinscope as bs
 
+    if track is not None:
+        from basinscope.tracking import check_tracker
+
+        check_tracker(track)
     if dry_run:
         plan = bs.widen(recipe, only=only, data_dir=data_dir, device=device, dry_run=True)
         print_json(plan.summary()) if json else say(plan.text())
         return
-    with progress(unit="steps") as report:
+    with progress(unit="steps", tracker=track, run=run or recipe) as report:
         study = bs.widen(
             recipe, run=run, only=only, data_dir=data_dir, device=device, progress=report
         )
     comparison = bs.compare(study.folder)
-    if json:
-        return print_json(study.summary() | {"comparison": comparison.summary()})
+    if answer(lambda: study.summary() | {"comparison": comparison.summary()}, json):
+        return
     say(study.table())
     say(f"\n{comparison.text(brief=True)}\n")
     for note in study.notes:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from basinscope import files
+from basinscope import files, points
 from basinscope.certify import Certificate
 from basinscope.directions.adapters import Adapter
 from basinscope.directions.toward import Toward
@@ -387,6 +387,7 @@ def _train(
         progress(done, plan.steps, line)
 
     def report(step: int, loss: float) -> None:
+        points.send({"loss": loss}, step)
         if progress is not None:
             progress(step, plan.steps, f"training (loss {loss:.2f})")
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from basinscope import points
 from basinscope.errors import BasinscopeError
 from basinscope.files import disk_error, entries, ordinary, write
 from basinscope.runs import header
@@ -184,9 +185,12 @@ class Store:
         trial.verify()
         if self.folder is None:
             self._memory[trial.address] = trial
-            return
-        body = trial.model_dump(mode="json")
-        write(self._path(trial.address), canonical({**body, "checksum": sha256(body)}))
+        else:
+            body = trial.model_dump(mode="json")
+            write(self._path(trial.address), canonical({**body, "checksum": sha256(body)}))
+        place = f"{trial.task}/{trial.direction or 'theta0'}"
+        figures = {"alpha": trial.step, "draw": trial.draw, "score": trial.score}
+        points.send({f"{place}/{name}": figure for name, figure in figures.items()})
 
     def trials(self) -> Iterator[Trial]:
         """Every verified record of the spec's tasks, ordered by task, direction, draw and step."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
-from basinscope import files
+from basinscope import files, points
 from basinscope.engines import sources
 from basinscope.errors import BasinscopeError, typed
 from basinscope.finetuning import checkpoint
@@ -241,9 +241,11 @@ class _Bar:
         if self.progress is not None:
             self.progress(done, self.total, line)
 
-    def step(self, done: int, line: str) -> None:
+    def step(self, done: int, name: str, loss: float) -> None:
         """``done`` steps of the row under way."""
-        self._say(min(self.before + done, self.total), line)
+        done = min(self.before + done, self.total)
+        points.send({f"{name}/loss": loss}, done)
+        self._say(done, f"{name} {loss:.2f}")
 
     def finished(self, row: StudyRow) -> None:
         """A row is there."""
@@ -325,7 +327,7 @@ def _pretrain(
     )
     done = loop.train(
         module, wrapped, method, job, accelerator, own / "training",
-        lambda step, loss: bar.step(round(step * ready.steps / steps), f"{row.name} {loss:.2f}"),
+        lambda step, loss: bar.step(round(step * ready.steps / steps), row.name, loss),
     )  # fmt: skip
     stopped, basins = done.stopped, Basins()
     if not stopped:
@@ -415,7 +417,7 @@ def _tune(
     )
     done = loop.train(
         module, wrapped, method, job, accelerator, own / "tuning",
-        lambda step, loss: bar.step(ready.steps + step, f"{row.name} fine-tuning {loss:.2f}"),
+        lambda step, loss: bar.step(ready.steps + step, f"{row.name} fine-tuning", loss),
     )  # fmt: skip
     return {
         "finetune": tuple(map(TuningPoint.model_validate, [start, *done.records])),

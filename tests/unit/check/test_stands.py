@@ -128,7 +128,7 @@ def noise(tmp_path_factory):
 
 def test_a_displacement_is_compared_with_the_random_width(noise):
     width = bs.load_run(noise).width("near", confidence=0.9)
-    row = standing(bs.check(layer(), Down(0.3), near(), random=noise, confidence=0.9), "random")
+    row = standing(bs.check(layer(), Down(0.3), near(), beside=noise, confidence=0.9), "random")
     assert row.estimate == pytest.approx(0.3 / width.estimate)
     assert (row.low, row.high) == pytest.approx((0.3 / width.high, 0.3 / width.low))
     assert row.confidence == 0.9
@@ -137,7 +137,7 @@ def test_a_displacement_is_compared_with_the_random_width(noise):
 
 def test_a_random_width_that_was_not_bracketed_gives_an_upper_end(noise):
     low = bs.load_run(noise).width("positive").low  # noise of any size leaves half positive
-    row = standing(bs.check(layer(), Down(0.3), positive(), random=noise), "random")
+    row = standing(bs.check(layer(), Down(0.3), positive(), beside=noise), "random")
     assert math.isnan(row.estimate)
     assert row.high == pytest.approx(0.3 / low)
     assert "is at most " in row.says
@@ -148,7 +148,7 @@ def test_a_certificate_judges_the_displacement(tmp_path):
         layer(), positive(), sigma=0.2, draws=50, items_per_draw=8, run=tmp_path / "cert"
     )
     row = standing(
-        bs.check(layer(), Down(0.3), positive(), certificate=tmp_path / "cert"), "certificate"
+        bs.check(layer(), Down(0.3), positive(), beside=tmp_path / "cert"), "certificate"
     )
     verdict = cert.verdict(Down(0.3), layer())
     assert (row.low, row.confidence) == (verdict.bound, cert.confidence)
@@ -250,17 +250,20 @@ def test_bad_input(noise, text, tmp_path):
     few = tmp_path / "few"
     few_items = bs.CallableTask("positive", lambda module: module.weight[0, :50] > 0, 50)
     bs.landscape(layer(), few_items, steps=[1.0], draws=2, run=few)
-    refused("empty is not a run folder", random=empty)
-    refused("cert holds a certificate, not a landscape", random=cert)
-    refused("down, in which 'positive' was not measured along random", random=down)
-    refused(r"asked 50 items of 'positive' .*not these 400", random=few)
-    refused("is not a run folder", certificate=empty)
-    refused("holds a landscape, not a certificate", certificate=noise)
+    attack = tmp_path / "attack"
+    attack.mkdir()
+    (attack / "attack.json").write_text('{"kind": "attack"}')
+    refused("empty is not a run folder", beside=empty)
+    refused("down, a landscape, among 2 runs; allowed: a landscape .* one of each",
+            beside=[down, noise])  # fmt: skip
+    refused("attack, an attack, among 1 runs", beside=attack)
+    refused("down, in which 'positive' was not measured along random", beside=down)
+    refused(r"asked 50 items of 'positive' .*not these 400", beside=few)
     refused("is one block of text; allowed: two blocks of 512 characters", texts=short)
     refused("no text '/no/such.txt'", texts=["/no/such.txt"])
     refused("positive, a task, as a text", texts=[positive()])
     refused("margin='yes'", margin="yes")
     other = layer(scale=2.0)
-    refused("run is of another model: fingerprint ", model=other, random=noise)
-    refused("cert is of another model: fingerprint ", model=other, certificate=cert)
+    refused("run is of another model: fingerprint ", model=other, beside=noise)
+    refused("cert is of another model: fingerprint ", model=other, beside=cert)
     refused("a text to 'Linear', which has no tokenizer", model=layer(), texts=text)

@@ -60,8 +60,8 @@ def test_where_the_models_stand_is_printed_and_written(run_cli, checkpoint, tune
     engine, (basic,) = bs.load(checkpoint, dtype="bfloat16"), bs.tasks("basic", limit=8)
     bs.landscape(engine, basic, steps=[0.1], draws=2, run="random")
     bs.certify(engine, basic, sigma=0.01, draws=4, items_per_draw=2, run="cert")
-    line = ["check", checkpoint, tuned, *scored, "--margin", "--random", "random",
-            "--text", text, "--certificate", "cert", "--markdown", "gate.md"]  # fmt: skip
+    line = ["check", checkpoint, tuned, *scored, "--margin", "--beside", "random",
+            "--text", text, "--beside", "cert", "--markdown", "gate.md"]  # fmt: skip
     ended = run_cli(*line)
     assert ended.code == 3
     assert "the edges are searched: roughly 12 settings of the weights" in ended.err
@@ -95,8 +95,7 @@ def test_a_dry_run_measures_nothing(run_cli, checkpoint, tuned, tmp_path):
         (["random", "-t", "basic"], "no model is behind random"),
         (["/no/such", "-t", "basic"], "no model at '/no/such'"),
         (["quantised:8", "--logs", "--margin"], "--margin with --logs"),
-        (["quantised:8", "--random", "/no/run"], "/no/run is not a run folder"),
-        (["quantised:8", "--certificate", "/no/run"], "/no/run is not a run folder"),
+        (["quantised:8", "--beside", "/no/run"], "/no/run is not a run folder"),
         (["quantised:8", "--text", "/no/text"], "no text '/no/text'"),
         ([], "alone; allowed: a base and one or more that were made of it"),
     ],

@@ -275,7 +275,9 @@ def test_nothing_in_the_folder_is_pickled(tune, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "model.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", [lambda b: b[:1000], lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:1000], lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]]
+)
 def test_a_damaged_checkpoint_is_refused(name, damage, tune, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(save_every=3, progress=Stop(8))

@@ -419,7 +419,9 @@ def test_a_corrupt_record_is_told(study, folder, tiny, texts, tmp_path):
 
 
 @pytest.mark.parametrize("cut", ["state.json", "state.safetensors"])
-@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:100], lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]]
+)
 def test_a_corrupt_checkpoint_is_told(cut, damage, tiny, texts, tmp_path, monkeypatch):
     real = loop.save
 
