@@ -78,7 +78,7 @@ def check(
         raise BasinscopeError(
             f"{base} alone", "a base and one or more that were made of it", f"{base} quantised:8"
         )
-    further = {"--margin": margin, "--beside": beside, "--text": text}
+    further = {"--margin": margin, "--beside": beside, "--text": text, "--track": output.track}
     if logs and any(further.values()):
         options = ", ".join(option for option, value in further.items() if value)
         raise BasinscopeError(f"{options} with --logs", "with models", "leave out --logs")

@@ -345,18 +345,18 @@ TASKS = {
 TASK = TASKS | {"--tasks -t": "basic"}
 LOAD = {"--device": "auto", "--load": None}
 MODEL = LOAD | {"--dtype": "auto"}
-OUTPUT = {"--run": None, "--json": False}
+OUTPUT = {"--run": None, "--json": False, "--track": None}
 PLANNED = OUTPUT | {"--dry-run": False}
 RUN = PLANNED | {"--workers": None}
 NOISE = {"MODEL": "required", "--confidence": 0.99, "--seed": 0} | TASK | MODEL
 COMMANDS = {
     "check": {
         "BASE": "required", "TUNED": None, "--allow": 0.02, "--on": None, "--confidence": 0.95,
-        "--margin": False, "--random": None, "--text": None, "--certificate": None,
-        "--logs": False, "--junit": None, "--markdown": None, "--card": None,
+        "--margin": False, "--beside": None, "--text": None, "--logs": False,
+         "--junit": None, "--markdown": None, "--card": None,
         "--tasks -t": "mini", "--limit": None, "--data-dir": None,
         "--allow-code-execution": False, "--device": "auto", "--load": None, "--dtype": "auto",
-        "--run": None, "--json": False, "--dry-run": False, "--workers": None,
+        "--run": None, "--json": False, "--track": None, "--dry-run": False, "--workers": None,
     },
     "fingerprint": {
         "MODEL": "required", "OTHER": None, "--dtype": "bfloat16", "--json": False,
