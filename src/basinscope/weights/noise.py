@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -31,7 +31,8 @@ from basinscope.weights.parts import Device
 SCHEME = "philox4x32-10/box-muller-f32/1"
 """Name of the noise; it stands in the address of every record. Change it with any bit below."""
 
-CHUNK_BLOCKS = 1 << 16  # 1 MiB of float32: small beside a core's caches, large beside a call
+CHUNK_BLOCKS = 1 << 16  # at most: 1 MiB of float32, small beside a core's caches
+_FEWEST_BLOCKS = 1 << 12  # worth a thread: half a dozen times what starting one takes
 
 _BATCH = 512  # blocks at a time: their integers stay in a core's first cache
 
@@ -402,13 +403,18 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _in_chunks(blocks: int, chunk: Callable[[int, int], None]) -> None:
-    """Run ``chunk(a, b)`` over ``[0, blocks)`` on as many threads as torch uses."""
-    ranges = [(a, min(a + CHUNK_BLOCKS, blocks)) for a in range(0, blocks, CHUNK_BLOCKS)]
-    threads = min(torch.get_num_threads(), len(ranges))
-    if threads <= 1:
-        for a, b in ranges:
-            chunk(a, b)
-        return
-    done: list[Future[None]] = [_pool(threads).submit(chunk, a, b) for a, b in ranges]
+    """Run ``chunk(a, b)`` over ``[0, blocks)`` on as many threads as torch uses, this one too.
+
+    Each has as many chunks as the others, all of one size: they end together.
+    """
+    threads = max(1, min(torch.get_num_threads(), blocks // _FEWEST_BLOCKS))
+    rounds = max(1, -(-blocks // (threads * CHUNK_BLOCKS)))
+    size = max(1, -(-blocks // (threads * rounds)))
+    ranges = [(a, min(a + size, blocks)) for a in range(0, blocks, size)]
+    own = ranges[::threads]
+    others = [span for k, span in enumerate(ranges) if k % threads]
+    done = [_pool(threads - 1).submit(chunk, a, b) for a, b in others]
+    for a, b in own:
+        chunk(a, b)
     for future in done:
         future.result()
