@@ -60,4 +60,4 @@ def no_figure(monkeypatch):
         return path
 
     for name in ("plot_landscapes", "plot_likelihood", "plot_spread"):
-        monkeypatch.setattr(f"basinscope.report.pages.{name}", touch)
+        monkeypatch.setattr(f"basinscope.report.landscapes.{name}", touch)

@@ -30,7 +30,8 @@ ENVIRONMENT = {
 
 WARM = (
     "basinscope.cli", "basinscope.folders", "basinscope.comparison",
-    "basinscope.finetuning.trainer", "basinscope.report.pages", "basinscope.report.surfaces",
+    "basinscope.finetuning.trainer", "basinscope.report.landscapes", "basinscope.report.pages",
+    "basinscope.report.surfaces",
     "basinscope.report.certificates", "basinscope.geometries.words", "basinscope.certify.tokens",
     "basinscope.attack.run",
     "basinscope.engines.gradient", "basinscope.weights.kernels",

@@ -273,7 +273,7 @@ def no_models() -> Iterator[None]:
         ):  # fmt: skip
             stack.enter_context(mock.patch(name, stopped))
         for name in ("plot_landscapes", "plot_likelihood", "plot_spread"):
-            stack.enter_context(mock.patch(f"basinscope.report.pages.{name}", touched))
+            stack.enter_context(mock.patch(f"basinscope.report.landscapes.{name}", touched))
         stack.enter_context(
             mock.patch(
                 "datasets.load_dataset", mock.Mock(side_effect=ConnectionError("no network"))

@@ -184,6 +184,17 @@ def read_check(run: str | Path) -> Check:
     return _check(store, _read_moved(store), read_standings(store))
 
 
+def read_answers(run: str | Path) -> dict[tuple[str, str | None], dict[str, str]]:
+    """Label of every item that was asked, by task and model (None: the base)."""
+    store = Store(run).of_kind(KIND)
+    labels: dict[tuple[str, str | None], dict[str, str]] = {}
+    for trial in store.trials():
+        if trial.direction is None or _is_planned(trial, store.spec.plan["models"]):
+            by_item = labels.setdefault((trial.task, trial.direction), {})
+            by_item |= dict(zip(trial.items, trial.labels, strict=True))
+    return labels
+
+
 def tuned_lines(
     tuned: str | Path | Direction | Sequence[str | Path | Direction],
 ) -> list[Direction]:

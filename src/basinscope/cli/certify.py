@@ -68,7 +68,8 @@ def certify(
     import basinscope as bs
     from basinscope.certify.sampling import KIND, checked
     from basinscope.geometries.words import builder
-    from basinscope.report.pages import PAGE, certificate_page
+    from basinscope.report.page import PAGE
+    from basinscope.report.pages import certificate_page
 
     builder(geometry)
     task = scored.one()

@@ -179,7 +179,8 @@ def show_landscape(land: Landscape, folder: Path, level: float, as_json: bool) -
 
     What was measured is printed even where the folder cannot be written to.
     """
-    from basinscope.report.pages import PAGE, landscape_page
+    from basinscope.report.landscapes import landscape_page
+    from basinscope.report.page import PAGE
     from basinscope.report.sections import attempt
     from basinscope.report.text import notes, summary, widths_table
 

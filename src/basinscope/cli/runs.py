@@ -82,6 +82,7 @@ def _print(record: object, run: Path, level: float) -> None:
     from basinscope.landscape import Landscape, Surface
     from basinscope.landscape.record import read_landscape
     from basinscope.report import pages
+    from basinscope.report.page import PAGE
     from basinscope.runs.header import exists
 
     if isinstance(record, Landscape):
@@ -106,7 +107,7 @@ def _print(record: object, run: Path, level: float) -> None:
             page = partial(pages.certificate_page, record, run)
         elif isinstance(record, Check):
             page = partial(pages.check_page, record, run)
-    if page and (path := drawn("the page", lambda: page().write(run / pages.PAGE))):
+    if page and (path := drawn("the page", lambda: page().write(run / PAGE))):
         say(f"report:  {path}")
 
 

@@ -45,7 +45,8 @@ def surface(
     import basinscope as bs
     from basinscope.directions.planes import Plane
     from basinscope.landscape import trajectory as projected
-    from basinscope.report.pages import PAGE, surface_page
+    from basinscope.report.page import PAGE
+    from basinscope.report.pages import surface_page
     from basinscope.runs.plan import check
 
     grid = {"xs": parse_steps(xs, "xs"), "ys": parse_steps(ys, "ys")}

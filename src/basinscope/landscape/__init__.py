@@ -7,10 +7,12 @@ everything in it is computed from the records alone.
 from basinscope.landscape.record import Landscape
 from basinscope.landscape.run import interpolation_steps, landscape
 from basinscope.landscape.surface import Surface, cosines, surface, trajectory
+from basinscope.landscape.trials import Trials
 
 __all__ = [
     "Landscape",
     "Surface",
+    "Trials",
     "cosines",
     "interpolation_steps",
     "landscape",

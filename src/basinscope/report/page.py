@@ -24,6 +24,8 @@ from basinscope.report.figures import COLOURS, STYLES
 if TYPE_CHECKING:
     import pandas as pd
 
+PAGE = "report.html"
+SHOWN = 200  # items of a task that are listed, at most
 DASHES = dict(zip(STYLES, ("solid", "dash", "dot", "dashdot"), strict=True))
 
 
@@ -223,6 +225,30 @@ def curves(
         "legend": {"orientation": "h", "y": -0.22}, "plot_bgcolor": "white",
         "hoverlabel": {"namelength": -1},
     }}  # fmt: skip
+
+
+def facts(spec: Any, trials: int) -> str:
+    """Which weights, and how much was measured."""
+    model = spec.model
+    return (
+        f"{model.d:,} perturbed parameters in {model.dtype}, RMS(θ₀) = {model.rms:.3g}; {trials:,} "
+        f"trials. Weights {model.fingerprint}."
+    )
+
+
+def again(folder: Path) -> tuple[str, ...]:
+    """How a run goes on, and how it is read."""
+    return (
+        f"The same line with --run {folder} goes on where it stopped, and measures nothing twice.",
+        f"In Python: basinscope.load_run({str(folder)!r}). Its specification, with the hashes of "
+        "weights and items, stands in the folder's header; basinscope verify checks every record.",
+    )
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words as a sentence lists them."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _numbers(column: Iterable[Any]) -> list[float | None]:

@@ -13,6 +13,7 @@ from toys import write_checkpoint
 import basinscope as bs
 from basinscope.check.run import kind_of
 from basinscope.errors import BasinscopeError
+from basinscope.report.pages import check_page
 
 ITEMS = 400
 
@@ -200,3 +201,25 @@ def test_the_plan_stands_in_the_folder_before_the_first_answer(tmp_path):
     plan = json.loads((tmp_path / "run" / "run.json").read_text())["spec"]["plan"]
     assert (plan["allow"], plan["confidence"]) == ({"t": 0.02}, 0.95)
     assert plan["models"].keys() == {"quantised:8"}
+
+
+def test_the_page_shows_what_each_lost_item_was_answered(base, tuned, tmp_path):
+    gate = bs.check(base, tuned, "basic", limit=80, run=tmp_path / "run")
+    land = bs.landscape(base, bs.tasks("basic", limit=80), directions=[f"to:{tuned}"], steps=[
+        bs.direction(f"to:{tuned}").sits_at(bs.load(base))])  # fmt: skip
+    rows = land.items()
+    labels = {(row.item, row.step != 0): row.label for row in rows.itertuples()}
+    page = check_page(gate, tmp_path / "run")
+    shown = page.sections[2].sheets[0].rows
+    assert shown
+    assert not page.missing
+    for _, _, _, item, before, after in shown:
+        assert (before, after) == (labels[item, False], labels[item, True])
+
+
+def test_a_page_whose_records_are_gone_says_so(tmp_path):
+    gate = bs.check(layer(), "pruned:0.25", positive(), run=tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    page = check_page(gate, tmp_path / "run")
+    assert any(line.startswith("the models' answers") for line in page.missing)
+    assert {row[4:] for row in page.sections[2].sheets[0].rows} == {("–", "–")}

@@ -181,7 +181,7 @@ def test_a_run_that_cannot_be_written_to_is_printed(line, run_cli, monkeypatch):
     def read_only(*_args, **_options):
         raise bs.BasinscopeError("cannot write x (Read-only file system)", "a folder", "another")
 
-    monkeypatch.setattr("basinscope.report.pages.landscape_page", read_only)
+    monkeypatch.setattr("basinscope.report.landscapes.landscape_page", read_only)
     ended = run_cli(*line())
     assert ended.code == 0
     assert "Basin half-width at level 0.5" in ended.out

@@ -222,7 +222,7 @@ def test_a_finished_run_that_cannot_be_written_is_shown(command, run_cli, tmp_pa
     table = run_cli(*line).out
     monkeypatch.setattr("os.access", lambda path, mode: False)
     monkeypatch.setattr("basinscope.report.page.write", _refuse)
-    monkeypatch.setattr("basinscope.report.pages.plot_landscapes", _refuse)
+    monkeypatch.setattr("basinscope.report.landscapes.plot_landscapes", _refuse)
     again = run_cli(*((command, run) if command == "report" else line))
     assert again.code == 0
     assert "the page could not be made: it is read-only" in again.out

@@ -12,7 +12,7 @@ import torch
 import basinscope as bs
 from basinscope.directions import Direction
 from basinscope.landscape.design import Design, Share
-from basinscope.report.pages import _labels
+from basinscope.report.landscapes import _labels
 
 
 def plan(draws: int, items: int, *, budget=None, precision=None, searched=False, began=0.0):

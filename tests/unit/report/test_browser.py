@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from basinscope.report.pages import PAGE, landscape_page
+from basinscope.report.landscapes import landscape_page
+from basinscope.report.page import PAGE
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

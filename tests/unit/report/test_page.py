@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import basinscope as bs
-from basinscope.report.pages import PAGE, landscape_page
+from basinscope.report.landscapes import landscape_page
+from basinscope.report.page import PAGE
 from basinscope.report.text import summary
 
 SCRIPTS = 3  # the figures' data, Plotly, and our own
@@ -201,7 +202,7 @@ def test_a_picture_that_cannot_be_drawn(draw, page, monkeypatch, no_figure, figu
     def fail(*_args, **_options):
         raise RuntimeError("no font")
 
-    monkeypatch.setattr(f"basinscope.report.pages.{figure}", fail)
+    monkeypatch.setattr(f"basinscope.report.landscapes.{figure}", fail)
     shown = page(draw(("a", ("x", "y"), 0.5)))
     assert "could not be made: RuntimeError('no font')" in shown.text
     assert len(shown.tables) >= 5
