@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from basinscope.errors import BasinscopeError
+from basinscope.files import ordinary
 
 VARIABLE = "BASINSCOPE_DATA"
 MOST_CHARACTERS = 1 << 26
@@ -131,6 +132,7 @@ def read(
     rows = _csv_rows(path, columns, header) if is_table else _json_rows(path)
     n = 0
     try:
+        ordinary(path)
         for row in rows:
             n += 1
             yield row

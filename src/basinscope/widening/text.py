@@ -174,7 +174,10 @@ def _paths(
 
 def _read(path: Path) -> str:
     try:
-        return ordinary(path, None).read_text(encoding="utf-8-sig")
+        with ordinary(path, None).open("rb") as file:
+            if b"\0" in file.read(1 << 12):  # before all of it is in memory
+                raise OSError("it begins with null bytes")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BasinscopeError(
             f"cannot read the text {path} ({error})", "a text in UTF-8", "save it as UTF-8"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import basinscope as bs
+from basinscope.files import MOST_BYTES
 from basinscope.tasks import Task
 from basinscope.tasks.base import items_hash
 from basinscope.tasks.data import Hub, Row, folder_of, read
@@ -161,6 +162,15 @@ def test_a_cell_that_is_no_text_is_refused(value, reason):
         bs.BasinscopeError, match=f"here, line 7: {reason}; allowed: .*this row holds .'a'"
     ):
         Row("here, line 7", {"a": value}).text("a")
+
+
+@pytest.mark.parametrize("name", ["x/rows.csv", "x/rows.jsonl"])
+def test_a_file_too_large_for_a_benchmark_is_refused(name, put):
+    folder = put("", name)
+    with (folder / name).open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(bs.BasinscopeError, match=r"cannot read .*it has 536,870,913 bytes"):
+        rows(folder, name)
 
 
 def test_a_missing_file_names_folder_hub_and_flag(tmp_path):

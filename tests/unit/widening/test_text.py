@@ -84,6 +84,13 @@ def test_a_file_that_is_no_text(texts):
         text.parts(Text(files=("bytes.txt",)), texts, None)
 
 
+def test_a_file_without_an_end_worth_reading(texts):
+    with (texts / "sparse.txt").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(bs.BasinscopeError, match=r"cannot read the text \S*sparse.txt \(it begins"):
+        text.parts(Text(files=("sparse.txt",)), texts, None)
+
+
 def test_files_lie_in_the_data_folder_or_beside_the_recipe(texts, tmp_path, monkeypatch):
     monkeypatch.delenv("BASINSCOPE_DATA", raising=False)
     there = text.parts(Text(files=("[no]*.txt",)), texts, None)
