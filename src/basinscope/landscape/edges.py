@@ -128,6 +128,8 @@ def both_sides(seen: Mapping[float, Seen], inside: float, edge: float) -> Iterat
     low = max(takewhile(lambda a: seen[a].sure and seen[a].margin > 0, sorted(seen)), default=0.0)
     outside = takewhile(lambda a: seen[a].sure and seen[a].margin < 0, sorted(seen, reverse=True))
     high = min(outside, default=math.inf)
+    if high == math.inf and max(seen) < 0.9 * BEYOND * edge:
+        yield BEYOND * edge  # soon decided, and an upper end at least
     for reach in (REACH, 2 * REACH, 3 * REACH):
         for wanted in (crossing * (1 - reach), crossing * (1 + reach)):
             decided = low > 0.97 * wanted if wanted < crossing else high < 1.03 * wanted
