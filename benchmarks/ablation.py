@@ -1,7 +1,6 @@
 """What each part of the engine buys: one after another is switched off, beside everything.
 
-- ``pool``: `engines.pool` and `engines.kernels`, and with them drafts, which are verified there.
-- ``drafts``: `engines.drafts`.
+- ``pool``: `engines.pool` and `engines.kernels`.
 - ``mapped``: pristine weights are the file's own pages, as in a worker; without it a copy. What is
   timed is setting and restoring the weights; its memory is printed below the table.
 - ``workers``: two processes of one thread on `engines.loading.snapshot`, against one process of two
@@ -9,7 +8,7 @@
 
 All but the last are timed in one process, in processor seconds of one thread. In every round
 everything and each switch have their turn, so that a slow minute is slow for all, and a ratio is
-that of one round. A text's draft is its answer at step 0, as in a run; at step 0 there is none.
+that of one round.
 *same*: on how many items the letter, or the text, is the one that everything gives.
 
     taskset -c 1 python -m benchmarks.ablation [--quick] [--dtypes float32] [--json FILE]
@@ -34,7 +33,6 @@ import torch
 
 import basinscope as bs
 from basinscope.engines import generation
-from basinscope.engines.drafts import Drafts
 from basinscope.runs import executor
 from basinscope.runs.bench import Bench, Unit
 from basinscope.tasks.base import Answer, Generate, Ranking, Request
@@ -43,7 +41,7 @@ from benchmarks.same_work import cell, spread
 from benchmarks.slices import WORDS, Slice, slice_of
 
 EVERYTHING = "everything"
-SWITCHES = ("pool", "drafts", "mapped", "workers")
+SWITCHES = ("pool", "mapped", "workers")
 DIRECTION = bs.Random(0)
 
 
@@ -85,7 +83,6 @@ def without(engine: Any, switch: str) -> Iterator[None]:
     changes: dict[str, list[tuple[Any, str, Any]]] = {
         EVERYTHING: [],
         "pool": [(forward, "pooled", False), (generation, "greatest", torchs_greatest)],
-        "drafts": [(forward, "exact", False)],
     }
     with contextlib.ExitStack() as stack:
         for change in changes[switch]:
@@ -95,21 +92,11 @@ def without(engine: Any, switch: str) -> Iterator[None]:
 
 def in_use(engine: Any, writes: bool) -> list[str]:
     """Switches that change something for these weights and requests."""
-    forward = engine.forward
-    serves = {"pool": writes and forward.pooled, "drafts": writes and forward.exact}
-    return [switch for switch, used in serves.items() if used]
-
-
-def drafts(engine: Any, requests: Sequence[Request]) -> Drafts:
-    """Those that a run has after step 0."""
-    engine._drafts = texts = Drafts()
-    engine.answer(requests)
-    return texts
+    return ["pool"] if writes and engine.forward.pooled else []
 
 
 def answers_by_turns(
     engine: Any, requests: Sequence[Request], step: float, switches: Sequence[str], rounds: int,
-    pristine: Drafts,
 ) -> tuple[dict[str, list[float]], dict[str, list[Answer]]]:  # fmt: skip
     """Processor seconds of every round by switch, and the last answers."""
     seconds: dict[str, list[float]] = {switch: [] for switch in (EVERYTHING, *switches)}
@@ -117,8 +104,6 @@ def answers_by_turns(
     with engine.at(DIRECTION, step=step):
         for k in range(rounds):
             for switch in list(seconds)[:: 1 if k % 2 == 0 else -1]:
-                # answers from further out leave those of step 0 where they are
-                engine._drafts = pristine if step else Drafts()
                 with without(engine, switch):
                     begun = time.process_time()
                     answers[switch] = engine.answer(requests)
@@ -146,9 +131,8 @@ def answered(
     used = [switch for switch in in_use(engine, work.cap > 0) if switch in switches]
     if not used:
         return
-    pristine = drafts(engine, requests)
     for step in steps:
-        seconds, answers = answers_by_turns(engine, requests, step, used, rounds, pristine)
+        seconds, answers = answers_by_turns(engine, requests, step, used, rounds)
         for switch in used:
             pairs = zip(answers[EVERYTHING], answers[switch], strict=True)
             same = sum(choice(a) == choice(b) for a, b in pairs)
@@ -204,7 +188,7 @@ def shared_out(engine: Any, work: Slice, n: int, step: float, rounds: int) -> Ro
     torch.set_num_threads(2)
     try:
         sides = [(team, row.with_s), (alone, row.without_s)]
-        for side, _ in sides:  # starts them, and leaves each with drafts
+        for side, _ in sides:  # starts them
             list(side.run(units(None, (0.0, 0.0))))
         for k in range(rounds):
             for side, seconds in sides[:: 1 if k % 2 == 0 else -1]:

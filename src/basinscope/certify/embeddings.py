@@ -85,12 +85,8 @@ def near_duplicates(tokenizer: Any) -> dict[int, tuple[int, ...]]:
 def embedding_noise(
     engine: TransformersEngine, sigma: float, name: str, seed: int, draw: int
 ) -> Iterator[None]:
-    """Noise on every embedding that the model looks up inside the ``with``, each of its own.
-
-    Nothing is guessed inside it (`basinscope.engines.drafts`): a guess takes noise, so that a draw
-    would depend on what was answered before it.
-    """
-    seen, forward = 0, engine.forward
+    """Noise on every embedding that the model looks up inside the ``with``, each of its own."""
+    seen = 0
 
     def add(_: nn.Module, __: Any, rows: torch.Tensor) -> torch.Tensor:
         nonlocal seen
@@ -100,9 +96,7 @@ def embedding_noise(
         return (rows.float() + sigma * drawn.to(rows.device)).to(rows.dtype)
 
     handle = embedding(engine).register_forward_hook(add)
-    exact, forward.exact = forward.exact, False
     try:
         yield
     finally:
-        forward.exact = exact
         handle.remove()

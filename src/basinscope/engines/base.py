@@ -64,7 +64,6 @@ class Engine:
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
         self._pristine = Pristine(live, mapped, selection.Walk(module))
         self._open = self._moving = False
-        self._step = 0.0
 
     @property
     def d(self) -> int:
@@ -176,11 +175,6 @@ class Engine:
         """Advances whenever the live weights change; nothing computed from them outlives it."""
         return self._pristine.epoch
 
-    @property
-    def distance(self) -> float:
-        """How far `at` has moved the live weights, as |step|: 0 outside of it."""
-        return abs(self._step)
-
     @typed
     @contextmanager
     def at(self, direction: str | Direction, *, step: float, draw: int = 0) -> Iterator[Engine]:
@@ -217,10 +211,8 @@ class Engine:
         try:
             with fixed():
                 self._pristine.set(self, line, step, draw)
-            self._step = step
             yield self
         finally:
-            self._step = 0.0
             with fixed():
                 self._pristine.restore(weights=not self._moving)
             self._open = False

@@ -67,8 +67,7 @@ class Forward:
         self.why = ""  # `extend` does not serve
         self._names = [name for name, _ in module.named_parameters()]
         self.cached = False
-        # whether texts may be written in a pool, and guesses be verified there (`pool.probe`)
-        self.pooled = self.exact = False
+        self.pooled = False  # whether texts may be written in a pool (`pool.probe`)
         self.least_rows = LEAST_ROWS  # products are of a multiple of so many rows
         self.slot_bytes = 1  # of a token's keys and values in all layers
         self._orders: dict[int, int | None] = {}  # `least_rows` by the number of threads

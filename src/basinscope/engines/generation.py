@@ -11,7 +11,6 @@ import torch
 from basinscope.engines.alone import Held
 from basinscope.engines.batches import batches, by_head, split_fitting
 from basinscope.engines.cache import Past, joined, up
-from basinscope.engines.drafts import LONGEST, Drafts, Guess, lengths
 from basinscope.engines.forward import Forward
 from basinscope.engines.kernels import greatest
 from basinscope.engines.pool import Pool, Span
@@ -31,8 +30,6 @@ def generate(
     ends: frozenset[int],
     requests: Sequence[Generate],
     budget: int,
-    drafts: Drafts,
-    distance: float,
 ) -> list[Generation]:
     """Greedy continuation of every request's prompt, in the order given.
 
@@ -42,27 +39,21 @@ def generate(
         ends: tokens that end a text.
         requests: prompts.
         budget: most tokens in one pass.
-        drafts: answers given before, which are verified; those given now are kept there.
-        distance: of the live weights from the pristine ones.
     """
     rows = [tokens.row(request) for request in requests]
     caps = [request.max_tokens for request in requests]
     fitting, failures = split_fitting(rows, caps, forward.context)
     writers = {i: Writer(tokens, ends, requests[i], tokens.begins_text(rows[i])) for i in fitting}
     longest = {k: row.longest + caps[k] for k, row in fitting.items()}
-    guesses = {k: Guess(drafts.find(requests[k]), forward.vocabulary) for k in fitting}
     # row by row, so that no row's path depends on the others
     short = {k: row for k, row in fitting.items() if forward.fits_cache(longest[k])}
     for head, keys in by_head(short):
         past = forward.extend(None, [head])[1] if head else None
         keys.sort(key=lambda k: (-len(short[k].body), k))
-        own = [_Text(short[k].body, writers[k], guesses[k]) for k in keys]
+        own = [_Text(short[k].body, writers[k]) for k in keys]
         write = _write_pooled if forward.pooled else _write_batches
         write(forward, past, len(head), own, budget)
     _write_alone(forward, {k: r for k, r in fitting.items() if k not in short}, writers)
-    for k, writer in writers.items():
-        if not writer.failure:
-            drafts.keep(requests[k], (*writer.tokens, *writer.end), distance)
     return [
         writers[i].result() if i in writers else Generation("", False, failures[i])
         for i in range(len(requests))
@@ -76,21 +67,15 @@ def _slots(forward: Forward, budget: int) -> int:
 
 @dataclass
 class _Text:
-    """A prompt behind its head, what is written behind it, and what may be."""
+    """A prompt behind its head, and what is written behind it."""
 
     body: Sequence[int]
     writer: Writer
-    guess: Guess
 
     @property
     def longest(self) -> int:
         """Most tokens behind the head."""
         return len(self.body) + self.writer.request.max_tokens
-
-    def take(self, token: int, finite: bool) -> None:
-        """Go on with a token that the model chose."""
-        self.writer.take(token, finite)
-        self.guess.take(token)
 
 
 def _read(
@@ -134,42 +119,21 @@ def _write_pooled(
                     row, text = new[i]
                     pool.put(row, held, b, len(text.body))
                     live[row] = text
-                    text.take(token, finite)
+                    text.writer.take(token, finite)
         live = {row: text for row, text in live.items() if not text.writer.done}
         if live:
-            _pass(forward, pool, live, budget)
+            _pass(forward, pool, live)
 
 
-def _pass(forward: Forward, pool: Pool, live: dict[int, _Text], budget: int) -> None:
-    """Let every text take one token, and as many of those guessed behind it as are right."""
-    texts = list(live.values())
-    room = [t.writer.request.max_tokens - len(t.writer.tokens) - 1 for t in texts]
-    guessing = forward.exact and forward.ordered()
-    guesses = [
-        text.guess.next(min(LONGEST, n) if guessing else 0)
-        for text, n in zip(texts, room, strict=True)
-    ]
-    taken = lengths([t.guess.share for t in texts], [len(guess) for guess in guesses], budget)
+def _pass(forward: Forward, pool: Pool, live: dict[int, _Text]) -> None:
+    """Let every text take one token."""
     spans = [
-        Span(row, (t.writer.tokens[-1], *guess[:n]), len(t.body) + len(t.writer.tokens) - 1)
-        for (row, t), guess, n in zip(live.items(), guesses, taken, strict=True)
+        Span(row, text.writer.tokens[-1:], len(text.body) + len(text.writer.tokens) - 1)
+        for row, text in live.items()
     ]
-    best, finite = greatest(forward.raw_logits(pool.extend(spans)))
-    start = 0
-    for text, span in zip(texts, spans, strict=True):
-        guessed, chosen = span.tokens[1:], best[start : start + len(span.tokens)]
-        right = _agreed(guessed, chosen)
-        for token, fine in zip(chosen[: right + 1], finite[start:], strict=False):
-            if not text.writer.done:
-                text.take(token, fine)
-        text.guess.judge(right, min(right + 1, len(guessed)))
-        start += len(span.tokens)
-
-
-def _agreed(guessed: Sequence[int], chosen: Sequence[int]) -> int:
-    """How many guesses are what the model chose: what it chose behind those is its own text."""
-    pairs = enumerate(zip(guessed, chosen, strict=False))
-    return next((i for i, (guess, choice) in pairs if guess != choice), len(guessed))
+    chosen = zip(*greatest(forward.raw_logits(pool.extend(spans))), strict=True)
+    for text, (token, finite) in zip(live.values(), chosen, strict=True):
+        text.writer.take(token, finite)
 
 
 # --- where a pool does not serve ---------------------------------------------------------

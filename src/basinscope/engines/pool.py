@@ -165,11 +165,10 @@ class Pool:
 
 
 def probe(forward: Forward) -> None:
-    """Find out whether a pool serves this model here, and whether guesses may be verified in it.
+    """Find out whether a pool serves this model here.
 
     Tried once, at loading, on a dozen tokens: ``pooled`` where it gives the module's own logits (to
-    the tolerance of `Forward.agrees`); ``exact`` where many tokens in one pass have the bits of one
-    after another.
+    the tolerance of `Forward.agrees`).
     """
     weights = {(t.device.type, t.dtype) for t in forward.module.parameters()}
     if not forward.cached or weights not in ({("cpu", d)} for d in (torch.float32, torch.bfloat16)):
@@ -181,19 +180,16 @@ def probe(forward: Forward) -> None:
     rows = [[(7 * i + 3) % size for i in range(n)] for n in (5, 9)]
     try:
         past = forward.extend(None, [rows[0][:2]])[1]
-        pools = [Pool(forward, past, 2, 2, 9) for _ in range(2)]
+        pool = Pool(forward, past, 2, 2, 9)
         read = forward.extend(past.repeated(2), [row[2:4] for row in rows])[1]
-        for pool in pools:
-            for r in range(2):
-                pool.put(r, read, r, 2)
-        many = pools[0].extend([Span(r, row[4:], 2) for r, row in enumerate(rows)])
-        one = [pools[1].extend([Span(1, [rows[1][k]], k - 2)]) for k in range(4, 9)]
-        logits = forward.raw_logits(many[-1:]).float()[0]
+        for r in range(2):
+            pool.put(r, read, r, 2)
+        states = pool.extend([Span(r, row[4:], 2) for r, row in enumerate(rows)])
+        logits = forward.raw_logits(states[-1:]).float()[0]
     except REFUSALS as error:
         refusal(error)  # raised again where memory ran out
         return
     forward.pooled = forward.alike(logits, forward.plain(rows[1:])[0, -1].float())
-    forward.exact = forward.pooled and torch.equal(torch.cat(one), many[1:])
 
 
 def _attention(

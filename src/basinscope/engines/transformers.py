@@ -2,8 +2,7 @@
 
 Every answer is a function of the weights and its own request: rows are grouped, padded, branched
 and dropped for speed only (`forward`). No number computed from the weights outlives one `answer`
-(defect 6 of earlier code: caches that survive a change of the weights); texts do, as guesses that
-the live weights verify (`drafts`).
+(defect 6 of earlier code: caches that survive a change of the weights).
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from torch import nn
 
 from basinscope.engines import pool
 from basinscope.engines.base import Engine
-from basinscope.engines.drafts import Drafts
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
 from basinscope.engines.memory import LEAST, TOKEN_BUDGET, fitting
@@ -96,7 +94,6 @@ class TransformersEngine(Engine):
         with torch.inference_mode():
             fitting(lambda _: self._forward.choose(), LEAST)
             fitting(lambda _: pool.probe(self._forward), LEAST)
-        self._drafts = Drafts()
         self.kind = kind(self._forward)
 
     @property
@@ -180,9 +177,7 @@ class TransformersEngine(Engine):
         answers: dict[int, Answer] = {}
         answers.update(zip(ranked, rankings, strict=False))
         answers.update(zip(texts, read(forward, [*texts.values()], budget), strict=True))
-        generated = generate(
-            forward, tokens, self._ends, [*written.values()], budget, self._drafts, self.distance
-        )
+        generated = generate(forward, tokens, self._ends, [*written.values()], budget)
         nlls = {
             i: None if ranking.failure else -ranking.loglik[0]
             for i, ranking in zip(told, rankings[len(ranked) :], strict=True)

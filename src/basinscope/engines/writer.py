@@ -11,9 +11,6 @@ STRIDE = 8  # tokens behind the settled text that are read anew with every furth
 class Writer:
     """A text that grows by single tokens until an end token, a stop, a decision or the cap.
 
-    What is taken depends on the tokens alone, in their order: whoever offers them one by one or
-    many at once gets the same text.
-
     Args:
         tokens: the model's tokenizer.
         ends: tokens that end a text.
@@ -26,7 +23,6 @@ class Writer:
     ) -> None:
         self.tokenizer, self.ends, self.request, self.begins = tokens, ends, request, begins
         self.tokens: list[int] = []
-        self.end: tuple[int, ...] = ()  # the end token, where one ended the text
         self.done = request.max_tokens < 1
         self.finished, self.failure = False, ""
         self._settled, self._before, self._read = "", 0, 0
@@ -39,7 +35,6 @@ class Writer:
             self.done, self.failure = True, "non-finite logits"
         elif token in self.ends:
             self.done = self.finished = True
-            self.end = (token,)
         else:
             self.tokens.append(token)
             self.finished = self._stopped()

@@ -63,7 +63,6 @@ class TestExtend:
         tokens = list(range(20, 53))
         many = pool.extend([Span(1, tokens, 1)])
         one = [other.extend([Span(1, [t], 1 + k)]) for k, t in enumerate(tokens)]
-        assert forward.exact
         assert torch.equal(many, torch.cat(one))
 
     def test_leaves_the_modules_attention_as_it_was(self, forward, monkeypatch):
@@ -92,7 +91,6 @@ def engine_of(model):
 class TestProbe:
     def test_finds_what_it_serves(self, forward):
         assert forward.pooled
-        assert forward.exact
 
     def test_of_attention_with_options_it_does_not_know(self):
         model = toys.tiny_model("llama")
@@ -112,17 +110,6 @@ class TestProbe:
         engine = engine_of(toys.tiny_model("llama"))
         assert engine.kind == "transformers/1"
         assert len(engine.answer([Generate("Hello", 9)])[0].text) == 9
-
-    def test_of_a_kernel_whose_bits_depend_on_company_forbids_guesses(self, monkeypatch):
-        real = pools.kernels.attend
-
-        def rough(query, *given):
-            return real(query, *given) * (1 + 1e-6 * (len(query) > 4))
-
-        monkeypatch.setattr(pools.kernels, "attend", rough)
-        engine = engine_of(toys.tiny_model("llama"))
-        assert engine.forward.pooled
-        assert not engine.forward.exact
 
     def test_of_weights_of_several_kinds(self):
         model = toys.tiny_model("llama")

@@ -126,7 +126,6 @@ def test_memory_does_not_grow_with_the_number_of_items(kind, monkeypatch):
     # 800 bytes as a tuple; the likelihoods of 100 tokens are 7,000: 640 kB and more for 800 items
     monkeypatch.setattr("basinscope.runs.bench.CHUNK", 100)
     monkeypatch.setattr(module, "KEPT_TOKENS", 10_000)
-    monkeypatch.setattr("basinscope.engines.drafts.KEPT_TOKENS", 100)  # of answers, as guesses
     engine = bs.load(toys.tiny_model("gpt2"), tokenizer=toys.tiny_tokenizer())
     score(engine, Asks(200, kind))
     few, many = (peak_bytes(engine, Asks(n, kind)) for n in (200, 1000))
