@@ -73,9 +73,11 @@ def width(scores: np.ndarray) -> float:
     return interval.high - interval.low
 
 
-def of_basins(family: Family, chance: float, runs: int) -> None:
-    """Print a row for each design."""
+def of_basins(family: Family, chance: float, runs: int, design: str) -> None:
+    """Print a row for each design, or each called so."""
     for name, draws, each in DESIGNS:
+        if design not in ("all", name):
+            continue
         missed, finite, ratios, answers = 0, 0, [], []
         for seed in range(runs):
             knows = 0.8 if chance == 0 else 0.6
@@ -103,6 +105,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--runs", type=int, default=0)
+    parser.add_argument("--design", default="all", help="crossed, 12 draws, or all")
+    parser.add_argument("--curves", default="", help="some of the curves, by commas")
     options = parser.parse_args()
     gc.freeze()  # what was imported is not looked through again for every world
     if options.run:
@@ -113,8 +117,10 @@ def main() -> None:
         names = ("covered", "ends", "ratio", "answers")
         print(f"{'curve':18}{'chance':>7} {'design':23}" + "".join(f"{n:>9}" for n in names))
         for family in (FAMILIES[5], FAMILIES[3], FAMILIES[2], FAMILIES[1]):
+            if options.curves and family.name not in options.curves.split(","):
+                continue
             for chance in (0.0, 0.25):
-                of_basins(family, chance, options.runs)
+                of_basins(family, chance, options.runs, options.design)
 
 
 if __name__ == "__main__":
