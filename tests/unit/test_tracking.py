@@ -52,6 +52,8 @@ def mlflow(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     library.set_tracking_uri(where)
     yield library.MlflowClient(where)
+    while library.active_run():
+        library.end_run()
     library.set_tracking_uri(None)
 
 
@@ -85,6 +87,67 @@ def test_mlflow_holds_every_trial(mlflow):
     )
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError, "FAILED"), (KeyboardInterrupt, "FAILED"), (SystemExit, "FINISHED")],
+)
+def test_mlflow_says_how_a_run_ended(mlflow, error, status):
+    with pytest.raises(error), track("mlflow", "a run"):  # noqa: PT012
+        points.send({"a": 1.0})
+        raise error
+    (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("basinscope").experiment_id])
+    assert (run.info.status, run.data.metrics) == (status, {"a": 1.0})
+
+
+def test_of_two_mlflow_runs_each_has_its_own_points(mlflow):
+    import mlflow as library
+
+    mine = library.start_run(run_name="mine")
+    with track("mlflow", "outer"):
+        points.send({"a": 1.0})
+        with track("mlflow", "inner"):
+            points.send({"b": 2.0})
+        points.send({"c": 3.0})
+    assert library.active_run().info.run_id == mine.info.run_id
+    library.log_metric("mine", 1.0)
+    library.end_run()
+    assert library.start_run().info.experiment_id == mine.info.experiment_id
+    runs = mlflow.search_runs([mlflow.get_experiment_by_name("basinscope").experiment_id])
+    assert {run.info.run_name: set(run.data.metrics) for run in runs} == {
+        "outer": {"a", "b", "c"}, "inner": {"b"},
+    }  # fmt: skip
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert mlflow.get_run(mine.info.run_id).data.metrics == {"mine": 1.0}
+
+
+def test_of_two_trackio_runs_each_has_its_own_points(trackio):
+    import trackio as library
+
+    mine = library.init(project="mine", name="mine")
+    with track("trackio", "outer"):
+        points.send({"a": 1.0})
+        with track("trackio", "inner"):
+            points.send({"b": 2.0})
+        points.send({"c": 3.0})
+    library.log({"mine": 1.0})
+    mine.finish()
+    figures = {"a", "b", "c", "mine"}
+    assert [set(row) & figures for row in trackio("outer")] == [{"a"}, {"b"}, {"c"}]
+    assert [set(row) & figures for row in trackio("inner")] == [{"b"}]
+    assert [set(row) & figures for row in trackio("mine", "mine")] == [{"mine"}]
+
+
+def test_mlflow_takes_every_name_and_any_number_of_figures(mlflow):
+    hostile = ["to:/a//b/./../c/", "/root", "..", "a/../b", "x" * 400, "\x1b[2J<b>", "naïve:"]
+    with track("mlflow", "/".join(["folder"] * 100), {"command": "y" * 9000}):
+        points.send({f"{name}/score": 0.5 for name in hostile})
+        points.send({f"item-{n}": float(n) for n in range(1001)})
+    (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("basinscope").experiment_id])
+    assert len(run.data.metrics) == len(hostile) + 1001
+    assert run.info.run_name.endswith("folder/folder")
+    assert len(run.info.run_name) == 128
+
+
 def test_a_fine_tune_sends_its_losses(trackio, language_model, tokenizer, tmp_path):
     engine = bs.load(language_model, tokenizer=tokenizer)
     data = [{"prompt": "a b", "completion": " c"}] * 4
@@ -109,7 +172,7 @@ class Broken:
             raise ConnectionError("no route\x1b[2J to the\nserver")
         assert self.logged == 1
 
-    def finish(self):
+    def finish(self, exit_code):
         raise AssertionError("asked once more")
 
 
@@ -139,6 +202,19 @@ def test_a_tracker_that_does_not_start(monkeypatch):
         raise AssertionError
 
 
+def test_mlflow_without_a_store_says_what_brings_one(monkeypatch):
+    def refuse(_):
+        raise ValueError("unsupported URI 'sqlite:///mlflow.db'")
+
+    library = type("Library", (), {"get_experiment_by_name": staticmethod(refuse)})
+    monkeypatch.setattr("basinscope.tracking.import_module", lambda word: library)
+    with (
+        pytest.raises(BasinscopeError, match="try: pip install mlflow, for a local store, or MLFL"),
+        track("mlflow", "x"),
+    ):
+        raise AssertionError
+
+
 @pytest.mark.parametrize("word", TRACKERS)
 def test_one_that_is_not_installed_is_named_with_its_line(word, monkeypatch):
     monkeypatch.setattr("basinscope.tracking.find_spec", lambda word: None)
@@ -163,8 +239,8 @@ def test_hostile_names_and_figures(trackio):
         points.send({"to:<b>\x1b[2J/../score": 0.5, "nan": float("nan"), "inf": float("inf")})
         points.send({"nan": float("nan")})
     logged = trackio("name\\x1b[2J")
-    assert [set(row) & {"nan", "inf", "to__b___2J/../score"} for row in logged] == [
-        {"to__b___2J/../score"}
+    assert [set(row) & {"nan", "inf", "to__b___2J/_/score"} for row in logged] == [
+        {"to__b___2J/_/score"}
     ]
 
 
@@ -180,7 +256,8 @@ def test_rows_of_an_answer():
     answer = {
         "d": 3, "done": True, "none": None, "text": "x",
         "means": [{"task": "basic", "direction": "random", "step": 0.1, "low": 0.2},
-                  {"task": "basic", "direction": "random", "step": 0.2, "low": None}],
+                  {"task": "basic", "direction": "random", "step": 0.2, "low": None,
+                   "reason": "a sentence that says why; no label"}],
         "inner": {"deep": {"n": 1.5}}, "numbers": [1, 2],
     }  # fmt: skip
     assert list(rows(json.loads(json.dumps(answer)))) == [

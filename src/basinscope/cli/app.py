@@ -213,13 +213,14 @@ def answer(make: Callable[[], Mapping[str, Any]], as_json: bool) -> bool:
     Returns:
         Whether they are printed: else the command has its own text.
     """
+    figures = make() if as_json or points.are_heard() else {}
     if points.are_heard():
         from basinscope.tracking import rows
 
-        for row in rows(make()):
+        for row in rows(figures):
             points.send(row)
     if as_json:
-        print_json(make())
+        print_json(figures)
     return as_json
 
 

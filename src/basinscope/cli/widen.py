@@ -44,7 +44,8 @@ def widen(
         plan = bs.widen(recipe, only=only, data_dir=data_dir, device=device, dry_run=True)
         print_json(plan.summary()) if json else say(plan.text())
         return
-    with progress(unit="steps", tracker=track, run=run or recipe) as report:
+    name = run or f"runs/widen-{Path(recipe).stem}"
+    with progress(unit="steps", tracker=track, run=name) as report:
         study = bs.widen(
             recipe, run=run, only=only, data_dir=data_dir, device=device, progress=report
         )

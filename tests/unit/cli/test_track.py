@@ -21,8 +21,9 @@ class Library:
     def log(self, values, step):
         self.logged.append(values)
 
-    def finish(self):
+    def finish(self, exit_code=0):
         self.finished += 1
+        self.failed = bool(exit_code)
 
 
 @pytest.fixture
@@ -51,9 +52,33 @@ def test_a_landscape_sends_its_points_and_then_its_means(run_cli, checkpoint, li
 
 def test_a_gate_that_is_lost_still_ends_its_tracking(run_cli, checkpoint, library):
     ended = run_cli("check", str(checkpoint), "quantised:2", "-t", "basic", "--limit", "4",
-                    "--track", "trackio")  # fmt: skip
+                    "--track", "wandb")  # fmt: skip
     assert ended.code in (0, 1, 3)
-    assert library.finished == 1
+    assert (library.finished, library.failed) == (1, False)
+    assert {f"changes/basic/quantised_2/{name}" for name in ("before", "after", "n")} <= {
+        name for values in library.logged for name in values
+    }
+
+
+def test_a_run_that_is_interrupted_is_failed_and_the_command_says_so(
+    run_cli, checkpoint, library, monkeypatch
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("basinscope.runs.session.Session.measure", interrupt)
+    ended = run_cli("landscape", str(checkpoint), "-t", "basic", "--limit", "4", "--steps", "0.1",
+                    "--draws", "1", "--track", "wandb")  # fmt: skip
+    assert ended.code == 130
+    assert (library.finished, library.failed) == (1, True)
+
+
+def test_a_dry_run_starts_no_tracker(run_cli, checkpoint, library):
+    ended = run_cli("landscape", str(checkpoint), "-t", "basic", "--limit", "4", "--steps", "0.1",
+                    "--draws", "1", "--track", "wandb", "--dry-run", "--json")  # fmt: skip
+    assert ended.code == 0
+    assert json.loads(ended.out)
+    assert not library.began
 
 
 @pytest.mark.parametrize(
