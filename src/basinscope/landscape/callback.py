@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from basinscope.engines.transformers import TransformersEngine
+from basinscope.engines.loading import load
 from basinscope.errors import BasinscopeError, typed
 from basinscope.landscape.run import landscape
 from basinscope.tasks.base import Task
@@ -19,17 +21,21 @@ class WidthCallback(TrainerCallback):  # type: ignore[misc]
     """Measures the width of basins every so many steps of a `transformers.Trainer`, and logs it.
 
     As ``basin/TASK/SIDE/width`` with ``low`` and ``high`` (see `Landscape.width`), for the sides +
-    and - of zero along random directions, through ``trainer.log``: to the log history and wherever
-    the trainer reports to. An end that is not bounded is not logged.
+    and - of zero along random directions (of several directions ``basin/TASK/DIRECTION/SIDE``),
+    through ``trainer.log``: to the log history and wherever the trainer reports to. An end that is
+    not bounded is not logged.
 
     Args:
         trainer: to whose log it goes; the callback is added to it by ``trainer.add_callback``.
         tasks: words or objects, as in `basinscope.tasks`.
         every: steps between two measurements; the first is before training.
-        options: further arguments of `basinscope.landscape`, such as ``budget="1m"`` or ``draws``.
+        options: further arguments of `basinscope.landscape`, such as ``budget="1m"`` or ``draws``;
+            a ``run`` is the folder of those of all steps.
 
     Guarantee: the weights, the trainer's random numbers and the module's mode are those of before,
-    bit for bit. Of several processes the first alone measures, on a model that it holds whole.
+    bit for bit. What the first measurement refuses is an error; what only a later one refuses, such
+    as weights that have become infinite, is a warning, and training goes on. Of several processes
+    the first alone measures, on a model that it holds whole.
     Cost: that of a search, `every` steps; default `budget`: 5 minutes.
     """
 
@@ -40,7 +46,7 @@ class WidthCallback(TrainerCallback):  # type: ignore[misc]
         if every < 1:
             raise BasinscopeError(f"every={every}", "at least 1", "100")
         self.trainer, self.tasks = trainer, tasks_of(tasks)
-        self.every, self.options = every, options
+        self.every, self.options, self.measured = every, options, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure before the first step."""
@@ -59,13 +65,32 @@ class WidthCallback(TrainerCallback):  # type: ignore[misc]
             return
         should_log = control.should_log
         modes = {module: module.training for module in model.modules()}
-        engine = TransformersEngine(model, processing_class, source=f"step-{state.global_step}")
-        land = landscape(engine, self.tasks, **self.options)
-        for module, training in modes.items():
-            module.training = training
-        for row in land.widths().to_dict(orient="records"):
-            side = f"basin/{row['task']}/{'+' if row['sign'] > 0 else '-'}"
+        try:
+            rows = self._widths(model, processing_class, f"step-{state.global_step}")
+        except BasinscopeError as error:
+            if not self.measured:
+                raise
+            warnings.warn(f"no width at step {state.global_step}: {error}", stacklevel=2)
+            return
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        self.measured = True
+        several = len({row["direction"] for row in rows}) > 1
+        for row in rows:
+            along = f"/{row['direction']}" if several else ""
+            side = f"basin/{row['task']}{along}/{'+' if row['sign'] > 0 else '-'}"
             ends = {f"{side}/{end}": row[end] for end in ("width", "low", "high")}
             if bounded := {end: value for end, value in ends.items() if math.isfinite(value)}:
                 self.trainer.log(bounded)
         control.should_log = should_log  # which a log of one's own takes back
+
+    def _widths(self, model: Any, tokenizer: Any, step: str) -> list[dict[str, Any]]:
+        engine = load(model, tokenizer=tokenizer)
+        engine.source, options = step, dict(self.options)
+        if options.get("run") is not None:
+            options["run"] = Path(options["run"]) / step
+        rows: list[dict[str, Any]] = (
+            landscape(engine, self.tasks, **options).widths().to_dict(orient="records")
+        )
+        return rows
