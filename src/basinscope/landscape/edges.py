@@ -81,7 +81,8 @@ def next_step(
     inside = max((a for a in seen if a < edge), default=0.0)
     if not inside and edge > least:
         return _rounded(edge / 2)
-    for wanted in (_within(seen, inside, edge), *(flanks or _flanks)(seen, inside, edge)):
+    near = (_within(seen, inside, edge), *(flanks or _flanks)(seen, inside, edge)) if inside else ()
+    for wanted in near:
         if wanted is not None and _rounded(wanted) not in seen:
             return _rounded(wanted)
     ordered = [0.0, *sorted(a for a in seen if a <= edge)]

@@ -16,6 +16,7 @@ from basinscope.landscape.edges import (
     LOOKS,
     TOLERANCE,
     Seen,
+    both_sides,
     ladder,
     next_step,
 )
@@ -85,6 +86,17 @@ def test_it_ends_where_nothing_falls_and_where_everything_does():
     assert max(asked) >= LIMITS["furthest"]
     asked, _ = walk(lambda a: -0.4)
     assert min(asked) <= LIMITS["least"]
+
+
+@pytest.mark.parametrize("flanks", [None, both_sides])
+@pytest.mark.parametrize("sure", [True, False])
+def test_it_creeps_no_closer_to_zero_than_the_least_distance(flanks, sure):
+    seen = {}
+    while (step := next_step(seen, **LIMITS, flanks=flanks)) is not None:
+        assert step not in seen
+        seen[step] = Seen(-0.4 if sure else -0.001, sure, not sure)
+    assert 0.5 * LIMITS["least"] <= min(seen) <= LIMITS["least"]
+    assert len(seen) < 25
 
 
 def test_looks_double_up_to_the_most_outcomes():
