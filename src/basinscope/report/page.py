@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from basinscope.errors import printable
 from basinscope.files import write
 from basinscope.report.figures import COLOURS, STYLES
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 SHOWN = 200  # items of a task that are listed, at most
+LONGEST = 300  # characters of a text in a table, such as an answer
 DASHES = dict(zip(STYLES, ("solid", "dash", "dot", "dashdot"), strict=True))
 
 
@@ -144,12 +146,20 @@ def _entry(row: dict[Any, Any], names: str) -> Any:
 
 
 def cell(x: Any) -> str:
-    """A value as a table shows it: three figures, a dash for what is missing."""
+    """A value as a table shows it: three figures, a dash for what is missing, a long text's start.
+
+    >>> cell(0.12345), cell(None), len(cell("x" * 9000))
+    ('0.123', '–', 324)
+    """
     if (isinstance(x, float) and math.isnan(x)) or x is None:
         return "–"
     if isinstance(x, float) and math.isinf(x):
         return "not reached"
-    return f"{x:.3g}" if isinstance(x, float) else str(x)
+    if isinstance(x, float):
+        return f"{x:.3g}"
+    text = str(x)
+    rest = len(text) - LONGEST
+    return printable(text if rest <= 0 else f"{text[:LONGEST]}... and {rest:,} characters")
 
 
 def curves(
@@ -191,14 +201,14 @@ def curves(
         else:
             hover = [""] * len(xs)
         data.append({
-            "x": xs, "y": _numbers(points[y]), "text": hover, "name": html.escape(name),
+            "x": xs, "y": _numbers(points[y]), "text": hover, "name": html.escape(cell(name)),
             "mode": "lines+markers", "type": "scatter", "marker": {"size": 6},
             "line": {"color": colour, "width": 2, "dash": DASHES[STYLES[n % len(STYLES)]]},
             "hovertemplate": "%{x:.4g}: %{y:.3f} %{text}",
         })  # fmt: skip
     for name, middle, left, right, height in marks:
         data.append({
-            "x": [middle], "y": [height], "name": html.escape(name), "type": "scatter",
+            "x": [middle], "y": [height], "name": html.escape(cell(name)), "type": "scatter",
             "mode": "markers", "showlegend": False,
             "marker": {"size": 9, "color": "#333333", "symbol": "line-ns-open"},
             "error_x": {

@@ -93,6 +93,15 @@ def test_names_and_labels_are_escaped(draw, page, hostile):
 
 
 @pytest.mark.usefixtures("no_figure")
+def test_a_long_answer_does_not_blow_up_the_page(draw, page):
+    long = "\u202ewritten\x1b[2J " + 9000 * "at length "
+    written = page(draw(("a", (long, "y"), 0.5), draws=1))
+    assert "\\u202ewritten\\x1b[2J at length" in written.text
+    assert "... and 89,713 characters" in written.text
+    assert max(len(part) for table in written.tables for row in table for part in row) < 400
+
+
+@pytest.mark.usefixtures("no_figure")
 def test_rows_of_the_tables(draw, page):
     land = draw(("a", ("x", "y"), 0.5), draws=1)
     widths, _, lost, means, compare, thresholding = page(land).tables
