@@ -126,8 +126,7 @@ def check(
     check_confidence(confidence)
     wanted = asked(
         many, margin=margin, confidence=confidence,
-        beside=[beside] if isinstance(beside, str | Path) else beside,
-        texts=[texts] if isinstance(texts, str | Path | Task) else texts,
+        beside=_several(beside), texts=_several(texts),
     )  # fmt: skip
     engine = engine_of(base, run, kind=KIND, dtype=wanted.dtype)
     bench = Bench.of(engine, lines, many)
@@ -199,8 +198,11 @@ def tuned_lines(
     tuned: str | Path | Direction | Sequence[str | Path | Direction],
 ) -> list[Direction]:
     """Directions of one or several models."""
-    many = tuned if isinstance(tuned, Sequence) and not isinstance(tuned, str) else [tuned]
-    return [direction_of(one) for one in many]
+    return [direction_of(one) for one in _several(tuned)]
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
 def _models(bench: Bench, begun: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -99,11 +99,14 @@ def asked(
         BasinscopeError: a run of another kind or without these tasks, two of one kind, a text too
             short for an interval, runs of models in two dtypes.
     """
+    if wrong := [f for f in beside if not isinstance(f, str | Path)]:
+        raise BasinscopeError(f"beside={wrong[0]!r:.80}", "run folders", "what --run named")
     kinds = [header.kind_of(Path(folder)) for folder in beside]
-    for folder, kind in zip(beside, kinds, strict=True):
-        if kind not in ("landscape", "certificate") or kinds.count(kind) > 1:
+    for n, (folder, kind) in enumerate(zip(beside, kinds, strict=True)):
+        if kind not in ("landscape", "certificate") or kind in kinds[:n]:
+            another = f", beside {beside[kinds.index(kind)]}" if kind in kinds[:n] else ""
             raise BasinscopeError(
-                f"{folder}, {header.KINDS[kind].noun}, among {len(kinds)} runs",
+                f"{folder}, {header.KINDS[kind].noun}{another}",
                 "a landscape along random and a certificate, one of each",
                 "leave it out",
             )
@@ -153,10 +156,11 @@ def _text(word: Text) -> Task:
         text: Task = corpus.load(corpus.PREFIX + str(word).removeprefix(corpus.PREFIX))
     else:
         text = word
-    if not all(isinstance(r, Corpus) for item in text.items for r in item.requests or (None,)):
-        raise BasinscopeError(
-            f"{text.name}, a task, as a text", "a text file in UTF-8, or wikitext2", "a file"
-        )
+    if not isinstance(text, Task) or not all(
+        isinstance(r, Corpus) for item in text.items for r in item.requests or (None,)
+    ):
+        name = f"{text.name}, a task," if isinstance(text, Task) else f"{text!r:.80}"
+        raise BasinscopeError(f"{name} as a text", "a text file in UTF-8, or wikitext2", "a file")
     if len(text.items) < 2:
         raise BasinscopeError(
             f"{text.name} is one block of text",

@@ -254,9 +254,13 @@ def test_bad_input(noise, text, tmp_path):
     attack.mkdir()
     (attack / "attack.json").write_text('{"kind": "attack"}')
     refused("empty is not a run folder", beside=empty)
-    refused("down, a landscape, among 2 runs; allowed: a landscape .* one of each",
+    refused("run, a landscape, beside .*down; allowed: a landscape .* one of each",
             beside=[down, noise])  # fmt: skip
-    refused("attack, an attack, among 1 runs", beside=attack)
+    refused("run, a landscape, beside .*run; .* one of each", beside=[noise, str(noise)])
+    refused("attack, an attack; allowed: a landscape .* one of each", beside=attack)
+    for wrong in (3, None, [None], (cert, 1.5)):
+        refused(r"beside=(3|None|1\.5); allowed: run folders", beside=wrong)
+        refused("as a text; allowed: a text file", texts=wrong if wrong != (cert, 1.5) else [1.5])
     refused("down, in which 'positive' was not measured along random", beside=down)
     refused(r"asked 50 items of 'positive' .*not these 400", beside=few)
     refused("is one block of text; allowed: two blocks of 512 characters", texts=short)
