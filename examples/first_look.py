@@ -14,12 +14,13 @@ print(engine.chosen)
 
 # %% [markdown]
 # **Questions.** A task is a list of items, each right or wrong. These are four-way choices about
-# basic facts, answered by the likelihood of each letter, so that chance is a quarter.
+# basic facts: the model answers with the ending that it finds likeliest, so chance is a quarter.
 
 # %%
 (basic,) = bs.tasks("basic", limit=40)
 item = basic.items[0]
-print(item.requests[0].context, "\nanswer:", item.answer)
+(asked,) = item.requests
+print(asked.context, asked.continuations, "\nright:", asked.continuations[item.answer])
 
 # %% [markdown]
 # **One step along one direction.** δ is a draw of a standard normal for every weight. Inside the
@@ -44,7 +45,9 @@ land = bs.landscape(engine, basic, steps=steps, budget="90s", run="runs/first-lo
 land.means()
 
 # %% [markdown]
-# **The basin.** Flat, then a cliff. The bar at half height is the half-width with its interval.
+# **The basin.** Flat, then a cliff. The bar at half height is the half-width with its interval: how
+# far out half of the score above chance is lost. Where an end of it is still open (0 or inf), the
+# reason follows.
 
 # %%
 land.plot("first-look.png")
@@ -59,7 +62,8 @@ print(f"half-width {width.estimate:.4f} [{width.low:.4f}, {width.high:.4f}]", wi
 
 # %%
 coarse = bs.direction("quantised:4")
-print(f"it sits at alpha = {coarse.sits_at(engine):.4f}")
+at = coarse.sits_at(engine)
+print(f"it sits at alpha = {at:.4f}, {at / width.estimate:.2f} of the half-width")
 
 # %% [markdown]
 # **Did it lose anything?** The same items before and after, paired: kept, lost, or undecided,
