@@ -45,14 +45,14 @@ class card(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in _MOVES:
             return _moved(func, args, kwargs)
-        where = kwargs.get("device")
-        if where is not None:
+        where = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
+        if where is not None and where.type == "cuda":
             kwargs["device"] = CPU
         if func not in _CROSSING:
             _check(func, args, kwargs)
         out = func(*args, **kwargs)
-        if where is not None:
-            return _placed(out, torch.device(where))
+        if where is not None and where.type != "meta":
+            return _placed(out, where)
         if func == torch.Tensor.grad.__get__ and out is not None and isinstance(args[0], OnCard):
             return _placed(out, CARD)  # what a backward pass left there
         return out
