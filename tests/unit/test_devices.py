@@ -16,6 +16,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, TrainingArguments
 import basinscope as bs
 from basinscope.attack import ascent
 from basinscope.engines.base import Engine
+from basinscope.errors import BasinscopeError
 from basinscope.finetuning.run import _displacement
 from basinscope.weights import noise
 
@@ -102,6 +103,18 @@ def test_a_landscape_of_choices_and_texts(engine):
     tasks = [bs.tasks(word, limit=2)[0] for word in ("basic", "safety")]
     land = bs.landscape(engine, tasks, directions=["random"], steps=[0.01], draws=1)
     assert len(land.to_pandas()) == 4
+
+
+def test_a_run_of_the_cpu_is_not_continued_on_a_card(engine, tmp_path):
+    assert engine.kind == "transformers-cuda/1"
+    assert "cuda" not in on_cpu(engine).kind
+    (task,) = bs.tasks("basic", limit=1)
+    options = {"directions": ["random"], "steps": [0.01], "draws": 1, "run": tmp_path / "run"}
+    bs.landscape(on_cpu(engine), task, **options)
+    with pytest.raises(
+        BasinscopeError, match=r"another run \(engine transformers.* -> transformers-cuda/1\)"
+    ):
+        bs.landscape(engine, task, **options)
 
 
 @pytest.mark.parametrize("orthogonal", [False, True])

@@ -190,8 +190,8 @@ def _triton() -> ModuleType | None:
             raise RuntimeError("its bits are others")
     except Exception as error:  # whatever a Triton raises that does not fit its driver
         warnings.warn(
-            "noise is made by torch in place of a kernel of Triton, with the same bits and some "
-            f"thousand times slower ({type(error).__name__}: {error})",
+            "noise is made by torch in place of a kernel of Triton: with the same bits, far slower "
+            f"({type(error).__name__}: {error})",
             stacklevel=2,
         )
         return None
