@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from toys import mode, tiny_model, tiny_tokenizer, write_checkpoint
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is loaded
 
 # every test runs beside others: one thread each
 torch.set_num_threads(1)

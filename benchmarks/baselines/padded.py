@@ -9,9 +9,9 @@ import torch
 
 
 def padded(
-    prompts: Sequence[Sequence[int]], size: int, filler: int
+    prompts: Sequence[Sequence[int]], size: int, filler: int, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Ids and mask of each batch."""
+    """Ids and mask of each batch, on a device."""
     for a in range(0, len(prompts), size):
         batch = prompts[a : a + size]
         width = max(map(len, batch))
@@ -20,7 +20,7 @@ def padded(
         for row, prompt in enumerate(batch):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        yield ids, mask
+        yield ids.to(device), mask.to(device)
 
 
 @torch.inference_mode()
@@ -29,7 +29,7 @@ def choose(
 ) -> list[int]:
     """Index of the letter with the highest logit, from one whole pass over each prompt."""
     chosen: list[int] = []
-    for ids, mask in padded(prompts, size, model.config.eos_token_id):
+    for ids, mask in padded(prompts, size, model.config.eos_token_id, model.device):
         logits = model(input_ids=ids, attention_mask=mask).logits
         chosen += logits[:, -1, list(letters)].argmax(-1).tolist()
     return chosen
@@ -39,7 +39,7 @@ def choose(
 def rank(model: Any, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
     """Index of the likeliest continuation: one batch of whole rows, each prompt with its tail."""
     rows = [[*prompt, *tail] for tail in tails]
-    ((ids, mask),) = padded(rows, len(rows), model.config.eos_token_id)
+    ((ids, mask),) = padded(rows, len(rows), model.config.eos_token_id, model.device)
     logps = model(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
     each = logps.gather(-1, ids[:, 1:, None])[..., 0]
     sums = [float(row[-len(tail) :].sum()) for row, tail in zip(each, tails, strict=True)]
@@ -53,7 +53,7 @@ def write(
     """Greedy continuations; where ``stops`` is false, every one runs to the cap."""
     texts: list[list[int]] = []
     end = model.config.eos_token_id
-    for ids, mask in padded(prompts, size, end):
+    for ids, mask in padded(prompts, size, end, model.device):
         out = model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=cap, do_sample=False,
             pad_token_id=end, eos_token_id=end if stops else None,

@@ -17,4 +17,5 @@ def add_and_subtract(tensors: Iterable[torch.Tensor], step: float, seed: int = 0
     for sign in (step, -step):
         for k, tensor in enumerate(held):
             torch.manual_seed(seed + k)
-            tensor.add_(torch.randn(tensor.shape, dtype=tensor.dtype), alpha=sign)
+            noise = torch.randn(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            tensor.add_(noise, alpha=sign)

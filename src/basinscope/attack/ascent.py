@@ -81,7 +81,7 @@ class Terrain:
 
     def __init__(self, engine: Engine, objective: Objective) -> None:
         self.engine, self.objective = engine, objective
-        self.g = torch.zeros(engine.d)
+        self.g = torch.zeros(engine.d, device=engine.device)
 
     def value(self, x: torch.Tensor, radius: float) -> Value:
         """Loss and score at theta0 + radius x."""
@@ -118,17 +118,22 @@ def _grads(engine: Engine, targets: dict[str, torch.Tensor]) -> Iterator[None]:
             p.requires_grad_(name is not None)
             # the backward pass adds to what is there: no second copy of the gradient, and tied
             # parameters, also where they are two objects, add up
-            if name is not None and p.dtype == torch.float32:
+            if name is not None and _takes(p, targets[name]):
                 p.grad = targets[name]
         yield
         for p in every:
-            if p.grad is not None and p.dtype != torch.float32:
-                targets[names[_memory(p)]].add_(p.grad)
+            if p.grad is not None and not _takes(p, target := targets[names[_memory(p)]]):
+                target.add_(p.grad.to(target.device))
     finally:
         for p, required, grad in before:
             p.grad = None
             p.requires_grad_(required)
             p.grad = grad
+
+
+def _takes(p: torch.Tensor, target: torch.Tensor) -> bool:
+    """Whether a tensor can be a parameter's gradient."""
+    return p.dtype == target.dtype and p.device == target.device
 
 
 def _memory(p: torch.Tensor) -> tuple[object, ...]:
@@ -174,7 +179,7 @@ def begin(
     """
     x, steps = None, 0
     if start == 0:
-        terrain.gradient(torch.zeros(terrain.engine.d), 0.0)
+        terrain.gradient(torch.zeros_like(terrain.g), 0.0)
         steps, size = 1, norm(terrain.g)
         if math.isfinite(size) and size > 0:
             x = terrain.g * (1 / size)

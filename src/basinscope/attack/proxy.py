@@ -49,7 +49,7 @@ def descend(
 ) -> State:
     """Displacement after so many AdamW steps from theta0, as a direction and a radius."""
     engine = terrain.engine
-    v, m, s = (torch.zeros(engine.d) for _ in range(3))
+    v, m, s = (torch.zeros_like(terrain.g) for _ in range(3))
     state = State(0, 0.0, v)
     for step in range(1, steps + 1):
         value = terrain.gradient(v, 1.0)

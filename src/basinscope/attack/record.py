@@ -187,8 +187,8 @@ class Folder:
         with files.whole(self.path / STATE) as draft:
             save_file(vectors, draft, metadata={"state": text})
 
-    def resume(self) -> Kept:
-        """What was kept last; nothing if the attack is new."""
+    def resume(self, device: torch.device) -> Kept:
+        """What was kept last, its vectors on a device; nothing if the attack is new."""
         if self.path is None:
             return Kept()
         files.remove_drafts(self.path)
@@ -198,7 +198,7 @@ class Folder:
         try:
             with safe_open(files.ordinary(file, None), framework="pt") as shelf:
                 body = json.loads(shelf.metadata()["state"])
-                vectors = {name: shelf.get_tensor(name).clone() for name in shelf.keys()}
+                vectors = {n: shelf.get_tensor(n).clone().to(device) for n in shelf.keys()}
             header.check_format(file, body)
             if body["hash"] != sha256(self.spec):
                 raise ValueError("it is of another attack")

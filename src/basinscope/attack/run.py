@@ -217,7 +217,7 @@ def attack(
     folder = Folder(run, spec)
     if folder.direction is None or not folder.direction.exists():
         terrain = Terrain(work, goal)
-        zero = terrain.value(torch.zeros(work.d), 0.0)
+        zero = terrain.value(torch.zeros_like(terrain.g), 0.0)
         if not math.isfinite(zero.loss):
             raise BasinscopeError(
                 f"the loss of {goal.name!r} at theta0 is {zero.loss}",
@@ -313,7 +313,7 @@ def _ascend(
     after: Callable[[State, int], None],
 ) -> Kept:
     """Climb from every start in turn; what is kept in between is enough to go on."""
-    kept, said = folder.resume(), time.monotonic()
+    kept, said = folder.resume(terrain.g.device), time.monotonic()
 
     def step(state: State) -> None:
         nonlocal said

@@ -22,7 +22,8 @@ _CHUNK = 1 << 20
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> float:
     """Inner product of flat float32 vectors."""
-    return sum(float(torch.dot(a[p], b[p])) for p in _chunks(a))
+    terms: list[float] = torch.stack([torch.dot(a[p], b[p]) for p in _chunks(a)]).tolist()
+    return sum(terms)  # fetched together: each fetch waits for the device
 
 
 def norm(a: torch.Tensor) -> float:
@@ -53,9 +54,9 @@ def views(flat: torch.Tensor, engine: Engine) -> dict[str, torch.Tensor]:
 
 def gaussian(engine: Engine, seed: int, draw: int) -> torch.Tensor:
     """One draw of the most-case direction as a vector of norm 1."""
-    flat = torch.empty(engine.d)
+    flat = torch.empty(engine.d, device=engine.device)
     for name, part in views(flat, engine).items():
-        part.view(-1).copy_(normals(name, part.numel(), seed=seed, draw=draw))
+        part.view(-1).copy_(normals(name, part.numel(), seed=seed, draw=draw, device=flat.device))
     return flat.mul_(1 / norm(flat))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.kernels import add_parts, has_kernel
+from basinscope.weights.kernels import add_parts
 from basinscope.weights.parts import Device, Parts, Weights, shape_of, whole
 
 Displacement = Callable[[str], Parts | None]
@@ -225,9 +225,9 @@ class Random(Direction):
     def perturb(
         self, engine: Weights, name: str, draw: int, step: float, live: torch.Tensor
     ) -> bool:
-        """The same in one pass on the CPU, where delta is never held."""
+        """The same in one pass where there is a kernel, which never holds delta."""
         theta, std = engine.pristine(name), self.std(engine, name)
-        if std and has_kernel(theta, live):
+        if std and noise.takes(theta, live):
             old, new = theta.view(-1), live.view(-1)
             noise.perturb(old, new, step, name, seed=self.seed, draw=draw, std=std)
             return True

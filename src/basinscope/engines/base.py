@@ -23,6 +23,16 @@ from basinscope.weights.parts import shape_of
 from basinscope.weights.surroundings import fixed
 
 
+def on_device(kind: str, device: torch.device) -> str:
+    """The kind of an engine on a device: another class of device rounds in other places.
+
+    >>> on_device("module/1", torch.device("cuda", 1))
+    'module-cuda/1'
+    """
+    name, version = kind.split("/")
+    return kind if device.type == "cpu" else f"{name}-{device.type}/{version}"
+
+
 class Engine:
     """A live module whose weights can be set anywhere on a slice and restored bit for bit.
 
@@ -36,7 +46,8 @@ class Engine:
         mapped: pristine tensors that lie somewhere unchanging, by canonical name.
 
     Attributes:
-        kind: name and version of the way answers are computed; stands in every record's address.
+        kind: name and version of the way answers are computed, and the class of device where it is
+            not the CPU; stands in every record's address.
         tokenizer: None for a plain module.
         checkpoint: folder whose safetensors hold exactly the live bytes, where there is one.
         origin: folder or hub id that the weights were read from, perhaps in a wider dtype.
@@ -64,6 +75,7 @@ class Engine:
         self.shapes = {name: tensor.shape for name, tensor in live.items()}
         self._pristine = Pristine(live, mapped, selection.Walk(module))
         self._open = self._moving = False
+        self.kind = on_device(self.kind, self.device)
 
     @property
     def d(self) -> int:

@@ -89,8 +89,9 @@ def _read(
     ):  # fmt: skip
         new = [bodies[i] for i in batch]
         hidden, held = forward.extend(past.repeated(len(new)) if past is not None else None, new)
+        rows = torch.arange(len(new), device=hidden.device)
         last = torch.tensor([len(row) - 1 for row in new], device=hidden.device)
-        prompts.append((batch, hidden[torch.arange(len(new)), last], held))
+        prompts.append((batch, hidden[rows, last], held))
     return prompts
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from basinscope.engines import pool
-from basinscope.engines.base import Engine
+from basinscope.engines.base import Engine, on_device
 from basinscope.engines.forward import Forward
 from basinscope.engines.generation import generate
 from basinscope.engines.memory import LEAST, TOKEN_BUDGET, fitting
@@ -94,7 +94,7 @@ class TransformersEngine(Engine):
         with torch.inference_mode():
             fitting(lambda _: self._forward.choose(), LEAST)
             fitting(lambda _: pool.probe(self._forward), LEAST)
-        self.kind = kind(self._forward)
+        self.kind = on_device(kind(self._forward), self.device)
 
     @property
     def fallback(self) -> str:

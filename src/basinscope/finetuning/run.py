@@ -425,7 +425,8 @@ def _displacement(engine: Engine, module: nn.Module) -> float:
     for name in engine.shapes:
         new, old = (t.detach().reshape(-1) for t in (trained[name], engine.pristine(name)))
         for start, stop in chunks(new.numel()):
-            total += float((new[start:stop].double() - old[start:stop].double()).square().sum())
+            before = old[start:stop].to(new.device).double()  # a Trainer takes a card of its own
+            total += float((new[start:stop].double() - before).square().sum())
     return math.sqrt(total)
 
 

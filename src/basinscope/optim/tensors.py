@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from basinscope.errors import BasinscopeError
 from basinscope.weights import noise
-from basinscope.weights.kernels import add_parts, has_kernel
+from basinscope.weights.kernels import add_parts
 
 
 def local(live: torch.Tensor) -> torch.Tensor:
@@ -65,8 +65,9 @@ def add_noise(
         start: as there.
     """
     draw += FIRST_DRAW
-    if start == 0 and has_kernel(clean, live):
-        noise.perturb(clean.view(-1), live.view(-1), sigma, name, seed=seed, draw=draw)
+    if noise.takes(clean, live, start):
+        old, new = clean.view(-1), live.view(-1)
+        noise.perturb(old, new, sigma, name, seed=seed, draw=draw, start=start)
     else:
         add_parts(
             clean, live, sigma,

@@ -199,7 +199,8 @@ def conflicts(old: RunSpec, new: RunSpec) -> list[str]:
     for field in (*MODEL, "noise"):
         was, now = getattr(old.model, field), getattr(new.model, field)
         if was != now:
-            reasons.append(f"{field} {was[:12]} -> {now[:12]}")
+            most = 12 if len(was) == len(now) == 64 else None  # characters of a hash
+            reasons.append(f"{field} {was[:most]} -> {now[:most]}")
     before = {task.name: task for task in old.tasks}
     for task in new.tasks:
         was_task = before.get(task.name)

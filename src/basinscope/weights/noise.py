@@ -8,7 +8,8 @@ thread count, chunk, shard or device gives the same, and nothing is stored.
 
 The transform uses only correctly rounded float32 operations (add, multiply, square root, integer
 conversion) in a fixed order, without fused multiply-add and without fast-math (defect 9 of earlier
-code: variance 1.17), so that `philox_torch` agrees with the Numba kernels bit for bit.
+code: variance 1.17), so that the Numba kernels, the kernel of `triton_noise` and `normals_torch`
+agree bit for bit.
 
 Shapes: everything is flat; ``n`` counts elements, a *block* is the four elements of one counter.
 """
@@ -17,15 +18,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
 
 from basinscope.errors import BasinscopeError
-from basinscope.weights.kernels import bfloat16_of, bfloat16_sum, jit, words_of
+from basinscope.weights.kernels import bfloat16_of, bfloat16_sum, has_kernel, jit, words_of
 from basinscope.weights.parts import Device
 
 SCHEME = "philox4x32-10/box-muller-f32/1"
@@ -33,6 +36,8 @@ SCHEME = "philox4x32-10/box-muller-f32/1"
 
 CHUNK_BLOCKS = 1 << 16  # at most: 1 MiB of float32, small beside a core's caches
 _FEWEST_BLOCKS = 1 << 12  # worth a thread: half a dozen times what starting one takes
+
+_PIECE = 1 << 22  # elements that torch makes at a time: it holds twenty times their memory
 
 _BATCH = 512  # blocks at a time: their integers stay in a core's first cache
 
@@ -100,9 +105,16 @@ def normals(
     """
     if n < 0 or start < 0:
         raise BasinscopeError(f"n={n}, start={start}", "positions of at least 0", "start=0")
-    if torch.device(device).type != "cpu":
-        return normals_torch(name, n, seed=seed, draw=draw, start=start, device=device)
-    key = stream(name, seed, draw)
+    key, device = stream(name, seed, draw), torch.device(device)
+    if card := _on_card(device):
+        return card.normals(n, key, start=start, device=device)  # type: ignore[no-any-return]
+    if device.type != "cpu":
+        pieces = [
+            normals_torch(name, min(n - a, _PIECE), seed=seed, draw=draw, start=start + a,
+                          device=device)
+            for a in range(0, max(n, 1), _PIECE)
+        ]  # fmt: skip
+        return torch.cat(pieces)
     first, skip = divmod(start, 4)
     blocks = -(-(skip + n) // 4)
     out = np.empty(4 * blocks, dtype=np.float32)
@@ -119,23 +131,29 @@ def perturb(
     seed: int,
     draw: int,
     std: float = 1.0,
+    start: int = 0,
 ) -> None:
     """Write ``round(theta + step * (std * normals))`` into ``live``, without memory beside the two.
 
-    Products and sum are float32, rounded once (to nearest even) where ``live`` is bfloat16.
+    Products and sum are float32, rounded once (to nearest even) where ``live`` has 16 bits.
 
     Args:
-        theta: flat contiguous CPU tensor, float32 or bfloat16.
-        live: flat contiguous CPU tensor of the same length, of the same dtype (it may be ``theta``
-            itself) or bfloat16.
+        theta: flat; the two are such as `takes` takes.
+        live: of the same length, and of the same dtype (it may be ``theta`` itself) or, for a
+            float32 ``theta``, narrower.
         step: position on the slice.
         name: canonical name of the tensor, as in `normals`.
         seed: as in `normals`.
         draw: as in `normals`.
         std: what the normals are multiplied by.
+        start: as in `normals`.
     """
     assert theta.is_contiguous()
     assert live.is_contiguous()
+    if card := _on_card(live.device):
+        card.perturb(theta, live, step, stream(name, seed, draw), std=std, start=start)
+        return
+    assert start == 0
     kernel = _KERNELS[theta.dtype, live.dtype]
     old, new = words_of(theta), words_of(live)
     words, factors = _words(stream(name, seed, draw)), (np.float32(step), np.float32(std))
@@ -144,6 +162,40 @@ def perturb(
         kernel(old[4 * a : 4 * b], new[4 * a : 4 * b], *factors, a, *words)
 
     _in_chunks(-(-theta.numel() // 4), chunk)
+
+
+def takes(theta: torch.Tensor, live: torch.Tensor, start: int = 0) -> bool:
+    """Whether there is a kernel for `perturb` of these two, where they lie."""
+    if card := _on_card(live.device):
+        return bool(card.fits(theta, live))
+    return start == 0 and has_kernel(theta, live)
+
+
+def _on_card(device: torch.device) -> ModuleType | None:
+    """The kernels of a card; None on the CPU, and where torch has to do their work."""
+    return _triton() if device.type == "cuda" and torch.cuda.is_available() else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    """`triton_noise`, if it runs on the present card and has our bits; that it does not is said."""
+    n = 4099
+    try:
+        from basinscope.weights import triton_noise
+
+        there = triton_noise.normals(
+            n, stream("w", 0, 0), start=0, device=torch.device("cuda", torch.cuda.current_device())
+        )
+        if not torch.equal(there.cpu(), normals("w", n)):
+            raise RuntimeError("its bits are others")
+    except Exception as error:  # whatever a Triton raises that does not fit its driver
+        warnings.warn(
+            "noise is made by torch in place of a kernel of Triton: with the same bits, far slower "
+            f"({type(error).__name__}: {error})",
+            stacklevel=2,
+        )
+        return None
+    return triton_noise
 
 
 def philox_torch(
@@ -193,7 +245,9 @@ def _box_muller_torch(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, t
     ln = ln - 0.5 * zz
     ln = (ln + z) + ef * _LN2_HIGH
     # torch's float32 square root is not correctly rounded on every CPU; through float64 it is
-    r = torch.sqrt(torch.clamp(-2.0 * ln, min=0.0).double()).float()
+    square = -2.0 * ln
+    # -0 stays -0, which clamp() does not say
+    r = torch.sqrt(torch.where(square < 0.0, 0.0, square).double()).float()
     a = ((y & 0x3FFFFFFF) - 0x20000000).to(torch.float32) * np.float32(_ANGLE).item()
     aa = a * a
     s = (_horner_torch(_SIN, aa) * aa) * a + a

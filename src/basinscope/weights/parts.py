@@ -15,9 +15,9 @@ Parts = Callable[[int, int], torch.Tensor]
 
 Device = torch.device | str
 
-CHUNK, DEVICE_CHUNK = 1 << 18, 1 << 22
+CHUNK, DEVICE_CHUNK = 1 << 18, 1 << 24
 """Elements at a time. On the CPU what is computed with them stays in a core's own cache; on other
-devices some 400 calls make noise of them, each of which takes as long for fewer."""
+devices a call takes as long for fewer of them, and so many are 64 MiB of float32."""
 
 
 class Weights(Protocol):
