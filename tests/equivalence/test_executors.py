@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -96,7 +97,15 @@ def test_other_batches(bench, written):
     try:
         for other in (64, 1024):
             bench.engine.token_budget = other
-            assert written(executor.Serial(bench), UNITS[:4]).items() <= one.items()
+            again = written(executor.Serial(bench), UNITS[:4])
+            if bench.engine.forward.ordered():
+                assert again.items() <= one.items()
+            else:  # the engine knows that answers there depend on their company, to rounding
+                for name, record in again.items():
+                    new, old = json.loads(record), json.loads(one[name])
+                    assert new["correct"] == old["correct"]
+                    for a, b in zip(new["nlls"], old["nlls"], strict=True):
+                        assert a == (b if b is None else pytest.approx(b, rel=1e-4))
     finally:
         bench.engine.token_budget = budget
 
