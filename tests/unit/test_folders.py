@@ -175,7 +175,7 @@ def attack_state(folder: Path) -> None:
     run = attacks.Folder(folder, {"steps": 1})
     state = {"state": json.dumps({"format": 2, "hash": sha256({"steps": 1})})}
     save_file({}, folder / attacks.STATE, metadata=state)
-    run.resume()
+    run.resume(torch.device("cpu"))
 
 
 def training_state(folder: Path) -> None:

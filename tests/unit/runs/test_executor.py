@@ -21,7 +21,7 @@ UNITS = [Unit(None, 0, 0.0, (0,)), Unit(0, 0, 0.01, (0,))]
 
 @pytest.fixture
 def bench(checkpoint):
-    engine = bs.load(checkpoint)
+    engine = bs.load(checkpoint, dtype="bfloat16")
     tasks = tuple(bs.tasks("basic", limit=2))
     specs = tuple(task_spec(t) for t in tasks)
     return Bench(engine, (bs.Random(0),), tasks, model_spec(engine), specs)
