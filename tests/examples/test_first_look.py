@@ -37,7 +37,9 @@ def test_it_runs(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "smollm2").symlink_to(checkpoint)
     whole = bs.landscape
-    monkeypatch.setattr(bs, "landscape", lambda *a, **k: whole(*a, **{**k, "budget": None, "draws": 3}))
+    monkeypatch.setattr(
+        bs, "landscape", lambda *a, **k: whole(*a, **{**k, "budget": None, "draws": 3})
+    )
     names = runpy.run_path(str(EXAMPLES / "first_look.py"))
     assert names["gate"].verdict in ("kept", "lost", "undecided")
     assert (tmp_path / "first-look.png").exists()

@@ -124,9 +124,8 @@ class TestPositionWise:
         assert records[0] == records[1]
 
     def test_a_draw_does_not_depend_on_what_was_answered_before(self, language_model, tokenizer):
-        # a guess that is verified takes noise, and what is guessed comes from earlier answers
         engine = bs.load(language_model, tokenizer=tokenizer)
-        exact, request = engine.forward.exact, Generate("say what it is " * 2, 40)
+        request = Generate("say what it is " * 2, 40)
 
         def under(draw):
             with embedding_noise(engine, 0.05, "x", seed=0, draw=draw):
@@ -134,7 +133,6 @@ class TestPositionWise:
 
         first = [under(draw) for draw in (0, 1, 2)]
         assert [under(draw) for draw in (2, 1, 0)] == first[::-1]
-        assert engine.forward.exact == exact, "guesses are back"
 
     def test_a_prompt_that_is_read_more_than_once_is_refused(self, speaker, monkeypatch):
         engine, task = speaker

@@ -87,11 +87,11 @@ def test_a_decision_that_the_whole_does_not_bear_out_ends_nothing():
     assert answer.text == "a" * 19 + "b" * 80
 
 
-def test_an_end_token_ends_the_text_and_is_kept_apart():
+def test_an_end_token_ends_the_text_and_is_no_part_of_it():
     writer = Writer(Tokens(toys.tiny_tokenizer()), frozenset([1]), Generate("", 5))
     for token in (40, 41, 1, 42):
         writer.take(token, True)
-    assert (writer.tokens, writer.end, writer.finished) == ([40, 41], (1,), True)
+    assert (writer.tokens, writer.finished) == ([40, 41], True)
 
 
 def test_what_is_not_finite_ends_the_text_with_a_failure():
