@@ -8,8 +8,8 @@
 
 All but the last are timed in one process, in processor seconds of one thread. In every round
 everything and each switch have their turn, so that a slow minute is slow for all, and a ratio is
-that of one round.
-*same*: on how many items the letter, or the text, is the one that everything gives.
+that of one round. *same*: on how many items the letter, or the text, is the one that everything
+gives.
 
     taskset -c 1 python -m benchmarks.ablation [--quick] [--dtypes float32] [--json FILE]
 """
